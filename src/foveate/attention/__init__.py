@@ -1,0 +1,1 @@
+"""The mechanisms, one file each, in rooms by what they look at."""

@@ -1,0 +1,1 @@
+"""Full mixers: a query sees the whole map, or a summary of it."""

@@ -1,0 +1,1 @@
+"""Gates: features re-weighted by channel or place."""

@@ -1,0 +1,1 @@
+"""Local mixers: a query sees a window around itself."""

@@ -1,0 +1,1 @@
+"""Sequence attention: 1-D patterns and aligners."""

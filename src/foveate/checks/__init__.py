@@ -1,0 +1,1 @@
+"""The common checks that every mechanism of a role passes."""

@@ -1,0 +1,123 @@
+"""The roles of attention: what a mechanism takes, gives back and can show.
+
+Everything that works on *any* mechanism (surgery, comparison, profiling, pictures, export, the
+common checks) is written against these four contracts. B batch, C channels, H height, W width,
+N tokens, h heads, T queries, S memory positions, M memory channels.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from foveate.arguments import check_map
+from foveate.layout import map_to_tokens, tokens_to_map
+
+Role = Literal["mixer", "gate", "token_mixer", "aligner"]
+
+
+class Attention(nn.Module):
+    """What every mechanism shares, whatever its role."""
+
+    role: ClassVar[Role]
+
+    def multiply_adds(self, *size: int) -> int:
+        """Multiply-adds of one sample in closed form; ``size`` is the role's.
+
+        Matrix products, convolutions and the library's own operators count; softmax,
+        normalisation and element-wise work do not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} states no closed form")
+
+
+class Mixer(Attention):
+    """``(B, C, H, W) -> (B, C, H, W)``: mixes positions by content, where self-attention stands.
+
+    ``multiply_adds(height, width)``. A mixer tagged ``weights`` also has ``weights(x)`` and
+    ``apply_weights(x, weights)``, and ``apply_weights(x, weights(x))`` is its output in eval mode.
+    """
+
+    role = "mixer"
+    dim: int
+
+    def weights(self, x: Tensor) -> Tensor:
+        """``(B, h, H*W, H*W)``: what each query gives each key; every row sums to one."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
+
+
+class Gate(Attention):
+    """``(B, C, H, W) -> (B, C, H, W)``: re-weights features, where a convolution has been.
+
+    ``multiply_adds(height, width)``.
+    """
+
+    role = "gate"
+    dim: int
+
+    def gate(self, x: Tensor) -> Tensor:
+        """What multiplies ``x``: broadcastable to it, with ``forward(x) == x * gate(x)``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+
+class TokenMixer(Attention):
+    """``(B, N, C) -> (B, N, C)``: mixes the tokens of a sequence.
+
+    ``forward(x, key_mask=None)`` takes a boolean ``(B, N)`` mask, True where a token may be
+    attended. ``multiply_adds(tokens)``.
+    """
+
+    role = "token_mixer"
+    dim: int
+
+    def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """``(B, h, N, N)``: what each query gives each key; every row sums to one."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
+
+
+class Aligner(Attention):
+    """``(query (B, T, C), memory (B, S, M)) -> (context (B, T, M), weights (B, T, S))``.
+
+    ``forward(query, memory, memory_mask=None)`` takes a boolean ``(B, S)`` mask, True where a
+    memory position may be attended. ``multiply_adds(queries, positions)``.
+    """
+
+    role = "aligner"
+
+
+class MapOfTokens(Mixer):
+    """A token mixer standing as a mixer: the map is read row by row as a sequence.
+
+    Args:
+        token_mixer: maps ``(B, N, C)`` to ``(B, N, C)``.
+    """
+
+    def __init__(self, token_mixer: TokenMixer) -> None:
+        super().__init__()
+        self.token_mixer = token_mixer
+        self.dim = token_mixer.dim
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        return self.token_mixer.multiply_adds(height * width)
+
+    def weights(self, x: Tensor) -> Tensor:
+        return self.token_mixer.weights(map_to_tokens(x))  # (B, h, H*W, H*W)
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        tokens = self.token_mixer.apply_weights(map_to_tokens(x), weights)
+        return tokens_to_map(tokens, *x.shape[2:], like=x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(x, self.dim)
+        return tokens_to_map(self.token_mixer(map_to_tokens(x)), *x.shape[2:], like=x)

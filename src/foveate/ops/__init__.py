@@ -1,0 +1,1 @@
+"""Attention operators without parameters: one meaning each, several backends."""

@@ -1,0 +1,1 @@
+"""Local attention: every query sees a window around itself."""

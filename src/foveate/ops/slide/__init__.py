@@ -1,0 +1,1 @@
+"""Slide attention: local attention over depthwise-convolved keys and values."""

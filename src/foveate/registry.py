@@ -1,0 +1,197 @@
+"""Mechanisms by name: a frozen record each, written by ``@register``, looked up by the library.
+
+A user's own mechanism registers the same way, with the decorator or through the entry-point
+group ``foveate.attention`` (whose entries name a module that registers on import, or the class).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, get_args
+
+from foveate.arguments import nearest, one_of
+from foveate.contracts import Attention, MapOfTokens, Role, TokenMixer
+
+ENTRY_POINTS = "foveate.attention"
+
+TAGS = {
+    "weights": "shows dense attention weights, which reproduce its output",
+    "self": "every query attends to itself",
+    "local": "a query attends to a bounded neighbourhood",
+    "heads": "takes num_heads, which must divide dim",
+    "batch_statistics": "normalises over the batch when training",
+    "published": "loads the published implementation's weights",
+    "fusable": "has an exact, cheaper form for deployment (foveate.fuse)",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the library knows of a mechanism.
+
+    Attributes:
+        name: the name users say.
+        cls: the module's class.
+        role: mixer, gate, token_mixer or aligner.
+        family: what it looks at: gates, local, window, full or sequence (or the user's own).
+        title: a line that says what it is.
+        paper: authors, title, venue and identifier.
+        source: published code, as repository@commit; empty where none was published.
+        licence: of the published code; empty where it states none.
+        tags: capabilities, from :data:`TAGS`; the common checks follow them.
+        parity: what the numbers were compared with, and known differences.
+    """
+
+    name: str
+    cls: type[Attention]
+    role: Role
+    family: str
+    title: str
+    paper: str
+    source: str = ""
+    licence: str = ""
+    tags: frozenset[str] = frozenset()
+    parity: str = ""
+
+
+_SPECS: dict[str, Spec] = {}
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(
+    name: str,
+    *,
+    family: str,
+    title: str,
+    paper: str,
+    source: str = "",
+    licence: str = "",
+    tags: Iterable[str] = (),
+    parity: str = "",
+) -> Callable[[_Class], _Class]:
+    """Class decorator that makes a mechanism known by ``name``.
+
+    Args:
+        name: what users write; lower case with underscores.
+        family: gates, local, window, full, sequence, or a name of your own.
+        title: one line.
+        paper: the publication.
+        source: published code as ``owner/repository@commit``.
+        licence: licence of that code.
+        tags: capabilities, keys of :data:`TAGS`.
+        parity: known differences to the publication, in a sentence.
+
+    Raises:
+        ValueError: if the name is taken by another class, or a tag or the role is unknown.
+    """
+
+    def add(cls: _Class) -> _Class:
+        for tag in tags:
+            one_of(tag, TAGS, "tag")
+        role = one_of(getattr(cls, "role", ""), get_args(Role), f"role of {cls.__name__}")
+        taken = _SPECS.get(name)
+        if taken is not None and _qualified(taken.cls) != _qualified(cls):
+            raise ValueError(
+                f"attention {name!r} is already registered by {_qualified(taken.cls)}; "
+                "choose another name"
+            )
+        _SPECS[name] = Spec(
+            name, cls, role, family, title, paper, source, licence, frozenset(tags), parity
+        )  # fmt: skip
+        return cls
+
+    return add
+
+
+def describe(name: str) -> Spec:
+    """The record of the mechanism ``name``.
+
+    Raises:
+        ValueError: if it is unknown, with the nearest names.
+    """
+    _load_all()
+    if name not in _SPECS:
+        raise ValueError(f"unknown attention {name!r}{nearest(name, _SPECS)}")
+    return _SPECS[name]
+
+
+def list_attention(
+    pattern: str = "*", *, family: str | None = None, role: Role | None = None
+) -> list[str]:
+    """Names of the mechanisms that match, in alphabetical order.
+
+    Args:
+        pattern: a glob, such as ``"*window*"``.
+        family: keep this family only.
+        role: keep this role only.
+
+    Raises:
+        ValueError: if the family or role is unknown.
+    """
+    _load_all()
+    if family is not None:
+        one_of(family, {spec.family for spec in _SPECS.values()}, "family")
+    if role is not None:
+        one_of(role, get_args(Role), "role")
+    return sorted(
+        name
+        for name, spec in _SPECS.items()
+        if fnmatch.fnmatchcase(name, pattern)
+        and family in (None, spec.family)
+        and role in (None, spec.role)
+    )
+
+
+def create_attention(name: str, *args: Any, role: Role | None = None, **kwargs: Any) -> Attention:
+    """Build the mechanism ``name``.
+
+    Args:
+        name: as in :func:`list_attention`.
+        *args: passed to its constructor; the first is ``dim``.
+        role: ask for this role; a token mixer is made a mixer when ``"mixer"`` is asked for.
+        **kwargs: passed to its constructor.
+
+    Raises:
+        ValueError: if the name is unknown, an option is, or the mechanism cannot take the role.
+    """
+    spec = describe(name)
+    adapted = role == "mixer" and spec.role == "token_mixer"
+    if role is not None and role != spec.role and not adapted:
+        raise ValueError(f"attention {name!r} is a {spec.role} and cannot stand as a {role}")
+    _check_options(spec, kwargs)
+    module = spec.cls(*args, **kwargs)
+    return MapOfTokens(module) if adapted and isinstance(module, TokenMixer) else module
+
+
+def _check_options(spec: Spec, options: dict[str, Any]) -> None:
+    known = option_names(spec)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{spec.name} has no option {option!r}{nearest(option, known)}")
+
+
+def option_names(spec: Spec) -> list[str]:
+    """Names of the constructor's arguments."""
+    return list(inspect.signature(spec.cls).parameters)
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@cache
+def _load_all() -> None:
+    """Import every mechanism of the library, then those that other packages announce."""
+    import foveate.attention as rooms
+
+    for module in pkgutil.walk_packages(rooms.__path__, rooms.__name__ + "."):
+        importlib.import_module(module.name)
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()

@@ -1,0 +1,1 @@
+"""The comparison: plan, trials, statistics, report."""
