@@ -1,0 +1,108 @@
+"""Loading is strict, whole or not at all, and says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import foveate
+
+
+class Renaming(nn.Linear):
+    def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"weight": state.pop("w"), "bias": state.pop("b").reshape(2)}
+
+
+def _state() -> dict[str, Tensor]:
+    return {"weight": torch.randn(2, 3), "bias": torch.randn(2)}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+    ],
+    ids=["plain", "model", "data_parallel"],
+)
+def test_loads_and_returns_the_module(wrap) -> None:
+    module, state = nn.Linear(3, 2), _state()
+    assert foveate.load_published(module, wrap(state)) is module
+    assert torch.equal(module.weight, state["weight"])
+    assert torch.equal(module.bias, state["bias"])
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_reads_files(tmp_path: Path, name: str) -> None:
+    state, path = _state(), tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state}, path)
+    assert torch.equal(foveate.load_published(nn.Linear(3, 2), path).bias, state["bias"])
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_refuses_files_that_are_not_weights(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    torch.save({"state_dict": _state(), "hook": Path("x")}, path)
+    with pytest.raises(ValueError, match=name):
+        foveate.load_published(nn.Linear(3, 2), path)
+    with pytest.raises(FileNotFoundError):
+        foveate.load_published(nn.Linear(3, 2), tmp_path / "absent.pth")
+
+
+def test_converts_through_the_module_and_leaves_the_state_alone() -> None:
+    state = {"w": torch.randn(2, 3), "b": torch.randn(2, 1)}
+    module = foveate.load_published(Renaming(3, 2), state)
+    assert torch.equal(module.weight, state["w"])
+    assert list(state) == ["w", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": None}, r"missing: 'bias' \(2,\)"),
+        ({"bias": None, "biass": torch.zeros(2)}, "'bias' .*did you mean 'biass'"),
+        ({"extra.bias": torch.zeros(7)}, r"left over: 'extra.bias' \(7,\); did you mean 'bias'"),
+        ({"weight": torch.zeros(3, 2)}, r"'weight' \(3, 2\) where the module has \(2, 3\)"),
+        ({"bias": torch.zeros(2).int()}, "'bias' torch.int32 where the module has torch.float32"),
+    ],
+)
+def test_refuses_what_does_not_fit_and_changes_nothing(change: dict, message: str) -> None:
+    module = nn.Linear(3, 2)
+    before = copy.deepcopy(module.state_dict())
+    state = {key: value for key, value in (_state() | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        foveate.load_published(module, state)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"w": torch.zeros(2, 3)}, "missing 'b'"),
+        ({"w": torch.zeros(2, 3), "b": torch.zeros(5)}, "unexpected shape"),
+    ],
+)
+def test_names_what_a_conversion_lacks(state: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        foveate.load_published(Renaming(3, 2), state)
+
+
+def test_refuses_wrong_containers() -> None:
+    module = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match=r"state_dict\(\)"):
+        foveate.load_published(module, nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="got list"):
+        foveate.load_published(module, [torch.zeros(2)])
+    with pytest.raises(TypeError, match=r"'bias' must be a torch\.Tensor, got ndarray"):
+        foveate.load_published(module, {"bias": torch.zeros(2).numpy()})
+    with pytest.raises(TypeError, match="Module to load into, got dict"):
+        foveate.load_published({}, {})
