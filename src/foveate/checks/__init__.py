@@ -1,1 +1,50 @@
-"""The common checks that every mechanism of a role passes."""
+"""The common checks: whether a mechanism keeps the contract of its role.
+
+The library runs them over everything it registers; your own mechanism is certified the same
+way, registered or not:
+
+>>> from foveate.checks import check_attention
+>>> check_attention("multi_head")
+"""
+
+from __future__ import annotations
+
+from foveate.checks import (  # noqa: F401  (importing a theme adds its checks)
+    batches,
+    compilation,
+    costs,
+    dense_weights,
+    deployment,
+    gates,
+    gradients,
+    masks,
+    memory,
+    precision,
+    refusals,
+    shapes,
+    states,
+)
+from foveate.checks.running import (
+    CHECKS,
+    Check,
+    CheckFailure,
+    check,
+    check_attention,
+    checks_for,
+    parametrize_with_checks,
+)
+from foveate.checks.subject import Subject, examine
+from foveate.checks.tables import EXPECTED_FAILURES
+
+__all__ = [
+    "CHECKS",
+    "EXPECTED_FAILURES",
+    "Check",
+    "CheckFailure",
+    "Subject",
+    "check",
+    "check_attention",
+    "checks_for",
+    "examine",
+    "parametrize_with_checks",
+]

@@ -1,0 +1,13 @@
+"""What the checks know of single mechanisms: how to build them small, where they must fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Options that make a small example of a mechanism whose defaults are too large to examine
+#: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
+EXAMPLES: dict[str, dict[str, Any]] = {}
+
+#: Checks that a mechanism is known to fail, each with the reason. Strict: one that passes after
+#: all is reported.
+EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
