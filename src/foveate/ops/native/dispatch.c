@@ -1,0 +1,23 @@
+/* Which build of the kernels this machine runs. */
+#if defined(_WIN32)
+#define FV_PUBLIC __declspec(dllexport)
+#else
+#define FV_PUBLIC __attribute__((visibility("default")))
+#endif
+
+/* The suffix of the functions to call. */
+FV_PUBLIC const char *foveate_isa(void) {
+#if defined(FV_HAS_v4)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") &&
+      __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+    return "v4";
+#endif
+#if defined(FV_HAS_v3)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
+    return "v3";
+#endif
+  return "generic";
+}
