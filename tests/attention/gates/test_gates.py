@@ -1,0 +1,124 @@
+"""What every gate owes its contract, with its options in turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveate.attention.gates.cbam import CBAM
+from foveate.attention.gates.coordinate import CoordinateAttention
+from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
+from foveate.contracts import Gate
+
+DIM = 16
+GATES = {
+    "squeeze_excitation": lambda: SqueezeExcitation(DIM, 4),
+    "squeeze_excitation-max": lambda: SqueezeExcitation(DIM, 3, divisor=8, pool="max", bias=False),
+    "cbam": lambda: CBAM(DIM, 4),
+    "cbam-channel": lambda: CBAM(DIM, 4, spatial=False, pools=("lp", "lse"), bias=False),
+    "cbam-spatial": lambda: CBAM(DIM, channel=False, kernel_size=3),
+    "coordinate": lambda: CoordinateAttention(DIM, 4),
+}
+every_gate = pytest.mark.parametrize("build", GATES.values(), ids=GATES)
+
+
+def _settled(gate: nn.Module) -> nn.Module:
+    """``gate`` with parameters and statistics away from where they start."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in gate.state_dict().items():
+            if value.is_floating_point():
+                value.add_(0.3 * torch.randn_like(value).abs_() * (1 if "var" in name else 0.8))
+    return gate.eval()
+
+
+@every_gate
+def test_output_is_the_input_times_the_gate(build) -> None:
+    gate: Gate = _settled(build())
+    for size in ((2, DIM, 5, 9), (1, DIM, 1, 1), (0, DIM, 4, 3)):
+        x = torch.randn(size)
+        y = gate(x)
+        assert y.shape == x.shape
+        torch.testing.assert_close(y, x * gate.gate(x))
+
+
+@every_gate
+def test_memory_format_is_kept(build) -> None:
+    gate = _settled(build())
+    x = torch.randn(2, DIM, 6, 5)
+    expected = gate(x)
+    y = gate(x.contiguous(memory_format=torch.channels_last))
+    assert expected.is_contiguous()
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected)
+
+
+@every_gate
+def test_closed_form_equals_the_counter(build) -> None:
+    gate = build().eval()
+    with FlopCounterMode(display=False) as counter:
+        gate(torch.randn(1, DIM, 7, 10))
+    assert gate.multiply_adds(7, 10) * 2 == counter.get_total_flops()
+
+
+@every_gate
+def test_gradients_in_training(build) -> None:
+    gate = build()
+    x = torch.randn(3, DIM, 4, 5, requires_grad=True)
+    gate(x).square().sum().backward()
+    for tensor in (x, *gate.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+
+
+@every_gate
+def test_compiles_and_exports_whole(build) -> None:
+    gate = _settled(build())
+    compiled = torch.compile(gate, fullgraph=True, dynamic=True, backend="eager")
+    batch, height, width = (torch.export.Dim(name, min=2) for name in ("b", "h", "w"))
+    exported = torch.export.export(
+        gate, (torch.randn(2, DIM, 6, 7),), dynamic_shapes=({0: batch, 2: height, 3: width},)
+    ).module()
+    for size in ((2, DIM, 6, 7), (3, DIM, 9, 4)):
+        x = torch.randn(size)
+        torch.testing.assert_close(compiled(x), gate(x))
+        torch.testing.assert_close(exported(x), gate(x))
+
+
+@every_gate
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_close(build, dtype: torch.dtype) -> None:
+    gate = _settled(build())
+    x = torch.randn(2, DIM, 6, 7)
+    expected: Tensor = gate(x)
+    y = gate.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+
+
+@every_gate
+def test_refuses_other_maps(build) -> None:
+    with pytest.raises(ValueError, match=f"dim={DIM}"):
+        build()(torch.randn(1, DIM + 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SqueezeExcitation(DIM, 0), "reduction"),
+        (lambda: SqueezeExcitation(DIM, pool="mean"), "unknown pool 'mean'"),
+        (lambda: SqueezeExcitation(DIM, divisor=0), "divisor"),
+        (lambda: CBAM(DIM, channel=False, spatial=False), "channel part, its spatial part"),
+        (lambda: CBAM(DIM, pools=()), "one or more of"),
+        (lambda: CBAM(DIM, pools="avg"), "one or more of"),
+        (lambda: CBAM(DIM, pools=("avg", "min")), "unknown pool 'min'"),
+        (lambda: CBAM(DIM, kernel_size=4), "kernel_size must be odd, got 4"),
+        (lambda: CoordinateAttention(0), "dim"),
+        (lambda: CoordinateAttention(DIM, min_width=0), "min_width"),
+    ],
+)
+def test_refuses_wrong_options(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,27 @@
+"""Weights of timm's gates load, and give timm's numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers import SEModule
+from timm.layers.cbam import CbamModule
+
+import foveate
+from foveate.attention.gates.cbam import CBAM
+from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (SEModule(40), SqueezeExcitation(40, divisor=8)),
+        (SEModule(96, rd_ratio=0.25), SqueezeExcitation(96, 4, divisor=8)),
+        (CbamModule(32), CBAM(32, bias=False)),
+    ],
+    ids=["se", "se-quarter", "cbam"],
+)
+def test_equals_timm(theirs: torch.nn.Module, ours: torch.nn.Module) -> None:
+    x = torch.randn(2, ours.dim, 7, 5)
+    foveate.load_published(ours, theirs.state_dict())
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
