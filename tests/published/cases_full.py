@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from foveate.attention.full.class_attention import ClassAttention
+from foveate.attention.full.convolutional_projection import ConvolutionalProjectionAttention
 from foveate.attention.full.talking_heads import TalkingHeadsAttention
-from tests.published.golden import Row
+from foveate.layout import map_to_tokens
+from tests.published.golden import Golden, Row
+
+
+def _cvt(dim_in: int, num_heads: int, kernel_size: int, stride_kv: int, **_):
+    return ConvolutionalProjectionAttention(dim_in, num_heads, kernel_size, stride_kv)
+
+
+def _with_class_token(module: ConvolutionalProjectionAttention, golden: Golden) -> Tensor:
+    token, patches = golden.inputs["x"].split([1, 5 * 6], 1)
+    feature_map = patches.transpose(1, 2).unflatten(2, (5, 6))
+    y, token = module.forward_with_class_token(feature_map, token)
+    return torch.cat([token, map_to_tokens(y)], 1)
+
 
 ROWS = [
     Row("cait_class_attention", ClassAttention, lambda m, g: {"cls": m(g.inputs["x"])[:, :1]}),
     Row("cait_class_attention_24", ClassAttention, lambda m, g: m(g.inputs["x"])[:, :1]),
-    Row("xcit_class_attention", ClassAttention),
     Row("cait_talking_heads", TalkingHeadsAttention),
+    Row("cvt_attention", _cvt, _with_class_token),
+    Row("xcit_class_attention", ClassAttention),
 ]
