@@ -1,0 +1,43 @@
+"""Dropout that every backend can repeat: a hash of (seed, query, slot), not a stream of numbers.
+
+One seed a call is drawn from PyTorch's generator; whether a weight is kept is then a function of
+the seed, of the query's number and of the slot's. ``native/dropout.h`` is the same hash in C.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+
+
+def draw_seed() -> Tensor:
+    """A fresh 62-bit seed, a scalar on the CPU."""
+    return torch.randint(2**62, (), dtype=torch.int64)
+
+
+def threshold(p: float) -> int:
+    """A weight is kept when its 32-bit hash is at least this."""
+    return min(round(p * 2**32), _WORD)
+
+
+def kept(seed: Tensor, query: Tensor, slot: Tensor, p: float) -> Tensor:
+    """True where a weight stays; ``query`` and ``slot`` are int64 and broadcast."""
+    word = _mix((query + (seed & _WORD)) & _WORD)
+    return _mix((word + slot * _GOLDEN + (seed >> 32)) & _WORD) >= threshold(p)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x ^ (x >> 16)
+    x = _times(x, 0x7FEB352D)
+    x = x ^ (x >> 15)
+    x = _times(x, 0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _times(x: Tensor, factor: int) -> Tensor:
+    """``x * factor`` modulo 2^32 without leaving int64."""
+    high = (x * (factor >> 16)) & 0xFFFF
+    return (x * (factor & 0xFFFF) + (high << 16)) & _WORD
