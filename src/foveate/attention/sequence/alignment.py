@@ -1,0 +1,73 @@
+"""What aligners share: scores become weights over the memory, weights a context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foveate.arguments import check_key_mask, check_tokens, positive
+from foveate.contracts import Aligner
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last axis, which ignores what ``mask`` forbids.
+
+    A row in which everything is forbidden gets zeros, and passes no gradient on.
+
+    Args:
+        scores: any floating tensor.
+        mask: boolean, broadcastable to ``scores``; True where weight may go.
+    """
+    if mask is None:
+        return scores.softmax(-1)
+    lowest = torch.finfo(scores.dtype).min  # -inf would make rows without any key NaN
+    return scores.masked_fill(~mask, lowest).softmax(-1).masked_fill(~mask, 0.0)
+
+
+class ScoreAligner(Aligner):
+    """Base of aligners that score each memory position for each query, then apply a softmax.
+
+    Args:
+        dim: channels C of the queries.
+        memory_dim: channels M of the memory; ``dim`` by default.
+    """
+
+    def __init__(self, dim: int, memory_dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = positive(dim, "dim")
+        self.memory_dim = dim if memory_dim is None else positive(memory_dim, "memory_dim")
+
+    def score(self, query: Tensor, memory: Tensor) -> Tensor:
+        """``(B, T, S)``: how well each query (B, T, C) fits each memory position (B, S, M)."""
+        raise NotImplementedError
+
+    def score_multiply_adds(self, queries: int, positions: int) -> int:
+        """Multiply-adds of :meth:`score`."""
+        raise NotImplementedError
+
+    def forward(
+        self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self.check(query, memory, memory_mask)
+        mask = None if memory_mask is None else memory_mask[:, None]  # (B, 1, S)
+        weights = masked_softmax(self.score(query, memory), mask)  # (B, T, S)
+        return weights @ memory, weights
+
+    def multiply_adds(self, queries: int, positions: int) -> int:
+        context = queries * positions * self.memory_dim
+        return self.score_multiply_adds(queries, positions) + context
+
+    def check(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None) -> None:
+        """Refuse inputs that do not belong together.
+
+        Raises:
+            ValueError: if a dtype or shape is wrong.
+        """
+        check_tokens(query, self.dim, "query")
+        check_tokens(memory, self.memory_dim, "memory")
+        if query.shape[0] != memory.shape[0]:
+            raise ValueError(
+                f"query and memory must have one batch size, got {query.shape[0]} and "
+                f"{memory.shape[0]}"
+            )
+        check_key_mask(memory_mask, memory.shape[0], memory.shape[1], "memory_mask")
