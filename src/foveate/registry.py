@@ -28,6 +28,7 @@ TAGS = {
     "heads": "takes num_heads, which must divide dim",
     "batch_statistics": "normalises over the batch when training",
     "published": "loads the published implementation's weights",
+    "unordered": "knows no positions: reordering them reorders its output alike",
     "fusable": "has an exact, cheaper form for deployment (foveate.fuse)",
 }
 

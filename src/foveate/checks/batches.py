@@ -1,11 +1,13 @@
-"""Samples of a batch do not see each other."""
+"""Samples of a batch, and positions where no order is claimed, are interchangeable."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from foveate.checks.running import check, outputs, require_close
 from foveate.checks.subject import Subject
+from foveate.contracts import Role
 
 
 @check()
@@ -29,3 +31,25 @@ def check_neighbour_ignored(subject: Subject) -> None:
     with torch.no_grad():
         before, after = outputs(module, inputs), outputs(module, replaced)
     require_close(tuple(y[:1] for y in after), tuple(y[:1] for y in before), "the other sample")
+
+
+@check(tags=("unordered",))
+def check_positions_unordered(subject: Subject) -> None:
+    """Reordering the positions reorders the output alike (an aligner's context not at all)."""
+    module = subject.build()
+    *query, x = subject.inputs((6, 5))
+    with torch.no_grad():
+        result = outputs(module, (*query, x))
+        reordered = outputs(module, (*query, _reordered(x, subject.role)))
+    if subject.role == "aligner":
+        expected: tuple[Tensor, ...] = (result[0], result[1].flip(2))
+    else:
+        expected = (_reordered(result[0], subject.role),)
+    require_close(reordered, expected, "reordered positions")
+
+
+def _reordered(x: Tensor, role: Role) -> Tensor:
+    """The positions of ``x`` in another order, one that no neighbourhood survives."""
+    if role in ("mixer", "gate"):
+        return x.flatten(2).roll(7, 2).unflatten(2, x.shape[2:]).flip(3)
+    return x.flip(1)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from foveate.checks.running import CheckFailure, check, outputs, require_close
 from foveate.checks.subject import Size, Subject
 
-_FIRST: Size = (8, 6)
-_SECOND: Size = (11, 13)
+_FIRST: Size = (9, 10)
+_OTHERS: tuple[Size, ...] = ((12, 16), (14, 14))
 
 
 @check()
@@ -23,7 +23,7 @@ def check_compile(subject: Subject) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="eager")
     with torch.no_grad():
-        for size in (_FIRST, _SECOND):
+        for size in (_FIRST, *_OTHERS):
             inputs = subject.inputs(size)
             require_close(outputs(compiled, inputs), outputs(module, inputs), f"size {size}")
 
@@ -34,13 +34,13 @@ def check_compiled_code(subject: Subject) -> None:
     module = subject.build()
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=True)
-    for size in (_FIRST, _SECOND):
+    for size in (_FIRST, *_OTHERS):
         inputs = subject.inputs(size)
         actual, expected = _with_gradients(compiled, inputs), _with_gradients(module, inputs)
         require_close(actual, expected, f"size {size}", tolerance=1e-4)
 
 
-@check(slow=True)
+@check()
 def check_export(subject: Subject) -> None:
     """``torch.export`` gives one program for all batches and sizes."""
     module = subject.build()
@@ -80,7 +80,7 @@ def check_onnx(subject: Subject) -> None:
 
 
 def _compare(program: Any, module: nn.Module, subject: Subject) -> None:
-    for size, batch in ((_FIRST, 3), (_SECOND, 2), ((5, 5), 1)):
+    for size, batch in ((_FIRST, 3), (_OTHERS[0], 2), (_OTHERS[1], 1)):
         inputs = subject.inputs(size, batch=batch)
         actual, expected = outputs(program, inputs), outputs(module, inputs)
         require_close(actual, expected, f"{batch} of size {size}", tolerance=1e-4)

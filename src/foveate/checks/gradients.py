@@ -25,7 +25,8 @@ def check_training_gradients(subject: Subject) -> None:
 def check_parameters_are_trained(subject: Subject) -> None:
     """Every parameter gets a finite gradient that is not zero throughout."""
     module = subject.build().train()
-    result = outputs(module, subject.inputs((6, 5)))
+    inputs = tuple(x.requires_grad_() for x in subject.inputs((6, 5)))
+    result = outputs(module, inputs)
     sum((y * y.detach().sin()).sum() for y in result).backward()
     for name, parameter in module.named_parameters():
         gradient = parameter.grad

@@ -34,15 +34,16 @@ def check_bfloat16(subject: Subject) -> None:
 def check_autocast(subject: Subject) -> None:
     """Under bfloat16 autocast both passes run, and the output is close to float32."""
     module = subject.build()
-    inputs = subject.inputs(_SIZE)
+    inputs = tuple(x.requires_grad_() for x in subject.inputs(_SIZE))
     with torch.no_grad():
         expected = outputs(module, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         result = outputs(module, inputs)
     _require_near(result, expected, "autocast", _TOLERANCES[torch.bfloat16])
     sum(y.float().sum() for y in result).backward()
-    for name, parameter in module.named_parameters():
-        gradient = parameter.grad
+    named = [("the input", x) for x in inputs] + list(module.named_parameters())
+    for name, tensor in named:
+        gradient = tensor.grad
         require(
             gradient is None or bool(torch.isfinite(gradient).all()),
             f"under autocast the gradient of {name} is not finite",

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.checks.subject import Subject, examine
+from foveate.checks.subject import Examinable, Subject, examine
 from foveate.checks.tables import EXPECTED_FAILURES
-from foveate.contracts import Attention, Role
+from foveate.contracts import Role
 from foveate.registry import list_attention
 
 _MAPS: tuple[Role, ...] = ("mixer", "gate")
@@ -90,7 +90,7 @@ def checks_for(subject: Subject, *, slow: bool = True) -> list[Check]:
 
 
 def check_attention(
-    attention: str | type[Attention] | Callable[..., nn.Module],
+    attention: Examinable,
     *,
     tags: Iterable[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
@@ -103,7 +103,8 @@ def check_attention(
 
     Args:
         attention: a registered name, a class that obeys a contract of ``foveate.contracts``
-            (registered or not), or a function of ``dim`` and options that builds its module.
+            (registered or not), a function of ``dim`` and options that builds its module, or
+            what :func:`examine` made of one of these.
         tags: capabilities to examine (``foveate.registry.TAGS``); the registered ones by default.
         expected_failures: names of checks that must fail, each with a reason.
         slow: also run the checks that need a compiler or an exporter and take seconds each.
@@ -130,7 +131,7 @@ def check_attention(
 
 
 def parametrize_with_checks(
-    attentions: Iterable[str | type[Attention] | Callable[..., nn.Module]] | None = None,
+    attentions: Iterable[Examinable] | None = None,
     *,
     expected_failures: Mapping[str, Mapping[str, str]] | None = None,
     slow: bool = False,
@@ -146,8 +147,8 @@ def parametrize_with_checks(
     A check that is expected to fail becomes a strict ``xfail``.
 
     Args:
-        attentions: names, classes or functions as in :func:`check_attention`; every registered
-            mechanism by default.
+        attentions: names, classes, functions or subjects as in :func:`check_attention`; every
+            registered mechanism by default.
         expected_failures: by mechanism name, checks that must fail, each with a reason.
         slow: add the checks that take seconds each, marked ``slow``.
     """

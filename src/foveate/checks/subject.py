@@ -101,8 +101,11 @@ class Subject:
         return getattr(self.create(), "memory_dim", None) or self.dim
 
 
+Examinable = str | type[Attention] | Callable[..., nn.Module] | Subject
+
+
 def examine(
-    attention: str | type[Attention] | Callable[..., nn.Module] | Subject,
+    attention: Examinable,
     *,
     tags: frozenset[str] | set[str] | tuple[str, ...] | None = None,
     **options: Any,
