@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveate.attention.gates.bam import BAM
 from foveate.attention.gates.cbam import CBAM
 from foveate.attention.gates.coordinate import CoordinateAttention
+from foveate.attention.gates.efficient_channel import EfficientChannelAttention
 from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
+from foveate.attention.gates.triplet import TripletAttention
 from foveate.contracts import Gate
 
 DIM = 16
@@ -20,6 +23,11 @@ GATES = {
     "cbam-channel": lambda: CBAM(DIM, 4, spatial=False, pools=("lp", "lse"), bias=False),
     "cbam-spatial": lambda: CBAM(DIM, channel=False, kernel_size=3),
     "coordinate": lambda: CoordinateAttention(DIM, 4),
+    "efficient_channel": lambda: EfficientChannelAttention(DIM),
+    "bam": lambda: BAM(DIM, 4),
+    "bam-sum": lambda: BAM(DIM, 4, dilation=2, fusion="sum"),
+    "triplet": lambda: TripletAttention(DIM),
+    "triplet-channel": lambda: TripletAttention(DIM, kernel_size=3, spatial=False),
 }
 every_gate = pytest.mark.parametrize("build", GATES.values(), ids=GATES)
 
@@ -75,6 +83,7 @@ def test_gradients_in_training(build) -> None:
 
 @every_gate
 def test_compiles_and_exports_whole(build) -> None:
+    torch._dynamo.reset()
     gate = _settled(build())
     compiled = torch.compile(gate, fullgraph=True, dynamic=True, backend="eager")
     batch, height, width = (torch.export.Dim(name, min=2) for name in ("b", "h", "w"))
@@ -117,6 +126,9 @@ def test_refuses_other_maps(build) -> None:
         (lambda: CBAM(DIM, kernel_size=4), "kernel_size must be odd, got 4"),
         (lambda: CoordinateAttention(0), "dim"),
         (lambda: CoordinateAttention(DIM, min_width=0), "min_width"),
+        (lambda: EfficientChannelAttention(DIM, 4), "kernel_size must be odd, got 4"),
+        (lambda: BAM(DIM, fusion="mean"), "unknown fusion 'mean'"),
+        (lambda: TripletAttention(DIM, kernel_size=2), "kernel_size must be odd, got 2"),
     ],
 )
 def test_refuses_wrong_options(build, message: str) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, one_of, positive
-from foveate.attention.gates.common import as_linear, reduced_width, rename
+from foveate.attention.gates.common import as_linear, odd, reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -91,8 +91,7 @@ class SpatialGate(Gate):
     def __init__(self, dim: int, *, kernel_size: int = 7) -> None:
         super().__init__()
         self.dim = positive(dim, "dim")
-        if positive(kernel_size, "kernel_size") % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        odd(kernel_size, "kernel_size")
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
