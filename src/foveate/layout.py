@@ -49,11 +49,37 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.flatten(-2)
 
 
+def ceil_to_multiple(size: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is at least ``size``."""
+    return (size + multiple - 1) // multiple * multiple
+
+
 def pad_to_multiple(x: Tensor, multiple: tuple[int, int]) -> Tensor:
     """Zero-pad ``(B, H, W, C)`` at the bottom and right to multiples of ``multiple``."""
-    bottom = -x.shape[1] % multiple[0]
-    right = -x.shape[2] % multiple[1]
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+    height, width = (ceil_to_multiple(x.shape[i + 1], multiple[i]) for i in (0, 1))
+    return pad_to_size(x, (height, width))
+
+
+def pad_to_size(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zero-pad ``(B, H, W, C)`` at the bottom and right to ``size`` (H, W)."""
+    bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
+    if is_known(bottom) and is_known(right) and bottom == right == 0:
+        return x
+    return F.pad(x, (0, 0, 0, right, 0, bottom))
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The top left ``size`` (H, W) of ``(B, H, W, C)``: the inverse of :func:`pad_to_size`."""
+    if is_known(size[0]) and is_known(size[1]):
+        return x[:, : size[0], : size[1]]
+    # Strides of a symbolic slice would tie an export to sizes that need, or do not need, padding.
+    rows, columns = (torch.arange(length, device=x.device) for length in size)
+    return x.index_select(1, rows).index_select(2, columns)
+
+
+def is_known(size: int) -> bool:
+    """Whether ``size`` is a number; in a dynamic export it is a symbol, on which not to branch."""
+    return not isinstance(size, torch.SymInt)
 
 
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -70,3 +96,42 @@ def window_merge(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
     (wh, ww), (height, width) = window, size
     x = windows.view(batch, height // wh, width // ww, wh, ww, dim).transpose(2, 3)
     return x.reshape(batch, height, width, dim)
+
+
+def grid_partition(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Split ``(B, H, W, C)`` into groups of evenly spread cells: ``(B, n, gh*gw, C)``.
+
+    Where a window holds neighbours, a group holds every ``H // gh``-th row and ``W // gw``-th
+    column: group (i, j) has rows i, i + H/gh, ... Groups and cells go row by row.
+    """
+    batch, height, width, dim = x.shape
+    gh, gw = grid
+    x = x.view(batch, gh, height // gh, gw, width // gw, dim).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(batch, (height // gh) * (width // gw), gh * gw, dim)
+
+
+def grid_merge(groups: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The inverse of :func:`grid_partition` for a map of ``size`` (H, W)."""
+    batch, _, _, dim = groups.shape
+    (gh, gw), (height, width) = grid, size
+    x = groups.view(batch, height // gh, width // gw, gh, gw, dim).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(batch, height, width, dim)
+
+
+def relative_index(window: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """``(T, T)``, T = wh*ww: where a table of ``(2*wh-1)*(2*ww-1)`` offsets has query - key."""
+    wh, ww = window
+    rows = torch.arange(wh, device=device)
+    columns = torch.arange(ww, device=device)
+    down = (rows[:, None] - rows + wh - 1).view(wh, 1, wh, 1)
+    across = (columns[:, None] - columns + ww - 1).view(1, ww, 1, ww)
+    return (down * (2 * ww - 1) + across).reshape(wh * ww, wh * ww)
+
+
+def one_hot_positions(like: Tensor, height: int, width: int) -> Tensor:
+    """``(1, H, W, H*W)``: values that say where they come from.
+
+    Attention whose values are these gives its own dense weights as output.
+    """
+    eye = torch.eye(height * width, dtype=like.dtype, device=like.device)
+    return eye.view(1, height, width, height * width)
