@@ -1,0 +1,116 @@
+"""Pairwise self-attention (SAN): each neighbour's weight, a vector, comes from its difference.
+
+    w_n = softmax_n g(relu(f([phi(x_p) - psi(x_n), P(p) - P(n)])))      n in the k x k window of p
+    out_p = sum_n w_n * beta(x_n)
+
+``g``, ``f`` and the projections are linear, with batch normalisation. ``w_n`` has C / s channels;
+s channels share one. There is no product of query and key and no projection after.
+
+Shapes: x (B, C, H, W), N = H * W, T = k * k taps, r channels of the relation, m = C / s weights.
+Cost: ``N (C^2 + 2 C r) + N T (r (r + 2) + r m + C)`` multiply-adds, and 4 N for the positions.
+
+Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
+Published code: hszhao/SAN@d88b022 ``SAM(sa_type=0)``. As there, channel c has weight ``c % m``
+(channels that share lie apart) and the border is reflected; its stride is left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foveate.arguments import check_map
+from foveate.attention.local.patches import (
+    aggregate,
+    check_san_options,
+    coordinates,
+    dense,
+    neighbours,
+)
+from foveate.contracts import Mixer
+from foveate.layout import memory_format
+from foveate.registry import register
+
+
+@register(
+    "san_pairwise",
+    family="local",
+    title="Pairwise vector self-attention on small windows (SAN)",
+    paper="Zhao et al., Exploring Self-attention for Image Recognition, CVPR 2020, "
+    "arXiv:2004.13621",
+    source="hszhao/SAN@d88b022fc3ec4920d4596f94983f0e5b1ced62c6",
+    licence="MIT",
+    tags=("weights", "self", "local", "batch_statistics", "published"),
+    parity="Maps smaller than the reflected border are accepted.",
+)
+class PairwiseAttention(Mixer):
+    """Attention with a vector of weights per pair, from the difference of its two positions.
+
+    Args:
+        dim: channels C.
+        kernel_size: side of the window, odd.
+        rel_dim: channels of the relation; a quarter of ``dim`` by default, as in the paper.
+        share: how many channels share one weight; must divide ``dim``.
+        dilation: distance of the taps.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 7,
+        *,
+        rel_dim: int | None = None,
+        share: int = 8,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        rel_dim = check_san_options(dim, kernel_size, rel_dim, share, dilation)
+        self.dim = dim
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.share = share
+        self.conv1 = nn.Conv2d(dim, rel_dim, 1)
+        self.conv2 = nn.Conv2d(dim, rel_dim, 1)
+        self.conv3 = nn.Conv2d(dim, dim, 1)
+        self.conv_p = nn.Conv2d(2, 2, 1)
+        self.conv_w = nn.Sequential(
+            nn.BatchNorm2d(rel_dim + 2),
+            nn.ReLU(),
+            nn.Conv2d(rel_dim + 2, rel_dim, 1, bias=False),
+            nn.BatchNorm2d(rel_dim),
+            nn.ReLU(),
+            nn.Conv2d(rel_dim, dim // share, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self._tap_weights(x)
+        y = aggregate(self.conv3(x), weights, self.kernel_size, self.dilation)
+        return y.contiguous(memory_format=memory_format(x))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """``(B, C / share, H*W, H*W)``: each weight channel in the place of a head."""
+        weights = self._tap_weights(x)
+        return dense(weights, (x.shape[2], x.shape[3]), self.kernel_size, self.dilation)
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        values = self.conv3(x).flatten(2).unflatten(1, (self.share, -1))  # (B, s, m, N)
+        y = (weights[:, None] @ values[..., None]).reshape(x.shape)
+        return y.contiguous(memory_format=memory_format(x))
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        positions, taps = height * width, self.kernel_size**2
+        relation, weights = self.conv1.out_channels, self.dim // self.share
+        project = self.dim**2 + 2 * self.dim * relation
+        mapping = relation * (relation + 2) + relation * weights
+        return positions * (project + taps * (mapping + self.dim) + 4)
+
+    def _tap_weights(self, x: Tensor) -> Tensor:
+        """``(B, C / share, T, N)``, summing to one over the taps."""
+        check_map(x, self.dim)
+        features = self._differences(self.conv1(x), self.conv2(x))  # (B, r, T, N)
+        places = self.conv_p(coordinates(x)[None])
+        places = self._differences(places, places).expand(x.shape[0], -1, -1, -1)
+        return self.conv_w(torch.cat([features, places], 1)).softmax(-2)
+
+    def _differences(self, centre: Tensor, around: Tensor) -> Tensor:
+        return centre.flatten(2)[:, :, None] - neighbours(around, self.kernel_size, self.dilation)

@@ -1,0 +1,93 @@
+"""Patchwise self-attention (SAN): all weights of a window at once, from all it holds.
+
+    w = g(relu(f([phi(x_p), psi(x_n) for all n])))      n in the k x k window of p
+    out_p = sum_n w_n * beta(x_n)
+
+``g`` gives a vector of C / s weights to each of the k x k places: it can tell them apart, as a
+convolution does and no softmax over similarities can. The weights are not normalised.
+
+Shapes: x (B, C, H, W), N = H * W, T = k * k taps, r channels of the relation, m = C / s weights.
+Cost: ``N (C^2 + 2 C r + r (T + 1) m + m^2 T + T C)`` multiply-adds.
+
+Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
+Published code: hszhao/SAN@d88b022 ``SAM(sa_type=1)``. As there, channel c has weight ``c % m``
+(channels that share lie apart) and the border is reflected; its stride is left out, and dilation,
+whose padding does not fit there, works.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foveate.arguments import check_map
+from foveate.attention.local.patches import aggregate, check_san_options, neighbours
+from foveate.contracts import Mixer
+from foveate.layout import memory_format
+from foveate.registry import register
+
+
+@register(
+    "san_patchwise",
+    family="local",
+    title="Patchwise vector self-attention on small windows (SAN)",
+    paper="Zhao et al., Exploring Self-attention for Image Recognition, CVPR 2020, "
+    "arXiv:2004.13621",
+    source="hszhao/SAN@d88b022fc3ec4920d4596f94983f0e5b1ced62c6",
+    licence="MIT",
+    tags=("self", "local", "batch_statistics", "published"),
+    parity="Dilation works, and maps smaller than the reflected border are accepted.",
+)
+class PatchwiseAttention(Mixer):
+    """Attention whose weights a small network computes from the whole window.
+
+    Args:
+        dim: channels C.
+        kernel_size: side of the window, odd.
+        rel_dim: channels of the relation; a quarter of ``dim`` by default, as in the paper.
+        share: how many channels share one weight; must divide ``dim``.
+        dilation: distance of the taps.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 7,
+        *,
+        rel_dim: int | None = None,
+        share: int = 8,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        rel_dim = check_san_options(dim, kernel_size, rel_dim, share, dilation)
+        self.dim = dim
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        taps, weights = kernel_size**2, dim // share
+        self.conv1 = nn.Conv2d(dim, rel_dim, 1)
+        self.conv2 = nn.Conv2d(dim, rel_dim, 1)
+        self.conv3 = nn.Conv2d(dim, dim, 1)
+        self.conv_w = nn.Sequential(
+            nn.BatchNorm2d(rel_dim * (taps + 1)),
+            nn.ReLU(),
+            nn.Conv2d(rel_dim * (taps + 1), weights, 1, bias=False),
+            nn.BatchNorm2d(weights),
+            nn.ReLU(),
+            nn.Conv2d(weights, weights * taps, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(x, self.dim)
+        centre = self.conv1(x).flatten(2)  # (B, r, N)
+        around = neighbours(self.conv2(x), self.kernel_size, self.dilation).flatten(1, 2)
+        weights = self.conv_w(torch.cat([centre, around], 1)[:, :, None])  # (B, m*T, 1, N)
+        weights = weights.squeeze(2).unflatten(1, (-1, self.kernel_size**2))
+        y = aggregate(self.conv3(x), weights, self.kernel_size, self.dilation)
+        return y.contiguous(memory_format=memory_format(x))
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        taps = self.kernel_size**2
+        relation, weights = self.conv1.out_channels, self.conv_w[2].out_channels
+        project = self.dim**2 + 2 * self.dim * relation
+        mapping = relation * (taps + 1) * weights + weights**2 * taps
+        return height * width * (project + mapping + taps * self.dim)
