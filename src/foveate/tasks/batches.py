@@ -138,11 +138,6 @@ class Batches:
         self._fitted: Tensor | None = None
         self._fixed = images.in_memory and isinstance(transform, Fit)
 
-    @property
-    def sampler(self) -> Batches:
-        """What Lightning tells the epoch to."""
-        return self
-
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
         self.epoch = epoch
