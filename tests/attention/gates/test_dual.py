@@ -27,6 +27,7 @@ def _settled(**parts: bool) -> DualAttention:
 
 @pytest.mark.parametrize("parts", PARTS, ids=["both", "position", "channel"])
 def test_contract(parts: dict) -> None:
+    torch._dynamo.reset()
     module = _settled(**parts)
     with FlopCounterMode(display=False) as counter:
         module(torch.randn(1, DIM, 7, 10))
