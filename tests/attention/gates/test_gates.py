@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.attention.gates.bam import BAM
+from foveate.attention.gates.bilinear import BilinearAttention
 from foveate.attention.gates.cbam import CBAM
 from foveate.attention.gates.coordinate import CoordinateAttention
 from foveate.attention.gates.efficient_channel import EfficientChannelAttention
+from foveate.attention.gates.relation_aware import RelationAwareAttention
 from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
 from foveate.attention.gates.triplet import TripletAttention
 from foveate.contracts import Gate
@@ -28,6 +30,9 @@ GATES = {
     "bam-sum": lambda: BAM(DIM, 4, dilation=2, fusion="sum"),
     "triplet": lambda: TripletAttention(DIM),
     "triplet-channel": lambda: TripletAttention(DIM, kernel_size=3, spatial=False),
+    "relation_aware": lambda: RelationAwareAttention(DIM, (6, 5), channel_ratio=4),
+    "relation_aware-channel": lambda: RelationAwareAttention(DIM, 6, spatial=False, down_ratio=2),
+    "bilinear": lambda: BilinearAttention(DIM, 4),
 }
 every_gate = pytest.mark.parametrize("build", GATES.values(), ids=GATES)
 
@@ -128,6 +133,9 @@ def test_refuses_other_maps(build) -> None:
         (lambda: CoordinateAttention(DIM, min_width=0), "min_width"),
         (lambda: EfficientChannelAttention(DIM, 4), "kernel_size must be odd, got 4"),
         (lambda: BAM(DIM, fusion="mean"), "unknown fusion 'mean'"),
+        (lambda: RelationAwareAttention(DIM, spatial=False, channel=False), "spatial part, its"),
+        (lambda: RelationAwareAttention(DIM, size=(3, 0)), "size"),
+        (lambda: BilinearAttention(DIM, -1), "reduction"),
         (lambda: TripletAttention(DIM, kernel_size=2), "kernel_size must be odd, got 2"),
     ],
 )
