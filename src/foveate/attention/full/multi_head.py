@@ -13,6 +13,7 @@ those of ``torch.nn.MultiheadAttention`` load as well.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,10 +70,12 @@ class MultiHeadAttention(TokenMixer):
 
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, _ = self._project(x, key_mask)
-        logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-        if key_mask is not None:
-            logits = logits.masked_fill(~key_mask[:, None, None, :], float("-inf"))
-        return logits.softmax(-1)  # (B, h, N, N)
+        logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, h, N, N)
+        if key_mask is None:
+            return logits.softmax(-1)
+        key_mask = key_mask[:, None, None, :]
+        weights = logits.masked_fill(~key_mask, float("-inf")).softmax(-1)
+        return weights.masked_fill(~key_mask, 0)  # also where no key is left
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return self._finish(weights @ self._project(x, None)[2])
@@ -91,11 +94,16 @@ class MultiHeadAttention(TokenMixer):
         return self.proj_drop(self.proj(merge_heads(y.transpose(1, 2))))
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Read ``torch.nn.MultiheadAttention``'s entries too; timm's already fit."""
+        """Read ``torch.nn.MultiheadAttention``'s entries too; timm's already fit.
+
+        Without biases it has none after the heads either, which a bias of zero stands for.
+        """
         names = {
             "in_proj_weight": "qkv.weight",
             "in_proj_bias": "qkv.bias",
             "out_proj.weight": "proj.weight",
             "out_proj.bias": "proj.bias",
         }
+        if "out_proj.weight" in state and "out_proj.bias" not in state:
+            state = {**state, "out_proj.bias": torch.zeros_like(self.proj.bias)}
         return {names.get(key, key): value for key, value in state.items()}

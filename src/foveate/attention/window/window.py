@@ -163,7 +163,7 @@ class WindowAttention(Mixer):
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the tables that the published code keeps: they follow from the size."""
         tables = ("relative_position_index", "attn_mask")
-        return {key: value for key, value in state.items() if key not in tables}
+        return {k: value for k, value in state.items() if k.rpartition(".")[2] not in tables}
 
 
 class _Windows(NamedTuple):
