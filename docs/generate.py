@@ -1,0 +1,168 @@
+"""Writes the pages that are computed: ``parity.md``, ``generated/mechanisms.md`` and a page each.
+
+Run from a checkout with the ``docs`` and ``test`` extras: ``python docs/generate.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import torch
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+from torch.nn import functional as F
+
+import foveate
+from foveate.checks.subject import Subject, examine
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "generated"
+SIZE = (24, 36)
+QUERY = (9, 21)
+
+sys.path.insert(0, str(ROOT))
+from tests.published.test_published import ROWS, largest_differences  # noqa: E402
+
+
+def write_parity() -> None:
+    """One row a published case: how far our output is from the published one."""
+    by_class = {foveate.describe(name).cls: name for name in foveate.list_attention()}
+    rows = defaultdict(list)
+    for row in ROWS:
+        module, differences = largest_differences(row)
+        name = by_class.get(type(module), type(module).__name__)
+        rows[name].append((row.case, max(differences.values()), row.tolerance))
+    lines = [
+        "# Parity with the publications",
+        "",
+        "Computed by `python docs/generate.py`. Each case holds what the published implementation "
+        "gave for weights and inputs drawn from their names. The difference is the largest "
+        "absolute one over all outputs, as a share of the output's largest absolute value, in "
+        "float32; the tests hold it below the tolerance.",
+        "",
+        f"{len(ROWS)} cases of {len(rows)} mechanisms.",
+        "",
+        "| mechanism | case | largest difference | tolerance |",
+        "|---|---|---:|---:|",
+    ]
+    for name in sorted(rows):
+        lines += [
+            f"| {name} | {case} | {difference:.1e} | {tolerance:.0e} |"
+            for case, difference, tolerance in sorted(rows[name])
+        ]
+    lines += ["", "## Known differences", ""]
+    for name in foveate.list_attention():
+        spec = foveate.describe(name)
+        cases = "" if name in rows else " No published case: the paper is the reference."
+        parity = f" {spec.parity.rstrip('.')}." if spec.parity else ""
+        lines.append(f"* **{name}** ({spec.source or 'no published code'}).{parity}{cases}")
+    (DOCS / "parity.md").write_text("\n".join(lines) + "\n")
+
+
+def write_mechanisms() -> None:
+    """The table of all mechanisms, and a page for each."""
+    GENERATED.mkdir(exist_ok=True)
+    names = foveate.list_attention()
+    lines = ["# Mechanisms", "", "| name | role | family | what it is |", "|---|---|---|---|"]
+    for name in names:
+        spec = foveate.describe(name)
+        lines.append(f"| [{name}]({name}.md) | {spec.role} | {spec.family} | {spec.title} |")
+        write_page(name)
+    lines += ["", "```{toctree}", ":hidden:", "", *names, "```"]
+    (GENERATED / "mechanisms.md").write_text("\n".join(lines) + "\n")
+
+
+def write_page(name: str) -> None:
+    """What the mechanism is, its options, and a picture computed from the module."""
+    spec = foveate.describe(name)
+    module = inspect.getmodule(spec.cls)
+    caption = draw(examine(name), GENERATED / f"{name}.png")
+    lines = [
+        f"# {name}",
+        "",
+        spec.title,
+        "",
+        f"![{caption}]({name}.png)",
+        "",
+        f"*{caption}.*",
+        "",
+        "```text",
+        inspect.cleandoc((module and module.__doc__) or ""),
+        "```",
+        "",
+        "```{eval-rst}",
+        f".. autoclass:: {spec.cls.__module__}.{spec.cls.__qualname__}",
+        "   :members: forward, weights, gate, multiply_adds",
+        "```",
+        "",
+        f"* role: {spec.role}; family: {spec.family}; tags: {', '.join(sorted(spec.tags))}",
+        f"* paper: {spec.paper}",
+        f"* published code: {spec.source or 'none'}; licence: {spec.licence or 'none stated'}",
+    ]
+    (GENERATED / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def draw(subject: Subject, path: Path) -> str:
+    """Draw what the mechanism shows into ``path``; returns what the picture is."""
+    module = subject.build()
+    with torch.no_grad():
+        if subject.role == "aligner":
+            _, weights = module(*subject.inputs((12, 16), batch=1))
+            picture, caption = weights[0], "Weights of 12 queries (rows) over 16 memory positions"
+        elif subject.role == "token_mixer" and "weights" in subject.tags:
+            tokens = subject.inputs((6, 8), batch=1)[0]
+            picture = module.weights(tokens)[0].mean(0)
+            caption = "Weights of 48 queries (rows) over 48 tokens, averaged over heads"
+        elif subject.role == "gate":
+            x = photograph(subject.dim)
+            picture = (x * 0 + module.gate(x))[0].mean(0)
+            caption = "The gate on a photograph, averaged over channels"
+        else:
+            return draw_sight(subject, path)
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    figure.colorbar(axes.imshow(picture, cmap="viridis"))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return caption
+
+
+def draw_sight(subject: Subject, path: Path) -> str:
+    """What one query of a map sees."""
+    module = foveate.create_attention(
+        subject.name, subject.dim, role="mixer", **{k: v for k, v in subject.options.items()}
+    )
+    sight = foveate.what_a_query_sees(module, photograph(subject.dim), QUERY)
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    figure.colorbar(axes.imshow(sight.map, cmap="viridis"))
+    axes.plot(QUERY[1], QUERY[0], "x", color="white", markersize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    how = {"weights": "its attention weights", "gradient": "the gradient of its output"}
+    return f"What the query at the cross sees, by {how[sight.measure]}"
+
+
+def photograph(dim: int) -> Tensor:
+    """A photograph as a feature map: 3x3 patches in a fixed random basis, normalised."""
+    image = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None] / 255
+    image = F.interpolate(image, SIZE, mode="area")
+    basis = torch.randn(dim, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    x = F.conv2d(image - image.mean(), basis, padding=1)
+    return x / x.std()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(True)
+    write_parity()
+    write_mechanisms()
