@@ -98,3 +98,14 @@ def explain(op_name: str, *args: Any, **kwargs: Any) -> str:
 def in_transform() -> bool:
     """Whether a ``torch.func`` transform (vmap, grad, jvp, ...) is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Autograd inside an operator's body, where PyTorch may have switched it off."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield

@@ -1,1 +1,7 @@
 """Local attention: every query sees a window around itself."""
+
+from __future__ import annotations
+
+from foveate.ops.local.face import local_attention
+
+__all__ = ["local_attention"]

@@ -1,0 +1,197 @@
+"""The face of local attention: checks what it is given, then chooses how to run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foveate.arguments import one_of, pair, probability
+from foveate.ops._backends import explainable, in_transform, native_obstacle
+from foveate.ops._dropout import draw_seed
+from foveate.ops.local import native, operator, portable
+
+BORDERS = ("shift", "zero", "mask", "reflect")
+
+
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    border: str = "shift",
+    key_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attend from every position of a map to a window of ``kernel_size`` around it.
+
+    A window of size ``k`` and dilation ``d`` starts ``(k // 2) * d`` before its query: an odd one
+    is centred, an even one reaches one step further back than ahead. In FLOPs
+    (``torch.utils.flop_counter``) every query counts ``kh * kw`` keys, whatever the border.
+
+    Args:
+        q: queries ``(B, H, W, heads, D)``, with any strides; views of one projection cost nothing.
+        k: keys, of the same shape.
+        v: values ``(B, H, W, heads, Dv)``.
+        kernel_size: window's height and width; one number for both.
+        dilation: distance between the positions of a window.
+        bias: added to the scaled products. ``(heads, 2*kh-1, 2*kw-1)`` is a table looked up by
+            ``(key - query) / dilation + k - 1``; ``(B, H, W, heads, kh, kw)`` holds one number a
+            query and slot of its window. In q's dtype or float32.
+        scale: factor of the products; ``D ** -0.5`` by default.
+        border: what a window does at the map's edge. ``"shift"``: it moves inward and keeps its
+            size; dilated, it stays on the positions that agree with the query modulo ``d``, as in
+            NAT and DiNAT. ``"zero"``: keys and values outside are zero vectors and take part.
+            ``"mask"``: what is outside takes no part. ``"reflect"``: the map is mirrored at its
+            edge, which is not repeated.
+        key_mask: ``(B, H, W)`` bool, True where a key may be attended. A query left without any
+            key gets 0. The zero vectors of ``border="zero"`` are never masked.
+        dropout_p: probability of dropping an attention weight.
+        return_lse: also return the logarithm of the sum of exponentials of each query's logits.
+
+    Returns:
+        The output ``(B, H, W, heads, Dv)``; with ``return_lse`` also ``(B, H, W, heads)`` in
+        float32 (float64 for float64 inputs), ``-inf`` for a query left without any key.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices disagree, or the map is too small for the window
+            under this border.
+    """
+    arguments = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
+    seed = draw_seed() if dropout_p else None
+    if torch.compiler.is_exporting() or in_transform():
+        out, lse = portable.local_attention(*arguments, seed)
+    else:
+        out, lse = operator.local_attention(*arguments, seed)
+    return (out, lse) if return_lse else out
+
+
+@explainable("local_attention")
+def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
+    q, k, v, _, _, bias, _, _, key_mask, _ = _checked(*args, **_with_defaults(len(args), kwargs))
+    native_one = native_obstacle(q, k, v, bias, key_mask, dtypes=native.DTYPES)
+    if in_transform():
+        native_one = "a torch.func transform is under way, which needs the portable form"
+    return {"native": native_one, "portable": ""}
+
+
+def _with_defaults(given: int, kwargs: dict[str, object]) -> dict[str, object]:
+    defaults = {
+        "dilation": 1,
+        "bias": None,
+        "scale": None,
+        "border": "shift",
+        "key_mask": None,
+        "dropout_p": 0.0,
+    }
+    missing = list(defaults)[max(given - 4, 0) :]
+    return {name: defaults[name] for name in missing} | kwargs
+
+
+def _checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    bias: Tensor | None,
+    scale: float | None,
+    border: str,
+    key_mask: Tensor | None,
+    dropout_p: float,
+) -> tuple:
+    """The arguments in the form that every body takes."""
+    kernel = pair(kernel_size, "kernel_size")
+    steps = pair(dilation, "dilation")
+    one_of(border, BORDERS, "border")
+    probability(dropout_p, "dropout_p")
+    _check_maps(q, k, v)
+    q, k, v = (_autocast(x) for x in (q, k, v))
+    _check_same(q, k, v, bias, key_mask)
+    _check_bias(bias, q, kernel)
+    if key_mask is not None and key_mask.dtype is not torch.bool:
+        raise ValueError(f"key_mask must be boolean (True: may be attended), got {key_mask.dtype}")
+    if key_mask is not None and key_mask.shape != q.shape[:3]:
+        raise ValueError(
+            f"key_mask must have the map's shape (B, H, W) = {tuple(q.shape[:3])}, "
+            f"got {tuple(key_mask.shape)}"
+        )
+    if not torch.compiler.is_exporting():
+        _check_room(q, kernel, steps, border)
+    factor = q.shape[4] ** -0.5 if scale is None else float(scale)
+    return q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p)
+
+
+def _check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if x.dim() != 5:
+            raise ValueError(f"{name} must be (B, H, W, heads, D), got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must have a floating dtype, got {x.dtype}")
+    if k.shape != q.shape:
+        raise ValueError(
+            f"q and k must have the same shape (B, H, W, heads, D), "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if v.shape[:4] != q.shape[:4]:
+        raise ValueError(
+            f"q and v must agree in (B, H, W, heads), got {tuple(q.shape)} and {tuple(v.shape)}"
+        )
+    if 0 in q.shape[1:] or v.shape[4] == 0:
+        raise ValueError(
+            "H, W, heads and channels must be at least 1, "
+            f"got q {tuple(q.shape)} and v {tuple(v.shape)}"
+        )
+
+
+def _autocast(x: Tensor) -> Tensor:
+    device = x.device.type
+    if (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and x.dtype is not torch.float64
+    ):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def _check_same(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    for name, x in (("k", k), ("v", v), ("bias", bias), ("key_mask", mask)):
+        if x is not None and x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
+
+
+def _check_bias(bias: Tensor | None, q: Tensor, kernel: tuple[int, int]) -> None:
+    if bias is None:
+        return
+    if bias.dtype not in (q.dtype, torch.float32):
+        raise ValueError(f"bias must be {q.dtype} like q, or float32, got {bias.dtype}")
+    table = (q.shape[3], 2 * kernel[0] - 1, 2 * kernel[1] - 1)
+    each = (*q.shape[:4], *kernel)
+    if tuple(bias.shape) not in (table, each):
+        raise ValueError(
+            f"bias must be a relative table (heads, 2*kh-1, 2*kw-1) = {table} or one number a "
+            f"query and slot (B, H, W, heads, kh, kw) = {tuple(each)}, got {tuple(bias.shape)}"
+        )
+
+
+def _check_room(q: Tensor, kernel: tuple[int, int], steps: tuple[int, int], border: str) -> None:
+    for name, length, size, step in zip(("H", "W"), q.shape[1:3], kernel, steps, strict=True):
+        if border == "shift" and length < size * step:
+            raise ValueError(
+                f"a window of {size} with dilation {step} needs {name} >= {size * step} under "
+                f'border="shift", got {name}={length}; pad the map, take a smaller kernel, '
+                'or border="mask"'
+            )
+        if border == "reflect" and length <= size // 2 * step:
+            raise ValueError(
+                f'border="reflect" mirrors {size // 2 * step} positions and needs '
+                f"{name} > {size // 2 * step}, got {name}={length}"
+            )
