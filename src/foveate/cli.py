@@ -6,6 +6,7 @@ imported by what runs, never by what reads, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -19,6 +20,8 @@ except ModuleNotFoundError:
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from foveate.study.store import Run
 
 Options = jsonargparse.Namespace
 
@@ -65,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run = COMMANDS[options.subcommand][2]
     try:
-        run(options[options.subcommand])
+        return run(options[options.subcommand]) or 0
     except BrokenPipeError:
         sys.stderr.close()
     except KeyboardInterrupt:
@@ -242,16 +245,136 @@ def _model(name: str, size: list[int], options: Options) -> tuple[nn.Module, tup
     return model, (channels, *(size or own))
 
 
-def _key_values(pairs: Iterable[str]) -> dict[str, Any]:
+def _key_values(pairs: Iterable[str], flag: str = "--option") -> dict[str, Any]:
     import yaml
 
     values: dict[str, Any] = {}
     for text in pairs:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise ValueError(f"--option takes KEY=VALUE, got {text!r}")
+            raise ValueError(f"{flag} takes KEY=VALUE, got {text!r}")
         values[key] = yaml.safe_load(value)
     return values
+
+
+# foveate compare
+
+
+def _state_compare(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--data", help="digits (default), a folder of images, or torchvision/NAME")
+    add(
+        "--attention",
+        nargs="+",
+        metavar="NAME",
+        help="mechanisms, with options as NAME:key=value,key=value",
+    )
+    add("--controls", nargs="*", metavar="NAME", help="what they are compared with")
+    add("--seeds", type=int, nargs="+", metavar="N", help="how many, or which")
+    add("--epochs", type=int, help="passes over the training images")
+    add("--host", help="the model in whose blocks the attention stands")
+    add("--image-size", type=int, nargs="+", metavar="N", help="height and width, or one for both")
+    add("--batch-size", type=int, help="images a batch")
+    add("--lr", type=float, help="highest learning rate")
+    add("--limit", type=int, help="train on at most this many images")
+    add("--data-root", help="where named data sets lie or are downloaded to")
+    add("--device", help="cpu, cuda, mps or auto")
+    add("--workers", type=int, help="trials at a time")
+    add("--threads", type=int, help="CPU threads of a trial")
+    add("--imports", nargs="+", metavar="FILE", help="modules or files with mechanisms of your own")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="any other key of the plan")
+    add("--plan", metavar="FILE", help="a plan in YAML, such as the plan.yaml of another run")
+    add("--out", metavar="DIR", help="the run directory (default: a dated one under runs/)")
+    add("--resume", metavar="RUN", help="go on with the study in this run directory")
+
+
+_PLAN_OPTIONS = (
+    "data", "attention", "controls", "seeds", "epochs", "host", "image_size", "batch_size", "lr",
+    "limit", "data_root", "device", "workers", "threads", "imports",
+)  # fmt: skip
+
+
+def _compare(options: Options) -> int:
+    from foveate.study import process
+
+    process.warm_up()  # while this process imports, its trials' server does
+    from foveate.study.progress import progress
+    from foveate.study.runner import run_study
+    from foveate.study.store import no_room
+
+    run = _run_directory(options)
+    print(f"run directory: {run.root}", flush=True)
+    try:
+        with progress() as show:
+            outcome = run_study(run, show)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: foveate compare --resume {run.root}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_room(run.root, error.filename or "a file") from error
+        raise
+    _print_table(
+        ("attention", "accuracy", "parameters", "multiply-adds", "latency", "peak memory"),
+        [_comparison_row(label, outcome.rows) for label in _labels(outcome.rows)],
+        right=True,
+    )
+    for line in outcome.failed:
+        print(f"failed: {line}")
+    print(f"report: {outcome.report}")
+    return 1 if outcome.failed else 0
+
+
+def _run_directory(options: Options) -> Run:
+    from datetime import datetime
+    from pathlib import Path
+
+    import yaml
+
+    from foveate.study.plan import PlanError, complete, load_plan, read_plan
+    from foveate.study.store import Run
+
+    given = {key: options[key] for key in _PLAN_OPTIONS if options[key] is not None}
+    given.update(_key_values(options.set, "--set"))
+    if options.resume is not None:
+        others = [*given, *(key for key in ("plan", "out") if options[key] is not None)]
+        if others:
+            raise PlanError(f"--resume goes on with the plan of the run; leave out {others[0]!r}")
+        return Run.open(Path(options.resume))
+    if len(given.get("seeds", [])) == 1:
+        given["seeds"] = given["seeds"][0]
+    values: dict[str, Any] = {}
+    where = "the command"
+    if options.plan is not None:
+        where = str(options.plan)
+        values = yaml.safe_load(load_plan(Path(options.plan)).to_yaml())
+    plan = complete(read_plan({**values, **given}, where))
+    now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    return Run.begin(Path(options.out or f"runs/{now}"), plan)
+
+
+def _labels(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["label"] for row in rows))
+
+
+def _comparison_row(label: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    from statistics import mean, stdev
+
+    done = [row for row in rows if row["label"] == label and row["status"] == "done"]
+    if not done:
+        return (label, "failed", "", "", "", "")
+    accuracies = [100 * row["accuracy"] for row in done]
+    spread = f" ± {stdev(accuracies):.1f}" if len(done) > 1 else ""
+    row = done[0]
+    latency, memory = row["latency_ms"], row["peak_memory_mb"]
+    return (
+        label,
+        f"{mean(accuracies):.1f}{spread} %",
+        f"{row['parameters']:,}",
+        f"{row['multiply_adds'] / 1e6:,.2f} M",
+        "-" if latency is None else f"{latency:.2f} ms / {row['latency_batch']}",
+        "-" if memory is None else f"{memory:,.1f} MB",
+    )
 
 
 # Printing
@@ -277,10 +400,11 @@ def _print_table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool
     console.print(table)
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Parser], None], Callable[[Options], None]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[Parser], None], Callable[[Options], int | None]]] = {
     "list": ("Mechanisms that the library knows.", _state_list, _list),
     "describe": ("All that is known of one mechanism.", _state_describe, _describe),
     "profile": ("What mechanisms or models cost, measured.", _state_profile, _profile),
+    "compare": ("Train mechanisms side by side and report.", _state_compare, _compare),
 }
 
 

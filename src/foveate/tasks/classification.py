@@ -7,6 +7,7 @@ into one checkpoint file, whole; at the start of each epoch every random generat
 
 from __future__ import annotations
 
+import io
 import math
 import time
 import warnings
@@ -64,7 +65,7 @@ class Recipe:
     device: str = "cpu"
 
 
-class TrainingDiverged(RuntimeError):
+class DivergenceError(RuntimeError):
     """The loss is no longer a number."""
 
 
@@ -92,7 +93,7 @@ def train(
         ``train_seconds`` and ``train_images_per_second``.
 
     Raises:
-        TrainingDiverged: if the loss is not finite.
+        DivergenceError: if the loss is not finite.
     """
     task = _Classification(model, recipe, len(batches))
     diary = _Diary(batches, report)
@@ -255,7 +256,7 @@ class _Diary(pl.Callback):
             "seconds": time.perf_counter() - self._start,
         }
         if not math.isfinite(entry["train_loss"]) or not math.isfinite(entry["loss"]):
-            raise TrainingDiverged(f"the loss is not finite in epoch {entry['epoch']}")
+            raise DivergenceError(f"the loss is not finite in epoch {entry['epoch']}")
         self.history.append(entry)
         self.train_seconds += self._trained
         self.images += int(count)
@@ -277,8 +278,11 @@ class _WholeFiles(TorchCheckpointIO):
     """Checkpoints that are whole or absent, and are read without running code from them."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        # Through memory: torch.save on a file hides why the disk refused.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
         with replacing(Path(path)) as file:
-            torch.save(checkpoint, file)
+            file.write(buffer.getbuffer())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

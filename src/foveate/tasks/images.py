@@ -8,6 +8,7 @@ whose pixels are larger than :data:`MEMORY_CAP` are checked all the same and dec
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -226,8 +227,10 @@ def _decode(
         fits = file.tell() <= MEMORY_CAP
         if not fits:
             file.truncate(0)
+    buffer = io.BytesIO()
+    np.save(buffer, places)
     with replacing(directory / f"{part}.places.npy") as file:
-        np.save(file, places)
+        file.write(buffer.getbuffer())
     return kept, fits
 
 

@@ -1,0 +1,181 @@
+"""Work in processes of their own, so that what breaks there breaks nothing here.
+
+The processes are forked from a server that has imported the heavy libraries once, so each starts
+in a fraction of a second. One that outlives the process that asked for it ends itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+_PRELOADED = "foveate.study.trial"
+
+
+def _context() -> Any:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload([_PRELOADED])
+    return context
+
+
+def warm_up() -> None:
+    """Let the server import what trials need, while this process does something else."""
+    context = _context()
+    if context.get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+
+
+class Child:
+    """A process that runs ``work(*arguments, tell)``, and what has come of it.
+
+    Attributes:
+        result: what the work returned.
+        error: why it did not return, in one line.
+        refused: whether that is for a ValueError or TypeError, which are the user's to mend.
+        out_of_room: whether it is for want of room on the disk; ``error`` is then the file.
+
+    Args:
+        work: ``"module:function"``; this process need not import it.
+        arguments: what pickles.
+        log: a file that gets what the process prints.
+        events: called with each value that the work passes to ``tell``.
+    """
+
+    def __init__(
+        self,
+        work: str,
+        arguments: tuple[Any, ...],
+        log: Path,
+        events: Callable[[Any], None] = lambda event: None,
+    ) -> None:
+        self.events = events
+        self.result: Any = None
+        self.error: str | None = None
+        self.refused = False
+        self.out_of_room = False
+        self._over = False
+        context = _context()
+        self._connection, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_run, args=(work, arguments, log, theirs))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def handles(self) -> list[Any]:
+        """What to wait on: it is ready when there is something to :meth:`read`."""
+        return [self._process.sentinel] if self._connection.closed else [self._connection]
+
+    def read(self) -> bool:
+        """Take in what the process has said; returns whether it is over."""
+        try:
+            while not self._connection.closed and self._connection.poll():
+                kind, value = self._connection.recv()
+                if kind == "event":
+                    self.events(value)
+                else:
+                    self._over = True
+                    self.result = value if kind == "done" else None
+                    self.error = None if kind == "done" else value
+                    self.refused = kind == "refused"
+                    self.out_of_room = kind == "room"
+        except (EOFError, OSError):
+            self._connection.close()
+        if self._over or self._connection.closed:
+            self._process.join()
+            self._connection.close()
+            if not self._over:
+                self._over = True
+                self.error = _how_it_ended(self._process.exitcode)
+        return self._over
+
+    def wait(self) -> Child:
+        """Read until the process is over."""
+        while not self.read():
+            wait(self.handles)
+        return self
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+def _run(work: str, arguments: tuple[Any, ...], log: Path, pipe: Connection) -> None:
+    """What the process does from its start to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    try:
+        _print_into(log)
+        module, _, function = work.partition(":")
+        run = getattr(importlib.import_module(module), function)
+        result = run(*arguments, lambda event: pipe.send(("event", event)))
+        pipe.send(("done", result))
+    except Exception as error:
+        with suppress(OSError):
+            traceback.print_exc()
+        pipe.send(_reason(error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _print_into(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
+    faulthandler.enable(sys.stderr)
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """How an exception is passed on: the kind of end, and one line."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "room", str(chain.filename or "a file")
+        chain = chain.__cause__ or chain.__context__
+    text = " ".join(str(error).split())
+    if len(text) > 300:
+        text = text[:300] + "..."
+    memory = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
+    if isinstance(error, MemoryError) or any(word in text for word in memory):
+        return "failed", f"out of memory: {text or type(error).__name__}"
+    if isinstance(error, (ValueError, TypeError)):
+        return "refused", text
+    return "failed", f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        hint = " (perhaps for want of memory)" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process ended by itself with exit code {code}"
