@@ -7,12 +7,17 @@ from typing import Any
 #: Options that make a small example of a mechanism whose defaults are too large to examine
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "window": {"window_size": 4},
+    "neighborhood": {"kernel_size": 3},
+    "window": {"window_size": 4, "shift_size": 2},
 }
 
 #: Checks that a mechanism is known to fail, each with the reason. Strict: one that passes after
 #: all is reported.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
+    "neighborhood": {
+        "check_weights_are_distributions": "the padding of a map smaller than the neighbourhood "
+        "is attended, as published; its share is missing from the rows",
+    },
     "talking_heads": {
         "check_masked_weights": "the bias of the second head mixing reaches masked keys, "
         "unless apply_weights is given the mask as well",
