@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from foveate.ops._backends import explain, use_backend
 from foveate.ops.local import local_attention
+from foveate.ops.slide import slide_attention
 
-__all__ = ["explain", "local_attention", "use_backend"]
+__all__ = ["explain", "local_attention", "slide_attention", "use_backend"]

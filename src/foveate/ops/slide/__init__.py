@@ -1,1 +1,7 @@
-"""Slide attention: local attention over depthwise-convolved keys and values."""
+"""Slide attention: every query sees the slots of a depthwise-convolved window."""
+
+from __future__ import annotations
+
+from foveate.ops.slide.face import slide_attention
+
+__all__ = ["slide_attention"]

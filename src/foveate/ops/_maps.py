@@ -1,0 +1,48 @@
+"""What every operator asks of its queries, keys and values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse anything but floating q, k ``(B, H, W, heads, D)`` and v ``(B, H, W, heads, Dv)``.
+
+    Raises:
+        TypeError: if one is no tensor.
+        ValueError: if ranks, shapes or dtypes are wrong.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if x.dim() != 5:
+            raise ValueError(f"{name} must be (B, H, W, heads, D), got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must have a floating dtype, got {x.dtype}")
+    if k.shape != q.shape:
+        raise ValueError(
+            f"q and k must have the same shape (B, H, W, heads, D), "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if v.shape[:4] != q.shape[:4]:
+        raise ValueError(
+            f"q and v must agree in (B, H, W, heads), got {tuple(q.shape)} and {tuple(v.shape)}"
+        )
+    if 0 in q.shape[1:] or v.shape[4] == 0:
+        raise ValueError(
+            "H, W, heads and channels must be at least 1, "
+            f"got q {tuple(q.shape)} and v {tuple(v.shape)}"
+        )
+
+
+def autocast(x: Tensor) -> Tensor:
+    """``x`` in the dtype that autocast wants of a matrix product; float64 is left alone."""
+    device = x.device.type
+    if (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and x.dtype is not torch.float64
+    ):
+        return x.to(torch.get_autocast_dtype(device))
+    return x

@@ -1,0 +1,129 @@
+"""The face of slide attention: checks what it is given, then chooses how to run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foveate.arguments import pair, probability
+from foveate.ops._backends import explainable, in_transform, native_obstacle
+from foveate.ops._dropout import draw_seed
+from foveate.ops._maps import autocast, check_maps
+from foveate.ops.slide import native, operator, portable
+
+
+def slide_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    kernel_size: int | tuple[int, int],
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Attend from every position to ``kh * kw`` slots, each a depthwise convolution of the map.
+
+    With taps ``j`` of a window around the query's position ``p``, slot ``n`` has
+
+        key[n, d]   = sum over j of key_weight[n, j, d] * k[p + j, d] + key_bias[head, n, d]
+        value[n, d] = sum over j of value_weight[n, j, d] * v[p + j, d] + value_bias[head, n, d]
+
+    where k and v are zero outside the map. The softmax runs over the slots. A weight that is one
+    at tap n and zero elsewhere, with no bias, gives attention to a plain window. Under autocast
+    q, k and v take its dtype; weights and biases stay as they are.
+
+    Args:
+        q: queries ``(B, H, W, heads, D)``, with any strides; views of one projection cost nothing.
+        k: keys, of the same shape.
+        v: values ``(B, H, W, heads, Dv)``.
+        key_weight: ``(slots, taps, D)``, both counted row by row: ``slots = taps = kh * kw``.
+        key_bias: ``(heads, slots, D)``, or ``(1, slots, D)`` for all heads.
+        value_weight: ``(slots, taps, Dv)``.
+        value_bias: ``(heads, slots, Dv)`` or ``(1, slots, Dv)``.
+        kernel_size: height and width of the taps; one number for both. An odd one is centred, an
+            even one reaches one step further back than ahead.
+        scale: factor of the products; ``D ** -0.5`` by default.
+        dropout_p: probability of dropping an attention weight.
+
+    Returns:
+        The output ``(B, H, W, heads, Dv)``.
+
+    Raises:
+        TypeError: if an argument is no tensor.
+        ValueError: if shapes, dtypes or devices disagree.
+    """
+    arguments = _checked(
+        q, k, v, key_weight, key_bias, value_weight, value_bias, kernel_size, scale, dropout_p
+    )
+    seed = draw_seed() if dropout_p else None
+    if torch.compiler.is_exporting() or in_transform():
+        return portable.slide_attention(*arguments, seed)[0]
+    return operator.slide_attention(*arguments, seed, False)[0]
+
+
+@explainable("slide_attention")
+def _obstacles(*args: object, **kwargs: object) -> dict[str, str]:
+    q, k, v, *weights = _checked(*args, **kwargs)[:7]
+    native_one = native_obstacle(q, k, v, *weights, dtypes=native.DTYPES)
+    if in_transform():
+        native_one = "a torch.func transform is under way, which needs the portable form"
+    return {"native": native_one, "portable": ""}
+
+
+def _checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    kernel_size: int | tuple[int, int],
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> tuple:
+    """The arguments in the form that every body takes."""
+    kernel = pair(kernel_size, "kernel_size")
+    probability(dropout_p, "dropout_p")
+    check_maps(q, k, v)
+    q, k, v = (autocast(x) for x in (q, k, v))
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    _check_weight("key", key_weight, key_bias, q, q.shape[4], kernel)
+    _check_weight("value", value_weight, value_bias, q, v.shape[4], kernel)
+    for name, x in (("k", k), ("v", v)):
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
+    factor = q.shape[4] ** -0.5 if scale is None else float(scale)
+    weights = (key_weight, key_bias, value_weight, value_bias)
+    return q, k, v, *weights, kernel, factor, float(dropout_p)
+
+
+def _check_weight(
+    name: str, weight: Tensor, bias: Tensor, q: Tensor, dim: int, kernel: tuple[int, int]
+) -> None:
+    slots, heads = kernel[0] * kernel[1], q.shape[3]
+    for part, x in (("weight", weight), ("bias", bias)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}_{part} must be a torch.Tensor, got {type(x).__name__}")
+        if x.dtype not in (q.dtype, torch.float32):
+            raise ValueError(
+                f"{name}_{part} must be {q.dtype} like q, or float32, got {x.dtype}"
+            )  # fmt: skip
+        if x.device != q.device:
+            raise ValueError(
+                f"{name}_{part} is on {x.device}, q on {q.device}; move them together"
+            )  # fmt: skip
+    if tuple(weight.shape) != (slots, slots, dim):
+        raise ValueError(
+            f"{name}_weight must be (slots, taps, D) = {(slots, slots, dim)} for a kernel of "
+            f"{kernel[0]}x{kernel[1]}, got {tuple(weight.shape)}"
+        )
+    if tuple(bias.shape) not in ((heads, slots, dim), (1, slots, dim)):
+        raise ValueError(
+            f"{name}_bias must be (heads or 1, slots, D) = {(heads, slots, dim)} or "
+            f"{(1, slots, dim)}, got {tuple(bias.shape)}"
+        )

@@ -1,0 +1,120 @@
+"""Slide attention by the compiled CPU kernels: packs the arguments of ``native/slide.c``.
+
+They compute in float32; half precision is widened before and rounded after.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foveate.ops import _dropout
+from foveate.ops.native import library
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_COMMON = "8q3q15q4q2qq4q2d"
+
+
+def slide_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    kernel_size: list[int],
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output ``(B, H, W, h, Dv)`` and, if ``keep``, probabilities ``(B, h, n, H, W)``."""
+    maps, weights = _float32(q, k, v), _packed(key_weight, key_bias, value_weight, value_bias)
+    out = torch.empty((*q.shape[:4], v.shape[4]))
+    probabilities = torch.empty(probabilities_shape(q, kernel_size) if keep else 0)
+    library.kernel("slide_forward", _COMMON + "q")(
+        *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed), out.data_ptr()
+    )
+    return out.to(v.dtype), probabilities
+
+
+def slide_attention_backward(
+    grad_out: Tensor,
+    probabilities: Tensor,
+    weight_grads: bool,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    kernel_size: list[int],
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of q, k, v and, if ``weight_grads``, of the weights and biases."""
+    given = (q, k, v, key_weight, key_bias, value_weight, value_bias)
+    maps, weights = _float32(q, k, v), _packed(key_weight, key_bias, value_weight, value_bias)
+    (gradient,) = _float32(grad_out)
+    grads = [torch.empty(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)]
+    if weight_grads:
+        grads += [torch.empty(weight.shape) for weight in weights]
+    addresses = [grad.data_ptr() for grad in grads] + [0] * (7 - len(grads))
+    library.kernel("slide_backward", _COMMON + "q5q7q")(
+        *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed),
+        gradient.data_ptr(),
+        *gradient.stride(),
+        *addresses,
+    )
+    return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
+
+
+def probabilities_shape(q: Tensor, kernel_size: list[int]) -> tuple[int, ...]:
+    """``(B, h, n, H, W)``."""
+    return (q.shape[0], q.shape[3], kernel_size[0] * kernel_size[1], q.shape[1], q.shape[2])
+
+
+def _float32(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(torch.float32) for x in tensors]
+
+
+def _packed(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(torch.float32).contiguous() for x in tensors]
+
+
+def _common(
+    maps: list[Tensor],
+    weights: list[Tensor],
+    probabilities: Tensor,
+    kernel_size: list[int],
+    scale: float,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[int | float, ...]:
+    """The fields of ``struct common``."""
+    q, k, v = maps
+    key_bias, value_bias = weights[1], weights[3]
+    word = 0 if seed is None else int(seed)
+    return (
+        *q.shape,
+        v.shape[4],
+        *kernel_size,
+        *(x.data_ptr() for x in maps),
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *(weight.data_ptr() for weight in weights),
+        key_bias.stride(0) if key_bias.shape[0] > 1 else 0,
+        value_bias.stride(0) if value_bias.shape[0] > 1 else 0,
+        probabilities.data_ptr() if probabilities.numel() else 0,
+        torch.get_num_threads(),
+        word & 0xFFFFFFFF,
+        word >> 32,
+        _dropout.threshold(dropout_p),
+        scale,
+        1 / (1 - dropout_p) if dropout_p else 0.0,
+    )
