@@ -220,12 +220,12 @@ def load_plan(path: Path) -> Plan:
 
 
 def complete(plan: Plan) -> Plan:
-    """The plan with what was left open decided for this machine and these data."""
-    device = plan.device
-    if device == "auto":
-        import torch
+    """The plan with what was left open decided for this machine and these data.
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    Raises:
+        PlanError: if the device is not there.
+    """
+    device = _device(plan.device)
     cores = _cores()
     workers = plan.workers or (min(cores, len(plan.trials), 8) if device == "cpu" else 1)
     return replace(
@@ -246,6 +246,19 @@ def difference(before: Plan, now: Plan) -> str | None:
         if key != "workers" and value != new[key]:
             return f"{key} is {value!r} there and {new[key]!r} here"
     return None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise PlanError(f"device {name!r} is not available here: {reason}") from error
+    return name
 
 
 def _cores() -> int:

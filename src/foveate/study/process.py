@@ -15,10 +15,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 _PRELOADED = "foveate.study.trial"
@@ -32,13 +33,25 @@ def _context() -> Any:
     return context
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the program at hand: they need nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def warm_up() -> None:
     """Let the server import what trials need, while this process does something else."""
     context = _context()
     if context.get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
-        ensure_running()
+        with _without_main():
+            ensure_running()
 
 
 class Child:
@@ -73,7 +86,8 @@ class Child:
         context = _context()
         self._connection, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_run, args=(work, arguments, log, theirs))
-        self._process.start()
+        with _without_main():
+            self._process.start()
         theirs.close()
 
     @property
@@ -163,8 +177,8 @@ def _reason(error: Exception) -> tuple[str, str]:
             return "room", str(chain.filename or "a file")
         chain = chain.__cause__ or chain.__context__
     text = " ".join(str(error).split())
-    if len(text) > 300:
-        text = text[:300] + "..."
+    if len(text) > 600:
+        text = text[:600] + "..."
     memory = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
     if isinstance(error, MemoryError) or any(word in text for word in memory):
         return "failed", f"out of memory: {text or type(error).__name__}"

@@ -47,13 +47,19 @@ def run_study(run: Run, show: Lines) -> Outcome:
     process.warm_up()
     plan = run.plan
     with run.held():
+        for leftover in run.root.rglob(".*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         _note_environment(run, show)
         pending = [(entry, seed) for entry, seed in plan.trials if not run.finished(entry, seed)]
         unmeasured = [entry for entry in plan.entries if run.measured(entry) is None]
         if pending or unmeasured:
-            images = _prepare(run, show)
-            if pending:
-                _probe(run, images, show)
+            try:
+                images = _prepare(run, show)
+                if pending:
+                    _probe(run, images, show)
+            except ValueError:
+                run.discard_if_new()
+                raise
             show.study(len(plan.trials) - len(pending), len(plan.trials))
             _train_all(run, pending, show)
             failed = _measure_all(run, show)
@@ -102,7 +108,8 @@ def _prepare(run: Run, show: Lines) -> ImageSet:
         count = len(images.skipped)
         show.say(
             f"skipped {count} unreadable file{'s' if count > 1 else ''}: {first['file']} "
-            f"({first['reason']})" + (f" and others, listed in {run.data}" if count > 1 else "")
+            f"({first['reason']})"
+            + (f" and others, listed in {run.data / 'index.json'}" if count > 1 else "")
         )
     show.say(
         f"{len(images.train)} images to train on, {len(images.test)} held out, "

@@ -20,6 +20,7 @@ import csv
 import errno
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,11 +48,13 @@ class Run:
     Args:
         root: its path.
         plan: the plan of the study in it.
+        new: whether this process made it.
     """
 
-    def __init__(self, root: Path, plan: Plan) -> None:
+    def __init__(self, root: Path, plan: Plan, new: bool = False) -> None:
         self.root = root
         self.plan = plan
+        self.new = new
 
     @classmethod
     def begin(cls, root: Path, plan: Plan) -> Run:
@@ -75,7 +78,12 @@ class Run:
             )
         root.mkdir(parents=True, exist_ok=True)
         write_text(root / "plan.yaml", plan.to_yaml())
-        return cls(root, plan)
+        return cls(root, plan, new=True)
+
+    def discard_if_new(self) -> None:
+        """Leave no directory behind for a plan that was refused before anything ran."""
+        if self.new and not (self.root / "trials").exists():
+            shutil.rmtree(self.root, ignore_errors=True)
 
     @classmethod
     def open(cls, root: Path) -> Run:

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -17,15 +17,14 @@ from torch import nn
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import profile
-from foveate.analysis.sight import attention_layers, layer_inputs
-from foveate.arguments import nearest
+from foveate.analysis.sight import attention_layers, layer_inputs, what_a_query_sees
+from foveate.arguments import nearest, one_of
 from foveate.models import CONTROLS, list_slots
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
-from foveate.study.views import write_view
-from foveate.tasks.batches import chosen_augmentation, held_out_batches, train_batches
-from foveate.tasks.classification import CHECKPOINT, WEIGHTS, Recipe, train
+from foveate.tasks.batches import Augment, held_out_batches, train_batches
+from foveate.tasks.classification import CHECKPOINT, WEIGHTS, Recipe, check_recipe, train
 from foveate.tasks.files import read_json, write_json
 from foveate.tasks.images import ImageSet, load, loader_processes
 from foveate.tasks.randomness import seed_all
@@ -33,7 +32,6 @@ from foveate.tasks.randomness import seed_all
 Tell = Callable[[Any], None]
 LATENCY_BATCH = 16
 _HOSTS = "pyramid_*"
-_FIRST_BLOCK = "stages.0.blocks.0"
 
 
 def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, dict[str, Any]]:
@@ -47,6 +45,8 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, dict
     """
     _import_all(plan.imports)
     _check_names(plan)
+    check_recipe(_recipe(plan))
+    one_of(plan.augment, get_args(Augment), "augment")
     known = {}
     for entry in plan.entries:
         tell(entry.label)
@@ -114,7 +114,8 @@ def measure(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]:
     model = build(plan, entry, len(images.classes), images.channels)
     model.load_state_dict(load_file(run.trial(entry, seed) / WEIGHTS))
     model = model.eval().to(plan.device)
-    _look(run, entry, model, images)
+    (root / "views").mkdir(exist_ok=True)
+    write_json(root / "views" / f"{entry.key}.json", _view(plan, entry, model, images))
     _deploy(model)
     size = (images.channels, *(plan.image_size or ()))
     cost = profile(model, size, LATENCY_BATCH, plan.device, repeats=50)
@@ -207,7 +208,7 @@ def _batches(plan: Plan, images: ImageSet, seed: int) -> tuple[Any, Any]:
         size,
         plan.batch_size,
         seed,
-        augment=chosen_augmentation(images, plan.augment),
+        augment=plan.augment,
         augment_kwargs=plan.augment_kwargs,
         processes=loader_processes(images.train, plan.device),
     )
@@ -240,15 +241,28 @@ def _costs(plan: Plan, model: nn.Module, channels: int) -> dict[str, int]:
     return {"parameters": parameters, "multiply_adds": flops // 2}
 
 
-def _look(run: Run, entry: Entry, model: nn.Module, images: ImageSet) -> None:
-    """Keep what the middle query of the first slot sees, averaged over held-out images."""
-    x, _ = next(iter(held_out_batches(images, run.plan.image_size or (0, 0), 16, processes=0)))
-    x = x.to(run.plan.device)
+def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[str, Any]:
+    """What the middle query of each stage's first slot sees, averaged over held-out images."""
+    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
+    x = x.to(plan.device)
+    shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
     slots = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.slot")}
-    found = slots or attention_layers(model)
-    # Where the slot is left out, a query sees itself.
-    name, module = next(iter(found.items()), (_FIRST_BLOCK, nn.Identity()))
-    features = layer_inputs(model, x, [name])[name]
-    query = (features.shape[2] // 2, features.shape[3] // 2)
-    image = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    write_view(run.root / "views" / f"{entry.key}.json", module, features, query, image)
+    chosen = slots or attention_layers(model)
+    layers = []
+    for name, features in layer_inputs(model, x, list(chosen)).items():
+        query = (features.shape[2] // 2, features.shape[3] // 2)
+        sight = what_a_query_sees(chosen[name], features, query)
+        layers.append(
+            {
+                "layer": name,
+                "query": list(query),
+                "measure": sight.measure,
+                "map": [[round(value, 6) for value in row] for row in sight.map.tolist()],
+            }
+        )
+    return {
+        **identity(entry),
+        "image": (shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
+        "images": len(x),
+        "layers": layers,
+    }

@@ -33,12 +33,6 @@ def moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (0.5,), (0.5,)
 
 
-def chosen_augmentation(images: ImageSet, augment: str) -> str:
-    """What ``"auto"`` means for these images."""
-    one_of(augment, get_args(Augment), "augment")
-    return ("photo" if images.photographs else "affine") if augment == "auto" else augment
-
-
 def train_batches(
     images: ImageSet,
     size: tuple[int, int],
@@ -50,7 +44,9 @@ def train_batches(
     processes: int = 0,
 ) -> Batches:
     """Shuffled, augmented batches; a last one that is not full is left out."""
-    augment = chosen_augmentation(images, augment)
+    one_of(augment, get_args(Augment), "augment")
+    if augment == "auto":
+        augment = "photo" if images.photographs else "affine"
     transform: Callable[[Image.Image], Tensor] = Fit(size)
     if augment == "photo":
         mean, _ = moments(images.channels)

@@ -22,16 +22,19 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import save
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.arguments import one_of
 from foveate.tasks.batches import Batches
 from foveate.tasks.files import replacing
 
 CHECKPOINT = "last.ckpt"
 WEIGHTS = "model.safetensors"
+_SCHEDULES = ("cosine", "tanh", "poly", "step", "multistep")
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,17 @@ class Recipe:
     clip_grad: float | None = 1.0
     precision: str = "32-true"
     device: str = "cpu"
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what training would stumble over.
+
+    Raises:
+        ValueError: if optimizer, schedule or precision are unknown.
+    """
+    one_of(recipe.optimizer, list_optimizers(), "optimizer")
+    one_of(recipe.schedule, _SCHEDULES, "schedule")
+    one_of(recipe.precision, _PRECISIONS, "precision")
 
 
 class DivergenceError(RuntimeError):
