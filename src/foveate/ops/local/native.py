@@ -1,7 +1,113 @@
-"""Local attention by the compiled CPU kernel: packs the arguments of ``native/local.c``."""
+"""Local attention by the compiled CPU kernels: packs the arguments of ``native/local.c``.
+
+The kernels compute in float32; half precision is converted on the way in and out. A reflected
+border is a map of keys that was padded beforehand.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-DTYPES: tuple[torch.dtype, ...] = ()
+from foveate.ops._dropout import threshold
+from foveate.ops.native import library
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_BORDERS = {"shift": 0, "zero": 1, "mask": 2, "reflect": 3}
+_LAYOUT = "13q23q8q7q3q2d"  # fv_local in native/local_map.h
+_NONE = (0, 0, 0, 0)
+
+
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: list[int],
+    dilation: list[int],
+    bias: Tensor | None,
+    scale: float,
+    border: str,
+    key_mask: Tensor | None,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp, as the portable form gives them."""
+    dtype = q.dtype
+    out = torch.empty((*q.shape[:4], v.shape[4]), dtype=torch.float32)
+    lse = torch.empty(q.shape[:4], dtype=torch.float32)
+    if out.numel():
+        q, k, v = _in_float32(q), _in_float32(k), _in_float32(v)
+        k, v, key_mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
+        bias = _float32_bias(bias)
+        library.kernel("local_forward", _LAYOUT)(
+            *(x.data_ptr() for x in (q, k, v, out, lse)),
+            *(0 if x is None else x.data_ptr() for x in (bias, key_mask)),
+            *_NONE, 0, 0,
+            *q.stride()[:4], *k.stride()[:4], *v.stride()[:4], *_NONE,
+            *(_NONE if bias is None or bias.dim() == 3 else bias.stride()[:4]),
+            *(_NONE[:3] if key_mask is None else key_mask.stride()),
+            *q.shape, v.shape[4], *k.shape[1:3],
+            *_settings(kernel_size, dilation, bias, scale, border, dropout_p, seed),
+        )  # fmt: skip
+    return out.to(dtype), lse
+
+
+def _settings(
+    kernel_size: list[int],
+    dilation: list[int],
+    bias: Tensor | None,
+    scale: float,
+    border: str,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[float, ...]:
+    word = seed.item() if dropout_p else 0
+    bias_kind = 0 if bias is None else 1 if bias.dim() == 3 else 2
+    return (
+        *kernel_size, *dilation, _BORDERS[border], bias_kind, torch.get_num_threads(),
+        word & 0xFFFFFFFF, word >> 32, threshold(dropout_p),
+        scale, 1 / (1 - dropout_p),
+    )  # fmt: skip
+
+
+def _in_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 with neighbouring channels."""
+    x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _float32_bias(bias: Tensor | None) -> Tensor | None:
+    """A table contiguous; numbers per query with neighbouring slots."""
+    if bias is None or bias.dim() == 3:
+        return None if bias is None else bias.float().contiguous()
+    bias = bias.float()
+    rows_touch = bias.shape[4] == 1 or bias.stride(4) == bias.shape[5]
+    cells_touch = bias.shape[5] == 1 or bias.stride(5) == 1
+    return bias if rows_touch and cells_touch else bias.contiguous()
+
+
+def _reflected(
+    k: Tensor,
+    v: Tensor,
+    key_mask: Tensor | None,
+    kernel_size: list[int],
+    dilation: list[int],
+    border: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and mask with their mirrored surroundings."""
+    if border != "reflect":
+        return k, v, key_mask
+    for axis in (0, 1):
+        index = reflected_positions(k.shape[1 + axis], kernel_size[axis], dilation[axis])
+        k, v = k.index_select(1 + axis, index), v.index_select(1 + axis, index)
+        key_mask = None if key_mask is None else key_mask.index_select(1 + axis, index)
+    return k, v, key_mask
+
+
+def reflected_positions(length: int, kernel: int, dilation: int) -> Tensor:
+    """Where the positions of a mirrored axis come from."""
+    before = kernel // 2 * dilation
+    after = (kernel - 1 - kernel // 2) * dilation
+    position = torch.arange(-before, length + after).abs()
+    return length - 1 - (length - 1 - position).abs()

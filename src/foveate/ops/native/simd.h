@@ -90,6 +90,19 @@ FV_INLINE fv_f fv_exp2(fv_f x) {
 /* e^x for x <= 88. */
 FV_INLINE fv_f fv_exp(fv_f x) { return fv_exp2(x * FV_LOG2E); }
 
+/* log2(x) for positive normal x, within 2e-7 absolute of it per doubling; else meaningless. */
+FV_INLINE fv_f fv_log2(fv_f x) {
+  fv_i bits = (fv_i)x;
+  fv_i exponent = (bits - 0x3F3504F3) >> 23; /* of x / sqrt(1/2), so that m is near 1 */
+  fv_f m = (fv_f)(bits - (exponent << 23));
+  fv_f s = (m - 1.f) / (m + 1.f), s2 = s * s;
+  fv_f p = s2 * 0.3205989f + 0.41219858f;
+  p = p * s2 + 0.57707802f;
+  p = p * s2 + 0.96179669f;
+  p = p * s2 + 2.88539008f;
+  return s * p + __builtin_convertvector(exponent, fv_f);
+}
+
 FV_INLINE float fv_sum(fv_f x) {
   float s = 0.f;
   for (int i = 0; i < FV_LANES; ++i) s += x[i];
