@@ -13,7 +13,7 @@ from foveate.study.environment import changes, environment
 from foveate.study.plan import Entry
 from foveate.study.process import Child
 from foveate.study.progress import Lines
-from foveate.study.store import Run, StudyError, failure, no_room
+from foveate.study.store import NoRoomError, Run, StudyError, failure, no_room
 from foveate.tasks.files import read_json, write_json
 from foveate.tasks.images import ImageSet, drop_pixels, prepare
 
@@ -57,6 +57,8 @@ def run_study(run: Run, show: Lines) -> Outcome:
                 images = _prepare(run, show)
                 if pending:
                     _probe(run, images, show)
+            except NoRoomError:
+                raise
             except ValueError:
                 run.discard_if_new()
                 raise

@@ -42,6 +42,10 @@ class StudyError(ValueError):
     """The study cannot go on; the message says why, and nothing already written is lost."""
 
 
+class NoRoomError(StudyError):
+    """The disk is full."""
+
+
 class Run:
     """A run directory.
 
@@ -203,9 +207,9 @@ def failure(run: Run, entry: Entry, seed: int, error: str) -> dict[str, Any]:
     }
 
 
-def no_room(root: Path, file: str) -> StudyError:
-    """The disk is full."""
-    return StudyError(
+def no_room(root: Path, file: str) -> NoRoomError:
+    """The disk is full; ``file`` could not be written."""
+    return NoRoomError(
         f"no room on the disk to write {file}; what was written is kept: free some room, then "
         f"foveate compare --resume {root}"
     )
