@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from foveate.attention.gates.attention_gate import AttentionGate
 from foveate.attention.gates.bam import BAM
 from foveate.attention.gates.bilinear import BilinearAttention
 from foveate.attention.gates.cbam import CBAM
@@ -33,6 +34,10 @@ GATES = {
     "relation_aware": lambda: RelationAwareAttention(DIM, (6, 5), channel_ratio=4),
     "relation_aware-channel": lambda: RelationAwareAttention(DIM, 6, spatial=False, down_ratio=2),
     "bilinear": lambda: BilinearAttention(DIM, 4),
+    "attention_gate": lambda: AttentionGate(DIM),
+    "attention_gate-range": lambda: AttentionGate(DIM, hidden=5, stride=1, normalize="range"),
+    "attention_gate-flow": lambda: AttentionGate(DIM, batch_norm=True, normalize="flow"),
+    "attention_gate-softmax": lambda: AttentionGate(DIM, softplus=True, normalize="softmax"),
 }
 every_gate = pytest.mark.parametrize("build", GATES.values(), ids=GATES)
 
@@ -91,7 +96,8 @@ def test_compiles_and_exports_whole(build) -> None:
     torch._dynamo.reset()
     gate = _settled(build())
     compiled = torch.compile(gate, fullgraph=True, dynamic=True, backend="eager")
-    batch, height, width = (torch.export.Dim(name, min=2) for name in ("b", "h", "w"))
+    batch = torch.export.Dim("b", min=2)
+    height, width = (torch.export.Dim(name, min=4) for name in ("h", "w"))
     exported = torch.export.export(
         gate, (torch.randn(2, DIM, 6, 7),), dynamic_shapes=({0: batch, 2: height, 3: width},)
     ).module()
@@ -136,9 +142,23 @@ def test_refuses_other_maps(build) -> None:
         (lambda: RelationAwareAttention(DIM, spatial=False, channel=False), "spatial part, its"),
         (lambda: RelationAwareAttention(DIM, size=(3, 0)), "size"),
         (lambda: BilinearAttention(DIM, -1), "reduction"),
+        (lambda: AttentionGate(DIM, normalize="mean"), "unknown normalize 'mean'"),
+        (lambda: AttentionGate(DIM, stride=0), "stride"),
         (lambda: TripletAttention(DIM, kernel_size=2), "kernel_size must be odd, got 2"),
     ],
 )
 def test_refuses_wrong_options(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_attention_gate_listens_to_another_map() -> None:
+    gate = AttentionGate(DIM, 6, output=True).eval()
+    x, gating = torch.randn(1, DIM, 8, 10), torch.randn(1, 6, 3, 2)
+    with FlopCounterMode(display=False) as counter:
+        y = gate(x, gating)
+    assert y.shape == x.shape
+    assert gate.multiply_adds(8, 10, 3, 2) * 2 == counter.get_total_flops()
+    assert not torch.equal(gate.gate(x, gating), gate.gate(x, -gating))
+    with pytest.raises(ValueError, match="dim=6"):
+        gate(x, x)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers import EcaModule, SEModule
+from timm.layers import SelectiveKernel as TimmSelectiveKernel
 from timm.layers.cbam import CbamModule
 
 import foveate
 from foveate.attention.gates.cbam import CBAM
 from foveate.attention.gates.efficient_channel import EfficientChannelAttention
+from foveate.attention.gates.selective_kernel import SelectiveKernel
 from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
 
 
@@ -21,8 +23,12 @@ from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
         (CbamModule(32), CBAM(32, bias=False)),
         (EcaModule(64), EfficientChannelAttention(64)),
         (EcaModule(512), EfficientChannelAttention(512)),
+        (
+            TimmSelectiveKernel(64, groups=32, rd_divisor=32, split_input=False),
+            SelectiveKernel(64),
+        ),
     ],
-    ids=["se", "se-quarter", "cbam", "eca-3", "eca-5"],
+    ids=["se", "se-quarter", "cbam", "eca-3", "eca-5", "sk"],
 )
 def test_equals_timm(theirs: torch.nn.Module, ours: torch.nn.Module) -> None:
     x = torch.randn(2, ours.dim, 7, 5)
