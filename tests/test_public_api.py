@@ -17,6 +17,7 @@ PUBLIC = {
         "count_flops",
         "create_attention",
         "describe",
+        "fuse",
         "list_attention",
         "load_published",
         "profile",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from foveate.analysis.sight import what_a_query_sees
     from foveate.published import load_published
     from foveate.registry import Spec, create_attention, describe, list_attention, register
+    from foveate.surgery import fuse
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "count_flops",
     "create_attention",
     "describe",
+    "fuse",
     "list_attention",
     "load_published",
     "profile",
@@ -36,6 +38,7 @@ _HOME = {
     "count_flops": "analysis.flops",
     "create_attention": "registry",
     "describe": "registry",
+    "fuse": "surgery",
     "list_attention": "registry",
     "load_published": "published",
     "profile": "analysis.profile",
