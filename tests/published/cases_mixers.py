@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention.local.neighborhood import NeighborhoodAttention
+from foveate.attention.window.pale import PaleAttention
 from foveate.attention.window.window import WindowAttention
 from tests.published.golden import Golden, Row
 
@@ -44,9 +45,25 @@ def _swin_block(module: nn.Module, golden: Golden) -> Tensor:
     return x + F.linear(F.gelu(hidden), weights["mlp.fc2.weight"], weights["mlp.fc2.bias"])
 
 
+def _pale_block(module: nn.Module, golden: Golden) -> Tensor:
+    x, weights = golden.inputs["x"], golden.state
+
+    def convolve(x: Tensor, name: str, **options: int) -> Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return _norm(x.movedim(1, -1), golden, f"{name}.ln").movedim(-1, 1)
+
+    x = x + convolve(x, "cpe", padding=1, groups=x.shape[1])
+    x = x + module(norm(x, "norm1"))
+    return x + convolve(F.gelu(convolve(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k5", NeighborhoodAttention, _channels_last),
+    Row("pale_attention_p2", PaleAttention),
+    Row("pale_block", PaleAttention, _pale_block, _within("attn.")),
     Row("swin_block_shift", _swin_attention, _swin_block, _within("attn.")),
 ]

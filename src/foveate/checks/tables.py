@@ -8,6 +8,7 @@ from typing import Any
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "neighborhood": {"kernel_size": 3},
+    "pale": {"pale_size": 2},
     "window": {"window_size": 4, "shift_size": 2},
 }
 

@@ -1,0 +1,203 @@
+"""Pale-shaped attention: every position attends to interlaced rows, and to interlaced columns.
+
+    y = [rows(q_r, k_r, v_r), columns(q_c, k_c, v_c)] W,   q, k, v = separable convolutions of x
+
+Rows i, i + n, i + 2n, ... (n = H / p) form a group of p whole rows, whose positions attend to each
+other in one half of the channels; columns do so in the other half. Together the p rows and p
+columns through a position look like a pale.
+
+Shapes: x (B, C, H, W), groups of T = p * W or p * H positions, h heads of D = C / 2h channels in
+each half.
+Cost: ``(4 C + 3 k^2) H W C + p H W (H + W) C`` multiply-adds; H and W in the second term are
+rounded up to multiples of p, each where it is divided into groups.
+
+Paper: Wu et al., "Pale Transformer", AAAI 2022, arXiv:2112.14000. Its authors published no code.
+Published code: the port qwopqwop200/pale-transformer-pytorch@99ebd2a ``PS_Attention``, followed
+here. It scales logits by ``(C / h) ** -0.5``, which is the width of *two* heads, as if h counted
+the heads of both halves; ``scale`` sets another. It has batch normalisation between the depthwise
+and the pointwise convolution, after CvT, which the paper does not say. It needs maps that p
+divides; here others are padded after the projection, and the padding is not attended.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from foveate import layout
+from foveate.arguments import check_map, positive, probability
+from foveate.contracts import Mixer
+from foveate.registry import register
+
+
+@register(
+    "pale",
+    family="window",
+    title="Pale-shaped attention over interlaced rows and columns (Pale Transformer)",
+    paper="Wu et al., Pale Transformer, AAAI 2022, arXiv:2112.14000",
+    source="qwopqwop200/pale-transformer-pytorch@99ebd2ade0e08e1e10b9dfe0b0011b9cc1559493",
+    licence="MIT",
+    tags=("weights", "self", "heads", "batch_statistics", "published", "fusable"),
+    parity="Follows an unofficial port, the only public code, in its scale and normalisation.",
+)
+class PaleAttention(Mixer):
+    """Self-attention inside groups of interlaced rows and of interlaced columns.
+
+    Args:
+        dim: channels C.
+        num_heads: heads of each half; twice as many must divide ``dim``.
+        pale_size: rows, and columns, of a group.
+        kernel_size: of the depthwise convolutions that make q, k, v; odd.
+        scale: factor of the logits; ``(dim / num_heads) ** -0.5`` by default, as in the port. The
+            usual one for these heads would be ``(dim / (2 * num_heads)) ** -0.5``.
+        qkv_bias: whether the convolutions that make q, k, v have biases.
+        attn_drop: dropout of the attention weights.
+        proj_drop: dropout of the output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 4,
+        pale_size: int = 7,
+        kernel_size: int = 3,
+        *,
+        scale: float | None = None,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        positive(dim, "dim")
+        if dim % (2 * positive(num_heads, "num_heads")):
+            raise ValueError(
+                f"dim={dim} does not divide into two halves of num_heads={num_heads} equal heads; "
+                f"dim must be a multiple of {2 * num_heads}"
+            )
+        if positive(kernel_size, "kernel_size") % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, to keep the map's size; got {kernel_size}")
+        self.dim = dim
+        self.num_heads = num_heads
+        self.pale_size = positive(pale_size, "pale_size")
+        self.kernel_size = kernel_size
+        self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
+        self.attn_drop = probability(attn_drop, "attn_drop")
+        self.qkv = nn.ModuleList(
+            _SeparableConvolution(dim, kernel_size, qkv_bias) for _ in range(3)
+        )
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(x, self.dim)
+        q, k, v = (self._heads(convolution(x)) for convolution in self.qkv)
+        y = self._attend(q, k, v, self.attn_drop if self.training else 0.0)
+        return self._finish(layout.merge_heads(y), x)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """``(B, 2h, H*W, H*W)``: the heads of the rows, then those of the columns."""
+        check_map(x, self.dim)
+        q, k = (self._heads(convolution(x)) for convolution in self.qkv[:2])
+        positions = layout.one_hot_positions(q, *x.shape[2:])[:, :, :, None]
+        y = self._attend(q, k, positions.expand(*q.shape[:-1], -1))  # (B, H, W, 2h, H*W)
+        return y.flatten(1, 2).transpose(1, 2)
+
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        check_map(x, self.dim)
+        v = self._heads(self.qkv[2](x)).flatten(1, 2).transpose(1, 2)  # (B, 2h, H*W, D)
+        y = layout.merge_heads((weights @ v).transpose(1, 2))
+        return self._finish(y.unflatten(1, tuple(x.shape[2:])), x)
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        rows, columns = min(self.pale_size, height), min(self.pale_size, width)
+        padded_height = layout.ceil_to_multiple(height, rows)
+        padded_width = layout.ceil_to_multiple(width, columns)
+        project = (4 * self.dim + 3 * self.kernel_size**2) * height * width * self.dim
+        along_rows = padded_height * width * rows * width
+        along_columns = height * padded_width * height * columns
+        return project + (along_rows + along_columns) * self.dim
+
+    def fuse(self) -> None:
+        """Fold the batch normalisations into the convolutions, in place."""
+        for convolution in self.qkv:
+            convolution.fuse()
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return layout.split_heads(x, 2 * self.num_heads)  # (B, H, W, 2h, D)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+        height, width = q.shape[1:3]
+        rows, columns = (self._lines(length) for length in (height, width))
+        tall = layout.ceil_to_multiple(height, rows), width
+        wide = height, layout.ceil_to_multiple(width, columns)
+        first, second = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
+        along_rows = self._inside(*first, (rows, width), tall, dropout_p)
+        along_columns = self._inside(*second, (height, columns), wide, dropout_p)
+        return torch.cat([along_rows, along_columns], 3)
+
+    def _lines(self, length: int) -> int:
+        return min(self.pale_size, length) if layout.is_known(length) else self.pale_size
+
+    def _inside(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        padded: tuple[int, int],
+        dropout_p: float,
+    ) -> Tensor:
+        """Attention inside each group of a ``grid`` of cells spread over the ``padded`` map."""
+        size = tuple(q.shape[1:3])
+        mask = self._real(q, grid, padded)
+        q, k, v = (self._groups(t, grid, padded) for t in (q, k, v))  # (B*n, h, T, D)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=self.scale
+        )
+        y = layout.merge_heads(y.transpose(1, 2))  # (B*n, T, h*D)
+        count = (padded[0] // grid[0]) * (padded[1] // grid[1])
+        y = layout.grid_merge(y.unflatten(0, (-1, count)), grid, padded)
+        return layout.split_heads(layout.crop(y, size), self.num_heads)
+
+    def _groups(self, x: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+        x = layout.pad_to_size(layout.merge_heads(x), padded)
+        x = layout.grid_partition(x, grid).flatten(0, 1)  # (B*n, T, h*D)
+        return layout.split_heads(x, self.num_heads).transpose(1, 2)
+
+    def _real(self, q: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor | None:
+        """``(B*n, 1, 1, T)``: which cells of a group lie on the map; None: all do."""
+        batch, *size = q.shape[:3]
+        if all(layout.is_known(length) for length in size) and tuple(size) == padded:
+            return None
+        cells = layout.pad_to_size(q.new_ones(1, *size, 1), padded)
+        groups = layout.grid_partition(cells, grid)[0, :, :, 0] > 0  # (n, T)
+        return groups.repeat(batch, 1)[:, None, None]
+
+    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
+        return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)
+
+    def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The port's convolutions of one by one are linear layers here."""
+        linear = ("proj.weight", "pw.weight")
+        return {k: v.flatten(1) if k.endswith(linear) else v for k, v in state.items()}
+
+
+class _SeparableConvolution(nn.Module):
+    """Depthwise convolution, batch normalisation, pointwise: ``(B, C, H, W) -> (B, H, W, C)``."""
+
+    def __init__(self, dim: int, kernel_size: int, bias: bool) -> None:
+        super().__init__()
+        self.dw = nn.Conv2d(dim, dim, kernel_size, 1, kernel_size // 2, groups=dim, bias=bias)
+        self.bn: nn.Module = nn.BatchNorm2d(dim)
+        self.pw = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pw(layout.to_channels_last(self.bn(self.dw(x))))
+
+    def fuse(self) -> None:
+        if isinstance(self.bn, nn.BatchNorm2d):
+            training = self.training
+            self.dw = fuse_conv_bn_eval(self.dw.eval(), self.bn.eval()).train(training)
+            self.bn = nn.Identity()
