@@ -9,6 +9,11 @@ from foveate.attention.sequence.additive import AdditiveAligner
 from foveate.attention.sequence.alignment import ScoreAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner
+from foveate.attention.sequence.local_alignment import (
+    LocalMonotonicAligner,
+    LocalPredictiveAligner,
+)
+from foveate.attention.sequence.location import LocationAligner
 from tests.published.golden import Golden, Row
 
 
@@ -73,6 +78,62 @@ def _transposed(golden: Golden) -> dict[str, Tensor]:
     return {"query.weight": golden.state["attn_score.W"].T}
 
 
+def _location(golden: Golden) -> dict[str, Tensor]:
+    return {"position.weight": golden.state["attn_score.W.weight"]}
+
+
+def _every_step(module: LocalMonotonicAligner, golden: Golden) -> dict[str, Tensor]:
+    """The same query at each of nine steps; the case keeps the windows, cut at the ends."""
+    memory = golden.inputs["encoder_outputs"].transpose(0, 1)
+    context, weights = module(golden.inputs["hidden"][:, None].expand(-1, 9, -1), memory)
+    outputs = {}
+    for step in (0, 1, 4, 7, 8):
+        outputs[f"t{step}_weights"] = weights[:, step, max(0, step - 2) : step + 3]
+        outputs[f"t{step}_context"] = context[:, step]
+    return outputs
+
+
+def _predictive(border: str):
+    return lambda score, D, hidden_size: LocalPredictiveAligner(
+        12,
+        score=score,
+        window=D,
+        hidden=10 if score == "concat" else None,
+        position_hidden=hidden_size,
+        bias=True,
+        border=border,
+    )
+
+
+def _predictive_weights(golden: Golden) -> dict[str, Tensor]:
+    """The predictor's, and the score's in our layout: the case has the memory first."""
+    state = {key: value for key, value in golden.state.items() if "score" not in key}
+    if "attn_score.W" in golden.state:
+        state["scorer.query.weight"] = golden.state["attn_score.W"].T
+    if "attn_score.v.weight" in golden.state:
+        memory, query = golden.state["attn_score.W.weight"].chunk(2, 1)
+        state |= {"scorer.memory.weight": memory, "scorer.query.weight": query}
+        state["scorer.v.weight"] = golden.state["attn_score.v.weight"]
+    return state
+
+
+def _window(module: LocalPredictiveAligner, golden: Golden) -> dict[str, Tensor]:
+    """The weights by their place in the window, where the case has them.
+
+    Slots beyond the memory weigh zero vectors; they are not in our weights, and taken from the
+    case.
+    """
+    query = golden.inputs["hidden"][:, None]
+    memory = golden.inputs["encoder_outputs"].transpose(0, 1)
+    context, weights = module(query, memory)
+    centre = module.positions(query, memory).round().long()  # (B, 1)
+    slots = centre + torch.arange(-module.window, module.window + 1)  # (B, 2D + 1)
+    inside = (slots >= 0) & (slots < memory.shape[1])
+    window = weights.squeeze(1).gather(1, slots.clamp(0, memory.shape[1] - 1))
+    window = torch.where(inside, window, golden.outputs["t0_weights"])
+    return {"t0_weights": window, "t0_context": context.squeeze(1)}
+
+
 ROWS = [
     Row("tfa_luong_score", lambda: DotProductAligner(16), _scores),
     Row(
@@ -120,5 +181,26 @@ ROWS = [
         lambda dim, **kwargs: AdditiveAligner(dim, bias=True),
         _opennmt_sparse,
         weights=_without_output,
+    ),
+    Row(
+        "luong_global_location",
+        lambda max_seq_len, **kwargs: LocationAligner(12, max_positions=max_seq_len),
+        _one_step,
+        weights=_location,
+    ),
+    Row(
+        "luong_local_m_dot",
+        lambda score, D: LocalMonotonicAligner(12, score=score, window=D),
+        _every_step,
+    ),
+    *(
+        Row(f"luong_local_p_{case}", _predictive(border), _window, weights=_predictive_weights)
+        for border, case in (
+            ("mask", "masked_concat"),
+            ("mask", "masked_dot"),
+            ("zero", "zeropad_concat"),
+            ("zero", "zeropad_dot"),
+            ("zero", "zeropad_general"),
+        )
     ),
 ]

@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import foveate
 from foveate.attention.sequence.additive import AdditiveAligner
+from foveate.attention.sequence.concat import ConcatAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner
+from foveate.attention.sequence.local_alignment import (
+    LocalMonotonicAligner,
+    LocalPredictiveAligner,
+)
+from foveate.attention.sequence.location import LocationAligner
 from foveate.contracts import Aligner
 
 DIM = 8
@@ -18,6 +25,15 @@ ALIGNERS = {
     "general": lambda: GeneralAligner(DIM, 6),
     "additive": lambda: AdditiveAligner(DIM, 6),
     "additive-normalized": lambda: AdditiveAligner(DIM, hidden=5, bias=True, normalize=True),
+    "concat": lambda: ConcatAligner(DIM, 6, hidden=5),
+    "location": lambda: LocationAligner(DIM, 6, max_positions=20),
+    "local_monotonic": lambda: LocalMonotonicAligner(DIM, 6, window=2),
+    "local_monotonic-dot": lambda: LocalMonotonicAligner(DIM, score="dot", window=3),
+    "local_predictive": lambda: LocalPredictiveAligner(DIM, 6, window=2),
+    "local_predictive-concat": lambda: LocalPredictiveAligner(
+        DIM, 6, score="concat", hidden=5, window=4, position_hidden=3, bias=True
+    ),
+    "local_predictive-zero": lambda: LocalPredictiveAligner(DIM, 6, window=4, border="zero"),
 }
 every_aligner = pytest.mark.parametrize("build", ALIGNERS.values(), ids=ALIGNERS)
 
@@ -34,7 +50,10 @@ def test_weights_give_the_context(build) -> None:
     query, memory = _inputs(aligner)
     context, weights = aligner(query, memory)
     assert weights.shape == (3, 4, 7)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4))
+    if isinstance(aligner, LocalPredictiveAligner):
+        assert (weights.sum(-1) <= 1).all()
+    else:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4))
     torch.testing.assert_close(context, weights @ memory)
     assert aligner(query[:0], memory[:0])[0].shape == context[:0].shape
 
@@ -67,11 +86,12 @@ def test_closed_form_equals_the_counter(build) -> None:
 
 @every_aligner
 def test_compiles_and_exports_whole(build) -> None:
+    torch._dynamo.reset()
     aligner = build().eval()
     mask = torch.tensor([[True] * 6 + [False]] * 3)
     inputs = (*_inputs(aligner), mask)
     compiled = torch.compile(aligner, fullgraph=True, dynamic=True, backend="eager")
-    batch, queries, positions = (torch.export.Dim(name, min=2) for name in "bts")
+    batch, queries, positions = (torch.export.Dim(name, min=2, max=20) for name in "bts")
     shapes = ({0: batch, 1: queries}, {0: batch, 1: positions}, {0: batch, 1: positions})
     exported = torch.export.export(aligner, inputs, dynamic_shapes=shapes).module()
     for arguments in (inputs, (*_inputs(aligner, 2, 5, 9), torch.rand(2, 9) < 0.5)):
@@ -119,6 +139,12 @@ def test_normalized_scores_depend_on_the_direction_of_v_alone() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: LocationAligner(DIM, max_positions=0), "max_positions"),
+        (lambda: LocalMonotonicAligner(DIM, score="additive"), "unknown score 'additive'"),
+        (lambda: LocalMonotonicAligner(DIM, window=0), "window"),
+        (lambda: LocalMonotonicAligner(DIM, 6, score="dot"), "needs memory_dim=8, got 6"),
+        (lambda: LocalMonotonicAligner(DIM, hidden=4), "hidden is of the concat score"),
+        (lambda: LocalPredictiveAligner(DIM, border="wrap"), "unknown border 'wrap'"),
         (lambda: DotProductAligner(0), "dim"),
         (lambda: GeneralAligner(DIM, -1), "memory_dim"),
         (lambda: AdditiveAligner(DIM, hidden=0), "hidden"),
@@ -127,3 +153,28 @@ def test_normalized_scores_depend_on_the_direction_of_v_alone() -> None:
 def test_refuses_wrong_options(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_concat_reads_a_joint_matrix() -> None:
+    aligner = ConcatAligner(DIM, 6, hidden=5)
+    query, memory = _inputs(aligner)
+    joint, v = torch.randn(5, DIM + 6), torch.randn(1, 5)
+    foveate.load_published(aligner, {"W.weight": joint, "v.weight": v})
+    pairs = torch.cat(
+        [query[:, :, None].expand(-1, -1, 7, -1), memory[:, None].expand(-1, 4, -1, -1)], -1
+    )
+    torch.testing.assert_close(aligner.score(query, memory), (pairs @ joint.T).tanh() @ v[0])
+
+
+def test_location_knows_so_many_positions() -> None:
+    aligner = LocationAligner(DIM, max_positions=6)
+    with pytest.raises(ValueError, match="6 memory positions at most, got 7"):
+        aligner(*_inputs(aligner))
+
+
+def test_a_query_beyond_the_memory_sees_nothing() -> None:
+    aligner = LocalMonotonicAligner(DIM, window=1)
+    context, weights = aligner(*_inputs(aligner, queries=6, positions=3))
+    assert weights[:, 3].count_nonzero() == 3
+    assert not weights[:, 4:].any()
+    assert not context[:, 4:].any()
