@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-THREADS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +15,18 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+def _one_thread() -> None:
+    """Tests are small: threads that wait for each other cost several times the work itself."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For tests of code that shares its work among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
