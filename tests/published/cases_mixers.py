@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention.local.neighborhood import NeighborhoodAttention
+from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.attention.window.pale import PaleAttention
 from foveate.attention.window.window import WindowAttention
 from tests.published.golden import Golden, Row
@@ -59,11 +60,17 @@ def _pale_block(module: nn.Module, golden: Golden) -> Tensor:
     return x + convolve(F.gelu(convolve(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
 
 
+def _stand_alone(in_channels: int, out_channels: int, kernel_size: int, **_: int) -> nn.Module:
+    """A softmax for every channel: heads of one channel, whatever the port calls groups."""
+    return StandAloneAttention(in_channels, out_channels, kernel_size, out_dim=out_channels)
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k5", NeighborhoodAttention, _channels_last),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),
+    Row("sasa_attention_port", _stand_alone),
     Row("swin_block_shift", _swin_attention, _swin_block, _within("attn.")),
 ]

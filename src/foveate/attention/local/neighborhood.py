@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from foveate import layout
 from foveate.arguments import check_map, head_dim, positive, probability
 from foveate.contracts import Mixer
-from foveate.ops.local import local_attention
+from foveate.ops import local_attention
 from foveate.registry import register
 
 
