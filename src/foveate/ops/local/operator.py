@@ -58,7 +58,10 @@ def _run_backward(
     v: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if _backend(q, k, v, rest[2], rest[5]) == "native":
+    if (
+        hasattr(native, "local_attention_backward")
+        and _backend(q, k, v, rest[2], rest[5]) == "native"
+    ):
         return native.local_attention_backward(
             grad_out, grad_lse, out, lse, bias_grad, q, k, v, *rest
         )
