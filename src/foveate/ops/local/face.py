@@ -175,7 +175,8 @@ def _check_bias(bias: Tensor | None, q: Tensor, kernel: tuple[int, int]) -> None
         raise ValueError(f"bias must be {q.dtype} like q, or float32, got {bias.dtype}")
     table = (q.shape[3], 2 * kernel[0] - 1, 2 * kernel[1] - 1)
     each = (*q.shape[:4], *kernel)
-    if tuple(bias.shape) not in (table, each):
+    # Only shapes of one rank are compared: an export would tie the batch to the heads otherwise.
+    if tuple(bias.shape) != (table if bias.dim() == len(table) else each):
         raise ValueError(
             f"bias must be a relative table (heads, 2*kh-1, 2*kw-1) = {table} or one number a "
             f"query and slot (B, H, W, heads, kh, kw) = {tuple(each)}, got {tuple(bias.shape)}"
