@@ -9,6 +9,7 @@ from typing import Any
 EXAMPLES: dict[str, dict[str, Any]] = {
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
+    "residual_attention": {"levels": 2, "trunk_blocks": 1},
     "stand_alone": {"kernel_size": 3},
     "window": {"window_size": 4, "shift_size": 2},
 }
