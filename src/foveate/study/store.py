@@ -163,7 +163,7 @@ class Run:
         Raises:
             StudyError: if another process is at work in it.
         """
-        with held(self.root / ".lock", 5.0) as ours:
+        with held(self.root / ".lock", 1.0) as ours:
             if not ours:
                 raise StudyError(f"another process is at work in {self.root}")
             yield

@@ -1,0 +1,305 @@
+"""``foveate compare``, end to end on small studies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from foveate.cli import main
+from foveate.study.store import held
+from tests.tasks.folders import make_folder, truncate
+
+OWN = str(Path(__file__).with_name("mechanisms_for_tests.py"))
+SMALL = ["--limit", "128", "--epochs", "2", "--image-size", "16", "--imports", OWN]
+
+
+def compare(*arguments: object) -> int:
+    try:
+        return main(["compare", *map(str, arguments)])
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The one line with which the command refuses."""
+    capsys.readouterr()
+    assert compare(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert error.startswith("foveate: ")
+    return error
+
+
+def numbers(run: Path) -> dict[str, object]:
+    """All that a study came to but times."""
+    found = {}
+    for file in sorted(run.glob("trials/*/trial.json")):
+        trial = json.loads(file.read_text())
+        for key in [k for k in trial if k.startswith("train_")]:
+            del trial[key]
+        for epoch in trial["history"]:
+            del epoch["seconds"]
+        weights = load_file(file.with_name("model.safetensors"))
+        trial["weights"] = {k: float(v.double().sum()) for k, v in weights.items()}
+        found[file.parent.name] = trial
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A finished study: one mechanism, one gate, one control, two seeds."""
+    run = tmp_path_factory.mktemp("study") / "run"
+    code = compare(
+        *SMALL,
+        "--attention",
+        "multi_head",
+        "cbam",
+        "--controls",
+        "none",
+        "--seeds",
+        2,
+        "--out",
+        run,
+    )
+    assert code == 0
+    return run
+
+
+def test_a_study_leaves_its_whole_result(study):
+    plan = yaml.safe_load((study / "plan.yaml").read_text())
+    assert plan["attention"] == ["multi_head", "cbam"]
+    assert plan["seeds"] == [0, 1]
+    environment = json.loads((study / "environment.json").read_text())
+    assert environment["versions"]["torch"]
+    assert environment["threads"] == plan["threads"]
+    assert (study / "report.html").stat().st_size > 1000
+    with open(study / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(json.loads((study / "results.json").read_text())) == 6
+    assert [row["attention"] for row in rows[::2]] == ["multi_head", "cbam", "none"]
+    assert all(float(row["latency_ms"]) > 0 for row in rows)
+    assert all(row["status"] == "done" for row in rows)
+
+
+def test_a_trial_holds_to_its_schema(study):
+    trial = json.loads((study / "trials" / "cbam-seed1" / "trial.json").read_text())
+    assert trial["role"] == "gate"
+    assert trial["family"] == "gates"
+    assert (trial["seed"], trial["host"], trial["epochs"]) == (1, "pyramid_pico", 2)
+    assert 0 <= trial["accuracy"] <= 1
+    assert [e["epoch"] for e in trial["history"]] == [1, 2]
+    assert set(trial["history"][0]) == {"epoch", "train_loss", "loss", "accuracy", "seconds"}
+    assert trial["parameters"] > 1e5
+    assert trial["multiply_adds"] > 1e5
+    history = json.loads((study / "trials" / "cbam-seed1" / "history.json").read_text())
+    assert history == trial["history"]
+    measured = json.loads((study / "measured" / "cbam.json").read_text())
+    assert set(measured["latency_ms"]) == {"median", "p25", "p75", "batch", "repeats"}
+
+
+def test_what_a_query_sees_sums_to_one(study):
+    view = json.loads((study / "views" / "multi_head.json").read_text())
+    assert view["layers"][0]["measure"] == "weights"
+    for layer in view["layers"]:
+        assert np.sum(layer["map"]) == pytest.approx(1, abs=1e-3)
+    assert not json.loads((study / "views" / "none.json").read_text())["layers"]
+
+
+def test_pixels_are_given_back_and_the_index_is_kept(study):
+    assert [p.name for p in (study / "data").iterdir()] == ["index.json"]
+
+
+def test_a_finished_study_runs_nothing_again(study, capsys):
+    before = {p: p.stat().st_mtime_ns for p in study.glob("trials/*/*")}
+    assert compare("--resume", study) == 0
+    assert "report:" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in study.glob("trials/*/*")}
+
+
+def test_the_saved_plan_gives_the_same_numbers(study, tmp_path):
+    again = tmp_path / "again"
+    assert compare("--plan", study / "plan.yaml", "--seeds", 1, "--workers", 1, "--out", again) == 0
+    expected = {k: v for k, v in numbers(study).items() if k.endswith("seed0")}
+    assert numbers(again) == expected
+
+
+def test_another_plan_is_refused_in_the_same_directory(study, capsys):
+    before = numbers(study)
+    line = refused(capsys, *SMALL, "--attention", "multi_head", "--out", study)
+    assert "belongs to another plan" in line
+    assert numbers(study) == before
+
+
+def test_what_breaks_in_one_trial_breaks_no_other(tmp_path, capsys):
+    run = tmp_path / "run"
+    code = compare(
+        *SMALL, "--attention", "raises", "exits", "starves", "crashes", "works", "--controls",
+        "--seeds", 1, "--out", run,
+    )  # fmt: skip
+    assert code == 1
+    errors = {
+        name: json.loads((run / "trials" / f"{name}-seed0" / "trial.json").read_text())["error"]
+        for name in ("raises", "exits", "starves", "crashes", "works")
+    }
+    assert errors["raises"] == "RuntimeError: the third step is too much"
+    assert errors["exits"] == "the process ended by itself with exit code 7"
+    assert errors["starves"] == "out of memory: MemoryError"
+    assert errors["crashes"].startswith("the process was ended by SIGKILL")
+    assert errors["works"] is None
+    assert "Traceback" in (run / "trials" / "raises-seed0" / "log.txt").read_text()
+    assert "RuntimeError: the third step is too much" in (run / "results.csv").read_text()
+    out = capsys.readouterr().out
+    assert "failed: exits, seed 0: the process ended by itself with exit code 7" in out
+    assert (run / "report.html").exists()
+
+
+def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
+    run = tmp_path / "run"
+    line = refused(
+        capsys, *SMALL, "--attention", "works", "fills_disk", "--controls", "--seeds", 1,
+        "--workers", 1, "--out", run,
+    )  # fmt: skip
+    assert "no room on the disk" in line
+    assert f"foveate compare --resume {run}" in line
+    trial = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
+    assert trial["status"] == "done"
+    assert not list(run.rglob(".*.tmp"))
+
+
+def test_a_run_directory_is_one_process_s(study, capsys):
+    with held(study / ".lock", 0) as ours:
+        assert ours
+        assert "another process is at work" in refused(capsys, "--resume", study)
+
+
+def test_a_folder_of_images_with_bad_files(tmp_path, capsys):
+    folder = make_folder(tmp_path / "data", {"cat": 30, "dog": 30})
+    truncate(folder / "cat" / "0.png")
+    (folder / "dog" / "notes.txt").write_text("x")
+    run = tmp_path / "run"
+    code = compare(
+        "--data", folder, "--attention", "works", "--controls", "--seeds", 1, "--epochs", 3,
+        "--image-size", 16, 24, "--batch-size", 16, "--imports", OWN, "--out", run,
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "skipped 2 unreadable files: cat/0.png" in out
+    trial = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
+    assert trial["accuracy"] > 0.8
+    skipped = json.loads((run / "data" / "index.json").read_text())["skipped"]
+    assert {s["file"] for s in skipped} == {"cat/0.png", "dog/notes.txt"}
+
+
+ONE = ["--seeds", 1, "--controls"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attention", "slidee", *ONE], "unknown attention 'slidee'; did you mean 'slide'"),
+        (["--attention", "additive", *ONE], "additive is an aligner"),
+        (["--attention", "cbam", "--host", "pyramid_pic", *ONE], "unknown host 'pyramid_pic'; did"),
+        (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no slot"),
+        (["--attention", "multi_head:num_head=2", *ONE], "did you mean 'num_heads'"),
+        (["--attention", "multi_head:num_heads=5", *ONE], "num_heads=5"),
+        (["--attention", "cbam", "--set", "optimizer=adamz", *ONE], "unknown optimizer 'adamz'"),
+        (["--attention", "cbam", "--set", "augment=x", *ONE], "unknown augment 'x'"),
+        (["--attention", "cbam", "--imports", "nowhere.py", *ONE], "nowhere.py"),
+        (["--set", "schedul=x"], "unknown key 'schedul'"),
+        (["--set", "x"], "--set takes KEY=VALUE"),
+        (["--data", "/no/such/folder"], "does not exist"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
+        (["--plan", "/no/such/plan.yaml"], "does not exist"),
+        (["--resume", "/no/such/run"], "is no run directory"),
+        (["--resume", "x", "--epochs", 3], "leave out 'epochs'"),
+        (["--epochs", "x"], "epochs"),
+        (["--nonsense"], "unknown option --nonsense"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
+    where = [] if "--resume" in arguments else ["--out", tmp_path / "run"]
+    assert message in refused(capsys, *arguments, *where)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_with_a_typo_names_the_key_and_the_nearest(tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text("epoch: 3\n")
+    line = refused(capsys, "--plan", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert "unknown key 'epoch'" in line
+    assert "'epochs'" in line
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").touch()
+    assert "is no run directory" in refused(capsys, "--out", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+KILLED = [
+    "--attention", "multi_head", "cbam", "--controls", "none", "--seeds", "2", "--limit", "256",
+    "--epochs", "3", "--image-size", "16",
+]  # fmt: skip
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "foveate", "compare", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(*arguments: object) -> None:
+    process = start(*arguments)
+    _, error = process.communicate(timeout=280)
+    assert process.returncode == 0, error.decode()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(*KILLED, "--out", run)
+    return run
+
+
+def kill_and_resume(run: Path, undisturbed: Path, delay: float) -> int:
+    """Kill a study ``delay`` seconds after its first trial began; returns the trials it had."""
+    process = start(*KILLED, "--out", run)
+    while not list(run.glob("trials/*/log.txt")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+    finished = list(run.glob("trials/*/trial.json"))
+    stamps = {path: path.stat().st_mtime_ns for path in finished}
+    finish("--resume", run)
+    assert {path: path.stat().st_mtime_ns for path in finished} == stamps
+    assert numbers(run) == numbers(undisturbed)
+    assert not list(run.rglob(".*.tmp"))
+    return len(finished)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_kill_and_resume_ends_in_the_same_numbers(tmp_path, undisturbed):
+    kill_and_resume(tmp_path / "run", undisturbed, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_kill_and_resume_at_ten_random_moments(tmp_path, undisturbed):
+    rng = np.random.default_rng()
+    for number, delay in enumerate(rng.uniform(0, 8, 10)):
+        finished = kill_and_resume(tmp_path / str(number), undisturbed, delay)
+        print(f"killed after {delay:.2f} s with {finished} of 6 trials finished: equal")

@@ -1,0 +1,117 @@
+"""Plans: read, completed, written, and refused with the key and the nearest right one."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from foveate.study.plan import Entry, Plan, PlanError, complete, difference, load_plan, read_plan
+
+
+def test_the_default_plan_is_five_mechanisms_two_controls_and_three_seeds():
+    plan = Plan()
+    assert (len(plan.attention), len(plan.controls), len(plan.trials)) == (5, 2, 21)
+    assert plan.data == "digits"
+    assert plan.host == "pyramid_pico"
+
+
+def test_the_default_mechanisms_are_there_and_of_different_kinds():
+    from foveate.registry import describe
+
+    specs = [describe(entry.name) for entry in Plan().attention]
+    assert len({spec.family for spec in specs}) >= 4
+    assert {spec.role for spec in specs} == {"mixer", "token_mixer", "gate"}
+
+
+def test_a_plan_survives_yaml():
+    plan = read_plan(
+        {
+            "attention": [
+                "slide",
+                "window:window_size=[4, 8]",
+                {"name": "window", "kwargs": {"window_size": 4}, "label": "small window"},
+            ],
+            "seeds": 2,
+            "image_size": [48, 64],
+            "lr": "1e-3",
+            "augment_kwargs": {"auto_augment": "rand-m9"},
+        }
+    )
+    plan = complete(plan)
+    assert read_plan(yaml.safe_load(plan.to_yaml())) == plan
+    assert plan.attention[1].kwargs == {"window_size": [4, 8]}
+    assert plan.attention[2].label == "small window"
+    assert plan.lr == 1e-3
+    assert plan.seeds == (0, 1)
+
+
+def test_completing_decides_all_that_was_open():
+    plan = complete(Plan())
+    assert None not in (plan.workers, plan.threads, plan.image_size)
+    assert plan.device in ("cpu", "cuda")
+    assert complete(plan) == plan
+
+
+def test_keys_are_file_names():
+    assert Entry("window", {"window_size": [4, 8]}).key == "window_window_size=_4,_8"
+    assert Entry("x", label="../a b").key == ".._a_b"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown key 'epoch' in the plan; did you mean 'epochs'"),
+        ({"atention": []}, "unknown key 'atention' in the plan; did you mean 'attention'"),
+        ({"epochs": "ten"}, "epochs must be a whole number of at least 1, got 'ten'"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": True}, "epochs must be a whole number"),
+        ({"seeds": [0, 0]}, "seeds repeats a number"),
+        ({"seeds": []}, "seeds must be how many"),
+        ({"lr": -1}, "lr must be a number of at least 0, got -1"),
+        ({"label_smoothing": 1}, r"label_smoothing must be a number in \[0, 1\)"),
+        ({"image_size": [1, 2, 3]}, "image_size must be one number or height and width"),
+        ({"attention": 3}, "attention must be a list"),
+        ({"attention": [{"name": "a", "kwarg": {}}]}, "'kwarg' under attention; did you mean"),
+        ({"attention": [{"kwargs": {}}]}, "an entry of attention needs a name"),
+        ({"attention": ["window:size"]}, "expected NAME:key=value"),
+        ({"attention": ["slide", "slide"]}, "slide stands twice"),
+        ({"attention": [], "controls": []}, "compares nothing"),
+        ({"host_kwargs": [1]}, "host_kwargs must be a mapping"),
+        ({"data": 3}, "data must be a name"),
+    ],
+)
+def test_a_wrong_plan_is_refused(values, message):
+    with pytest.raises(PlanError, match=message):
+        read_plan(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- a", "holds no plan"),
+        ("", "holds no plan"),
+        ("epoch: 2", r"unknown key 'epoch' in .*study\.yaml"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=message):
+        load_plan(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(PlanError, match="does not exist"):
+        load_plan(tmp_path / "study.yaml")
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(PlanError, match="device 'tpu3' is not available here"):
+        complete(Plan(device="tpu3"))
+
+
+def test_workers_are_no_difference():
+    plan = complete(Plan())
+    assert difference(plan, complete(Plan(workers=7, threads=plan.threads))) is None
+    assert difference(plan, complete(Plan(epochs=3))) == "epochs is 12 there and 3 here"

@@ -1,0 +1,34 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from foveate.tasks.files import read_json, replacing, write_json
+
+
+def test_a_file_takes_its_place_only_when_all_went_well(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, "é"]})
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.writelines([b"half", None])
+    assert read_json(path) == {"a": [1, "é"]}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_names_the_new(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"a\.json") as caught:
+        write_json(path, 2)
+    assert caught.value.errno == errno.ENOSPC
+    assert read_json(path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
