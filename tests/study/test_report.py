@@ -24,6 +24,7 @@ ACCURACY = {
     "depthwise_conv": (0.976, 0.977, 0.972),
 }
 CONTROLS = ("none", "depthwise_conv")
+SPOKEN = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 LATENCY = {"slide": 31.25, "cbam": 15.5, "none": 8.125, "depthwise_conv": 11.75}
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -99,7 +100,18 @@ def put(run, name, value):
 @pytest.fixture
 def run(tmp_path):
     put(tmp_path, "plan.yaml", {"data": "digits", "host": "pyramid_pico", "epochs": 4})
-    put(tmp_path, "environment.json", {"torch": "2.15", "threads": {"intra": 2}})
+    index = {"classes": ["0", "1"], "skipped": ["bad.png"]}
+    splits = {"train": {"labels": [0] * 1438}, "test": {"labels": [1] * 400}}
+    put(tmp_path, "data/index.json", {**index, **splits})
+    put(
+        tmp_path,
+        "environment.json",
+        {
+            "command": ["/bin/foveate", "compare", "--data", "a b"],
+            "torch": "2.15",
+            "threads": {"intra": 2},
+        },
+    )
     for name, values in ACCURACY.items():
         for seed, accuracy in enumerate(values):
             put(tmp_path, f"trials/{name}-seed{seed}/trial.json", trial(name, seed, accuracy))
@@ -117,7 +129,7 @@ def read(run) -> Page:
 
 @pytest.mark.parametrize("name", ACCURACY)
 def test_the_table_says_what_the_files_say(run, name):
-    row = read(run).row(name)
+    row = read(run).row(SPOKEN.get(name, name).replace(" ", ""))
     found = estimate(ACCURACY[name])
     assert f"{100 * found.mean:.1f}" in row[1]
     assert f"{100 * found.low:.1f} to {100 * found.high:.1f}" in row[1]
@@ -134,14 +146,14 @@ def test_rows_start_in_order_of_accuracy_and_carry_what_they_sort_by(run):
     sorts = [s for s in page.sorts if s and s[0]]
     means = [float(s[1]) for s in sorts]
     assert means == sorted(means, reverse=True)
-    assert [s[0] for s in sorts] == ["slide", "cbam", "depthwise_conv", "none"]
+    assert [s[0] for s in sorts] == ["slide", "cbam", *reversed(SPOKEN.values())]
     assert float(sorts[0][4]) == LATENCY["slide"]
 
 
 def test_chart_data_and_the_pareto_front(run):
     data = json.loads(read(run).scripts["data"])
     front = {point["label"] for point in data["latency"] if point["front"]}
-    assert front == {"slide", "cbam", "depthwise_conv", "none"}
+    assert front == {"slide", "cbam", *SPOKEN.values()}
     slide = next(point for point in data["latency"] if point["label"] == "slide")
     assert slide["x"] == LATENCY["slide"]
     assert slide["y"] == pytest.approx(98.5)
@@ -154,10 +166,17 @@ def test_chart_data_and_the_pareto_front(run):
 
 def test_verdict_and_summary(run):
     page = read(run)
-    assert "than the best control, depthwise_conv, by more than the seeds explain" in page.text
+    assert (
+        "than the best control, depthwise convolution, by more than the seeds explain" in page.text
+    )
     assert "2 attention mechanisms on digits" in page.text
     assert "12 finished" in page.text
     assert page.row("slideagainst")[1] == "+1.0"
+    assert "1,438 images to train on, 400 held out, 2 classes, 1 unreadable" in page.text
+    # 1.96 * sqrt(0.985 * 0.015 / 400) = 1.2 points
+    assert "one image is 0.25 points" in page.text
+    assert "98.5 % by about ±1.2 points" in page.text
+    assert "foveate compare --data 'a b'" in page.text
 
 
 def test_nothing_is_loaded_from_elsewhere_and_plotly_is_whole(run):

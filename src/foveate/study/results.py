@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
+"""What sentences call the host's controls."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -76,11 +79,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """What a study has found so far."""
+    """What a study has found so far.
+
+    Attributes:
+        path: of its directory.
+        plan: as it ran.
+        environment: of the machine.
+        images: how many there are for ``train`` and ``test``, of how many ``classes``, and how many
+            were ``skipped`` because they could not be read; empty where that is not known.
+        rows: what was compared, most accurate first, what never finished last.
+    """
 
     path: Path
     plan: dict[str, Any]
     environment: dict[str, Any]
+    images: dict[str, int]
     rows: tuple[Row, ...]
 
     @property
@@ -113,14 +126,28 @@ def read_results(path: Path) -> Results:
         kept = row.done if trial.get("status") == "done" else row.failed
         kept[int(trial["seed"])] = trial
     ranked = sorted(rows.values(), key=lambda r: (r.accuracy is None, -(r.accuracy or 0), r.label))
-    return Results(path, _yaml(path / "plan.yaml"), _json(path / "environment.json"), tuple(ranked))
+    return Results(
+        path=path,
+        plan=_yaml(path / "plan.yaml"),
+        environment=_json(path / "environment.json"),
+        images=_images(_json(path / "data" / "index.json")),
+        rows=tuple(ranked),
+    )
+
+
+def _images(index: dict[str, Any]) -> dict[str, int]:
+    if not index:
+        return {}
+    splits = {split: len(index.get(split, {}).get("labels", [])) for split in ("train", "test")}
+    return {**splits, **{key: len(index.get(key, [])) for key in ("classes", "skipped")}}
 
 
 def _row(path: Path, trial: dict[str, Any]) -> Row:
     key = trial["attention"]
+    label = str(trial.get("label") or key)
     return Row(
         attention=key,
-        label=str(trial.get("label") or key),
+        label=CONTROLS.get(label, label),
         role=str(trial.get("role") or ""),
         family=str(trial.get("family") or ""),
         control=bool(trial.get("control")),

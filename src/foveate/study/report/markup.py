@@ -49,7 +49,8 @@ def section(title: str, identifier: str, *children: Any, note: Any = None) -> Ma
 
 def count(number: Any, noun: str) -> str:
     """``1 seed``, ``2 seeds``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def embed_json(value: Any) -> Markup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import shlex
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -86,11 +87,12 @@ def _header(results: Results, title: str) -> Markup:
     size = plan.get("image_size")
     seeds = sorted({seed for row in results.rows for seed in (*row.done, *row.failed)})
     facts = {
+        "Data": _images(results),
         "Host": plan.get("host"),
-        "Images": f"{size[0]} × {size[1]}" if isinstance(size, list) and len(size) == 2 else size,
+        "Size": f"{size[0]} × {size[1]}" if isinstance(size, list) and len(size) == 2 else size,
         "Epochs": plan.get("epochs"),
         "Seeds": ", ".join(map(str, seeds)),
-        "Trials": _trialcount(results),
+        "Trials": _trial_count(results),
         "Device": _device(results),
     }
     return element(
@@ -105,7 +107,18 @@ def _fact(name: str, value: Any) -> Markup:
     return element("div", element("dt", name), element("dd", value))
 
 
-def _trialcount(results: Results) -> str:
+def _images(results: Results) -> str | None:
+    images = results.images
+    if not images:
+        return None
+    skipped = f", {images['skipped']:,} unreadable" if images["skipped"] else ""
+    return (
+        f"{images['train']:,} images to train on, {images['test']:,} held out, "
+        f"{count(images['classes'], 'class')}{skipped}"
+    )
+
+
+def _trial_count(results: Results) -> str:
     done = sum(len(row.done) for row in results.rows)
     failed = sum(len(row.failed) for row in results.rows)
     return f"{done} finished" + (f", {failed} failed" if failed else "")
@@ -133,8 +146,7 @@ def _verdict(verdict: Verdict) -> Markup:
 
 
 def _repeat(results: Results) -> Markup:
-    command = results.environment.get("command")
-    command = " ".join(map(str, command)) if isinstance(command, list) else command
+    command = _command(results.environment.get("command"))
     plan = yaml.safe_dump(results.plan, sort_keys=False, allow_unicode=True)
     environment = [
         element("tr", element("th", name, scope="row"), element("td", value))
@@ -143,7 +155,7 @@ def _repeat(results: Results) -> Markup:
     return section(
         "How to repeat",
         "repeat",
-        element("pre", element("code", str(command or "foveate compare --plan plan.yaml"))),
+        element("pre", element("code", command)),
         element("details", element("summary", "The plan that ran (plan.yaml)"),
                 element("pre", element("code", plan))) if results.plan else None,
         element("details", element("summary", "Environment"),
@@ -151,6 +163,13 @@ def _repeat(results: Results) -> Markup:
         if environment else None,
         element("p", f"Made by Foveate {foveate.__version__}.", class_="note"),
     )  # fmt: skip
+
+
+def _command(recorded: Any) -> str:
+    """What was typed, or what does the same."""
+    if isinstance(recorded, list) and recorded:
+        return shlex.join(["foveate", *map(str, recorded[1:])])
+    return str(recorded or "foveate compare --plan plan.yaml")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

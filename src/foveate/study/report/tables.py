@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import isnan, sqrt
 from typing import Any
 
 from foveate.study.report.markup import Markup, count, element, section
@@ -53,7 +53,20 @@ def _table_note(results: Results) -> str:
     )
     return (
         "Accuracy is the mean over seeds with its 95 % t interval; dots are the seeds."
-        f"{timed} Choose a column's name to sort by it."
+        f"{_sampling(results)}{timed} Choose a column's name to sort by it."
+    )
+
+
+def _sampling(results: Results) -> str:
+    """What the number of held-out images leaves open, whatever the seeds say."""
+    held_out, best = results.images.get("test"), results.rows[0].accuracy
+    if not held_out or best is None or not 0 < best < 1:
+        return ""
+    half = 1.96 * sqrt(best * (1 - best) / held_out)
+    return (
+        f" All are measured on the same {count(held_out, 'image')}: one image is "
+        f"{100 / held_out:.2g} points, and another draw of as many would move "
+        f"{100 * best:.1f} % by about ±{100 * half:.1f} points."
     )
 
 
