@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.local.stand_alone import StandAloneAttention
+from foveate.attention.sequence.sliding_window import SlidingWindowAttention
 from foveate.attention.window.pale import PaleAttention
 from foveate.attention.window.window import WindowAttention
 from tests.published.golden import Golden, Row
@@ -65,12 +68,68 @@ def _stand_alone(in_channels: int, out_channels: int, kernel_size: int, **_: int
     return StandAloneAttention(in_channels, out_channels, kernel_size, out_dim=out_channels)
 
 
+def _longformer(
+    hidden_size: int, num_attention_heads: int, attention_window: list[int] | int, **options: Any
+) -> SlidingWindowAttention:
+    both_sides = isinstance(attention_window, int)
+    window = attention_window // 2 if both_sides else attention_window[0]
+    (dilation,) = options.get("attention_dilation", [1])
+    return SlidingWindowAttention(hidden_size, num_attention_heads, window, dilation, num_global=3)
+
+
+def _longformer_inputs(golden: Golden) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x, mask = golden.inputs["hidden_states"], golden.inputs.get("attention_mask")
+    if mask is None:
+        return x, None, None
+    mask = mask.view(x.shape[:2])
+    return x, mask >= 0, mask > 0
+
+
+def _longformer_output(module: nn.Module, golden: Golden) -> Tensor:
+    return module(*_longformer_inputs(golden))
+
+
+def _longformer_with_weights(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    """Weights in the published form: columns of the global tokens, then the window's slots."""
+    x, key_mask, global_mask = _longformer_inputs(golden)
+    dense = module.weights(x, key_mask, global_mask).transpose(1, 2)  # (B, N, h, N)
+    batch, tokens = x.shape[:2]
+    probs = torch.zeros_like(golden.outputs["probs"])
+    width = 2 * module.window + 1
+    for b in range(batch):
+        marked = [] if global_mask is None else global_mask[b].nonzero()[:, 0].tolist()
+        for i in range(tokens):
+            if i in marked:  # published: the window's weights of a global query are zeroed
+                continue
+            probs[b, i, :, : len(marked)] = dense[b, i][:, marked]
+            for slot in range(width):
+                j = i + slot - module.window
+                if 0 <= j < tokens and j not in marked:
+                    probs[b, i, :, slot - width] = dense[b, i, :, j]
+    return {"y": module(x, key_mask, global_mask), "probs": probs}
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k5", NeighborhoodAttention, _channels_last),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),
+    *(
+        Row(case, _longformer, _longformer_output)
+        for case in (
+            "longformer_sliding_chunks",
+            "longformer_sliding_chunks_g",
+            "longformer_tvm",
+            "longformer_tvm_dil2",
+            "longformer_tvm_g",
+            "longformer_tvm_gp",
+        )
+    ),
+    *(
+        Row(case, _longformer, _longformer_with_weights)
+        for case in ("hf_longformer_self", "hf_longformer_self_g", "hf_longformer_self_gp")
+    ),
     Row("sasa_attention_port", _stand_alone),
     Row("swin_block_shift", _swin_attention, _swin_block, _within("attn.")),
 ]

@@ -10,6 +10,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
     "residual_attention": {"levels": 2, "trunk_blocks": 1},
+    "sliding_window": {"window": 4},
     "stand_alone": {"kernel_size": 3},
     "window": {"window_size": 4, "shift_size": 2},
 }
