@@ -33,24 +33,95 @@ def local_attention(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp, as the portable form gives them."""
-    dtype = q.dtype
     out = torch.empty((*q.shape[:4], v.shape[4]), dtype=torch.float32)
     lse = torch.empty(q.shape[:4], dtype=torch.float32)
+    settings = _settings(kernel_size, dilation, bias, scale, border, dropout_p, seed)
     if out.numel():
-        q, k, v = _in_float32(q), _in_float32(k), _in_float32(v)
-        k, v, key_mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
-        bias = _float32_bias(bias)
-        library.kernel("local_forward", _LAYOUT)(
-            *(x.data_ptr() for x in (q, k, v, out, lse)),
-            *(0 if x is None else x.data_ptr() for x in (bias, key_mask)),
-            *_NONE, 0, 0,
-            *q.stride()[:4], *k.stride()[:4], *v.stride()[:4], *_NONE,
-            *(_NONE if bias is None or bias.dim() == 3 else bias.stride()[:4]),
-            *(_NONE[:3] if key_mask is None else key_mask.stride()),
-            *q.shape, v.shape[4], *k.shape[1:3],
-            *_settings(kernel_size, dilation, bias, scale, border, dropout_p, seed),
+        k32, v32, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
+        _call(
+            "local_forward", _in_float32(q), _in_float32(k32), _in_float32(v32),
+            _float32_bias(bias), mask, settings, out=out, lse=lse,
         )  # fmt: skip
-    return out.to(dtype), lse
+    return out.to(q.dtype), lse
+
+
+def local_attention_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    lse: Tensor,
+    bias_grad: bool,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: list[int],
+    dilation: list[int],
+    bias: Tensor | None,
+    scale: float,
+    border: str,
+    key_mask: Tensor | None,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and, if asked, of the bias; else an empty tensor in its place."""
+    settings = _settings(kernel_size, dilation, bias, scale, border, dropout_p, seed)
+    k32, v32, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
+    dq = torch.empty(q.shape, dtype=torch.float32)
+    dk = torch.empty(k32.shape, dtype=torch.float32)
+    dv = torch.empty(v32.shape, dtype=torch.float32)
+    d_bias = torch.zeros(bias.shape if bias_grad else 0, dtype=torch.float32)
+    if q.numel():
+        _call(
+            "local_backward", _in_float32(q), _in_float32(k32), _in_float32(v32),
+            _float32_bias(bias), mask, settings,
+            lse=lse, grad_out=_in_float32(grad_out),
+            grad_lse=None if grad_lse is None else grad_lse.float().contiguous(),
+            dq=dq, dk=dk, dv=dv, d_bias=d_bias if bias_grad else None,
+        )  # fmt: skip
+    if border == "reflect":
+        dk = _folded(dk, q.shape, kernel_size, dilation)
+        dv = _folded(dv, q.shape, kernel_size, dilation)
+    return (
+        dq.to(q.dtype),
+        dk.to(k.dtype),
+        dv.to(v.dtype),
+        d_bias.to(bias.dtype if bias_grad else q.dtype),
+    )
+
+
+def _call(
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key_mask: Tensor | None,
+    settings: tuple[float, ...],
+    *,
+    out: Tensor | None = None,
+    lse: Tensor,
+    grad_out: Tensor | None = None,
+    grad_lse: Tensor | None = None,
+    dq: Tensor | None = None,
+    dk: Tensor | None = None,
+    dv: Tensor | None = None,
+    d_bias: Tensor | None = None,
+) -> None:
+    """Run a kernel on float32 tensors; the order is that of ``fv_local``."""
+    tensors = (q, k, v, out, lse, bias, key_mask, grad_out, grad_lse, dq, dk, dv, d_bias)
+    per_query = bias is not None and bias.dim() == 6
+    library.kernel(name, _LAYOUT)(
+        *(0 if x is None else x.data_ptr() for x in tensors),
+        *q.stride()[:4],
+        *k.stride()[:4],
+        *v.stride()[:4],
+        *(_NONE if grad_out is None else grad_out.stride()[:4]),
+        *(bias.stride()[:4] if per_query else _NONE),
+        *(_NONE[:3] if key_mask is None else key_mask.stride()),
+        *q.shape,
+        v.shape[4],
+        *k.shape[1:3],
+        *settings,
+    )
 
 
 def _settings(
@@ -99,13 +170,23 @@ def _reflected(
     if border != "reflect":
         return k, v, key_mask
     for axis in (0, 1):
-        index = reflected_positions(k.shape[1 + axis], kernel_size[axis], dilation[axis])
+        index = _reflected_positions(k.shape[1 + axis], kernel_size[axis], dilation[axis])
         k, v = k.index_select(1 + axis, index), v.index_select(1 + axis, index)
         key_mask = None if key_mask is None else key_mask.index_select(1 + axis, index)
     return k, v, key_mask
 
 
-def reflected_positions(length: int, kernel: int, dilation: int) -> Tensor:
+def _folded(grad: Tensor, shape: torch.Size, kernel: list[int], dilation: list[int]) -> Tensor:
+    """What a mirrored map's gradient sums to on the map."""
+    for axis in (0, 1):
+        index = _reflected_positions(shape[1 + axis], kernel[axis], dilation[axis])
+        size = [*grad.shape]
+        size[1 + axis] = shape[1 + axis]
+        grad = grad.new_zeros(size).index_add_(1 + axis, index, grad)
+    return grad
+
+
+def _reflected_positions(length: int, kernel: int, dilation: int) -> Tensor:
     """Where the positions of a mirrored axis come from."""
     before = kernel // 2 * dilation
     after = (kernel - 1 - kernel // 2) * dilation

@@ -1,7 +1,7 @@
 """Local attention as an operator of PyTorch: what compilers, counters and autograd see.
 
 ``foveate::local_attention`` and its backward are opaque to them; which backend computes is
-decided when they run. The forward keeps the output and the log-sum-exp, never the weights.
+decided when they run. The forward keeps the log-sum-exp, never the weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ARGUMENTS = (
 _library = torch.library.Library("foveate", "FRAGMENT")
 _library.define(f"local_attention({_ARGUMENTS}) -> (Tensor, Tensor)")
 _library.define(
-    "local_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor lse, "
+    "local_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor lse, "
     f"bool bias_grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 local_attention = torch.ops.foveate.local_attention.default
@@ -50,7 +50,6 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _run_backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
-    out: Tensor,
     lse: Tensor,
     bias_grad: bool,
     q: Tensor,
@@ -58,13 +57,8 @@ def _run_backward(
     v: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if (
-        hasattr(native, "local_attention_backward")
-        and _backend(q, k, v, rest[2], rest[5]) == "native"
-    ):
-        return native.local_attention_backward(
-            grad_out, grad_lse, out, lse, bias_grad, q, k, v, *rest
-        )
+    if _backend(q, k, v, rest[2], rest[5]) == "native":
+        return native.local_attention_backward(grad_out, grad_lse, lse, bias_grad, q, k, v, *rest)
     with recording():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         bias = rest[2].detach().requires_grad_() if bias_grad else rest[2]
@@ -82,7 +76,6 @@ def _run_backward(
 def _fake_backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
-    out: Tensor,
     lse: Tensor,
     bias_grad: bool,
     q: Tensor,
@@ -117,17 +110,17 @@ class _LocalAttention(torch.autograd.Function):
         q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p, seed = arguments
         with torch._C._AutoDispatchBelowAutograd():
             out, lse = local_attention(*arguments)
-        ctx.save_for_backward(out, lse, q, k, v, bias, key_mask, seed)
+        ctx.save_for_backward(lse, q, k, v, bias, key_mask, seed)
         ctx.settings = kernel_size, dilation, scale, border, dropout_p
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple:
-        out, lse, q, k, v, bias, key_mask, seed = ctx.saved_tensors
+        lse, q, k, v, bias, key_mask, seed = ctx.saved_tensors
         kernel_size, dilation, scale, border, dropout_p = ctx.settings
         if grad_out is None:
-            grad_out = torch.zeros_like(out)
+            grad_out = v.new_zeros((*q.shape[:4], v.shape[4]))
         arguments = q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p, seed
         bias_grad = ctx.needs_input_grad[5]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
@@ -136,7 +129,7 @@ class _LocalAttention(torch.autograd.Function):
             grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments)))
-        dq, dk, dv, d_bias = _backward(grad_out, grad_lse, out, lse, bias_grad, *arguments)
+        dq, dk, dv, d_bias = _backward(grad_out, grad_lse, lse, bias_grad, *arguments)
         return dq, dk, dv, None, None, d_bias if bias_grad else None, *[None] * 5
 
 
@@ -171,7 +164,6 @@ def _flops(
 def _flops_backward(
     grad_shape: Any,
     grad_lse_shape: Any,
-    kept_out_shape: Any,
     lse_shape: Any,
     bias_grad: bool,
     q_shape: Any,

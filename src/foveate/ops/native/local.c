@@ -25,6 +25,17 @@ static void plan(fv_forward *w, const fv_local *a) {
   w->place = (int *)take(&w->arena, most_tiles(a));
 }
 
+/* Tile `tile` of row y of a plane of queries, [channel][lane]; lanes beyond the row repeat it. */
+static void pack_queries(const fv_map *m, const fv_plane *p, int y, int tile, int dim, float factor,
+                         float *to) {
+  const float *lanes[L];
+  for (int i = 0; i < L; ++i) {
+    int x = tile * L + i;
+    lanes[i] = p->data + y * p->row + (x < m->width ? x : m->width - 1) * p->column;
+  }
+  pack_lanes(lanes, to, L, dim, factor);
+}
+
 /* The weights of one row of a tile, not yet divided by their sum; returns sum and log2-sum-exp. */
 static fv_f soften(float *logits, int slots, fv_f *log_sum) {
   fv_f top = fv_load(logits);
@@ -86,7 +97,7 @@ static void tile_forward(const fv_local *a, fv_forward *w, const fv_map *m, cons
   for (int r = 0; r < b->rows; ++r)
     pack_queries(m, queries, b->y + r, tile, dim, (float)a->scale * FV_LOG2E,
                  w->q + (ptrdiff_t)r * dim * L);
-  dot_block(m, b, w->q, dim, &w->keys, tile, w->logits);
+  dot_block(m, b, w->q, (ptrdiff_t)dim * L, L, dim, &w->keys, tile, w->logits);
   if (a->bias_kind == BIAS_TABLE) table += w->place[tile] * (2 * m->kernel_h - 1) * kernel_row;
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * row + (b->start[r] - b->key_begin) * kernel_row;

@@ -32,12 +32,14 @@ FV_INLINE ptrdiff_t logits_row(const fv_map *m) {
   return (ptrdiff_t)(m->kernel_h + ROWS - 1) * m->kernel_w * L;
 }
 
-/* Products of packed queries with packed keys (or of gradients with values) of one tile. */
-static void dot_block(const fv_map *m, const fv_block *b, const float *q, int dim,
-                      const fv_pack *keys, int tile, float *logits) {
+/* Products of queries with packed keys (or of gradients with packed values) of one tile; rows and
+ * channels of the queries lie q_row and q_step apart.
+ */
+static void dot_block(const fv_map *m, const fv_block *b, const float *q, ptrdiff_t q_row,
+                      ptrdiff_t q_step, int dim, const fv_pack *keys, int tile, float *logits) {
   const int plain = tile_is_plain(m, tile), kernel_w = m->kernel_w, chunk = chunk_of(kernel_w);
   const int k_step = tile_step(m, tile), tap_step = plain ? 1 : L;
-  const ptrdiff_t row = logits_row(m), q_row = (ptrdiff_t)dim * L;
+  const ptrdiff_t row = logits_row(m);
   for (int key_row = b->key_begin; key_row < b->key_end; ++key_row) {
     const fv_range rows = rows_seeing(b, m->kernel_h, key_row);
     const float *k = packed_tile(keys, key_row, tile);
@@ -45,7 +47,7 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *q, int di
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
       dot_table[!plain][rows.end - rows.begin - 1][taps - 1](
-          q + rows.begin * q_row, q_row, k + t * tap_step, k_step, dim, to + t * L, row);
+          q + rows.begin * q_row, q_row, q_step, k + t * tap_step, k_step, dim, to + t * L, row);
     }
   }
 }

@@ -43,7 +43,7 @@ typedef struct {
 
 /* logits[r][t] = sum_d q[r][d] * k[d][t], lane by lane, for R rows and T taps. */
 FV_INLINE void dot_taps(const int R, const int T, const int tap_step, const float *q,
-                        ptrdiff_t q_row, const float *k, ptrdiff_t k_step, int dim, float *logits,
+                        ptrdiff_t q_row, ptrdiff_t q_step, const float *k, ptrdiff_t k_step, int dim, float *logits,
                         ptrdiff_t logits_row) {
   fv_f sum[ROWS][TAPS];
 #pragma GCC unroll 8
@@ -53,7 +53,7 @@ FV_INLINE void dot_taps(const int R, const int T, const int tap_step, const floa
   for (int d = 0; d < dim; ++d) {
     fv_f query[ROWS];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) query[r] = fv_load(q + r * q_row + d * L);
+    for (int r = 0; r < R; ++r) query[r] = fv_load(q + r * q_row + d * q_step);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       fv_f key = fv_load(k + d * k_step + t * tap_step);
@@ -91,16 +91,16 @@ FV_INLINE void weigh_taps(const int R, const int T, const int tap_step, const fl
   }
 }
 
-typedef void (*dot_function)(const float *, ptrdiff_t, const float *, ptrdiff_t, int, float *,
-                             ptrdiff_t);
+typedef void (*dot_function)(const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, int,
+                             float *, ptrdiff_t);
 typedef void (*weigh_function)(const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, int,
                                float *, ptrdiff_t);
 
 #define DEFINE(R, T, NAME, STEP)                                                                  \
-  static void dot_##R##_##T##_##NAME(const float *q, ptrdiff_t q_row, const float *k,             \
-                                     ptrdiff_t k_step, int dim, float *logits,                    \
+  static void dot_##R##_##T##_##NAME(const float *q, ptrdiff_t q_row, ptrdiff_t q_step,           \
+                                     const float *k, ptrdiff_t k_step, int dim, float *logits,    \
                                      ptrdiff_t logits_row) {                                      \
-    dot_taps(R, T, STEP, q, q_row, k, k_step, dim, logits, logits_row);                           \
+    dot_taps(R, T, STEP, q, q_row, q_step, k, k_step, dim, logits, logits_row);                   \
   }                                                                                               \
   static void weigh_##R##_##T##_##NAME(const float *weights, ptrdiff_t row, ptrdiff_t tap,        \
                                        const float *v, ptrdiff_t v_step, int dim, float *out,     \
@@ -194,19 +194,19 @@ FV_INLINE int64_t class_length(int64_t length, int64_t dilation, int64_t class) 
   return (length - class + dilation - 1) / dilation;
 }
 
-/* Maps there are, in the order of their numbers: image, head, class of rows, class of columns. */
+/* Maps there are; their numbers count classes of columns slowest, as those differ in width. */
 FV_INLINE int64_t map_count(const fv_local *a) {
   return a->batch * a->heads * a->dilation_h * a->dilation_w;
 }
 
 FV_INLINE fv_map map_of(const fv_local *a, int64_t number) {
   fv_map m;
-  m.class_x = number % a->dilation_w;
-  number /= a->dilation_w;
   m.class_y = number % a->dilation_h;
   number /= a->dilation_h;
   m.head = number % a->heads;
-  m.image = number / a->heads;
+  number /= a->heads;
+  m.image = number % a->batch;
+  m.class_x = number / a->batch;
   m.height = class_length(a->height, a->dilation_h, m.class_y);
   m.width = class_length(a->width, a->dilation_w, m.class_x);
   m.key_height = class_length(a->key_height, a->dilation_h, m.class_y);
@@ -256,17 +256,6 @@ static void unpack_lanes(const float *from, float *to, ptrdiff_t to_lane, int co
   }
   for (; c < columns; ++c)
     for (int i = 0; i < lanes; ++i) to[i * to_lane + c] = from[c * L + i];
-}
-
-/* Tile `tile` of row y of a plane of queries, [channel][lane]; lanes beyond the row repeat it. */
-static void pack_queries(const fv_map *m, const fv_plane *p, int y, int tile, int dim, float factor,
-                         float *to) {
-  const float *lanes[L];
-  for (int i = 0; i < L; ++i) {
-    int x = tile * L + i;
-    lanes[i] = p->data + y * p->row + (x < m->width ? x : m->width - 1) * p->column;
-  }
-  pack_lanes(lanes, to, L, dim, factor);
 }
 
 /* ---- packed keys or values --------------------------------------------------------------- */
