@@ -26,8 +26,4 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
         "check_weights_are_distributions": "zero vectors beyond the border take part, as in the "
         "public code; their share is missing from the rows",
     },
-    "talking_heads": {
-        "check_masked_weights": "the bias of the second head mixing reaches masked keys, "
-        "unless apply_weights is given the mask as well",
-    },
 }

@@ -19,6 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention.sequence.alignment import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
 from foveate.registry import register
@@ -75,9 +76,10 @@ class TalkingHeadsAttention(TokenMixer):
         q, k, _ = self._project(x, key_mask)
         return self._weights(q, k, key_mask)
 
-    def apply_weights(self, x: Tensor, weights: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """The output for ``weights``; give the ``key_mask`` they were computed with, if any."""
-        return self._attend(weights, self._project(x, key_mask)[2], key_mask)
+    def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The output for ``weights``; a key to which all give exactly nothing counts as masked."""
+        key_mask = weights.amax((1, 2)) > 0  # (B, N)
+        return self._attend(weights, self._project(x, None)[2], key_mask)
 
     def multiply_adds(self, tokens: int) -> int:
         mixing = 2 * tokens**2 * self.num_heads**2
@@ -92,9 +94,7 @@ class TalkingHeadsAttention(TokenMixer):
 
     def _weights(self, q: Tensor, k: Tensor, key_mask: Tensor | None) -> Tensor:
         logits = _mix(self.proj_l, q * self.head_dim**-0.5 @ k.transpose(-2, -1))  # (B, h, N, N)
-        if key_mask is not None:
-            logits = logits.masked_fill(~key_mask[:, None, None, :], float("-inf"))
-        return logits.softmax(-1)
+        return masked_softmax(logits, None if key_mask is None else key_mask[:, None, None, :])
 
     def _attend(self, weights: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
         if key_mask is not None:  # the second mixing's bias reaches masked keys too
