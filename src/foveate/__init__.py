@@ -45,7 +45,19 @@ _HOME = {
     "register": "registry",
     "what_a_query_sees": "analysis.sight",
 }
-_ROOMS = {"analysis", "attention", "checks", "layout", "models", "ops", "published", "registry"}
+_ROOMS = {
+    "analysis",
+    "attention",
+    "checks",
+    "layout",
+    "models",
+    "ops",
+    "published",
+    "registry",
+    "study",
+    "surgery",
+    "tasks",
+}
 
 
 def __getattr__(name: str) -> Any:
