@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from foveate.attention.full.multi_head import MultiHeadAttention
 from foveate.attention.sequence.k_means import KMeansAttention, k_means_step
+from foveate.attention.sequence.rotary_blocks import RotaryBlockAttention
 from foveate.attention.sequence.routing import RoutingAttention
 
 
@@ -65,3 +66,22 @@ def test_causal_routing_sees_no_later_token_in_its_clusters(shared_qk: bool) -> 
     changed = v.clone()
     changed[:, :, 6:] += 1
     torch.testing.assert_close(module(q, k, changed)[:, :, :6], module(q, k, v)[:, :, :6])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_local_heads_see_their_block_and_those_beside_it(causal: bool) -> None:
+    module, tokens = RotaryBlockAttention(4, 8, causal=causal), 11
+    q, k = torch.randn(2, 1, 2, tokens, 8).unbind(0)
+    positions = torch.eye(tokens).expand(1, 2, -1, -1)
+    seen = module(q, k, positions)[0, 0] > 0  # (N, N)
+    block = torch.arange(tokens) // 4
+    apart = block[:, None] - block
+    expected = (apart.abs() <= 1).tril() if causal else apart.abs() <= 1
+    assert torch.equal(seen, expected)
+
+
+def test_some_heads_must_be_routed() -> None:
+    with pytest.raises(ValueError, match="local_heads must be from 0 to num_heads - 1, got 4"):
+        RoutingAttention(16, 4, local_heads=4)
+    with pytest.raises(ValueError, match="even number of channels, got 3"):
+        RoutingAttention(12, 4, local_heads=2)

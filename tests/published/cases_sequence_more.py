@@ -100,8 +100,17 @@ def _iteration(module: _Options, golden: Golden) -> dict[str, Tensor]:
     }
 
 
-def _routing(dim: int, heads: int, max_seq_len: int, window_size: int, **_):
-    return RoutingAttention(dim, heads, max_seq_len // window_size, window_size)
+def _routing(dim: int, heads: int, max_seq_len: int, window_size: int, **options):
+    return RoutingAttention(
+        dim,
+        heads,
+        max_seq_len // window_size,
+        window_size,
+        local_heads=options["local_attn_heads"],
+        local_window=window_size,
+        causal=options.get("causal", False),
+        shared_qk=options.get("shared_qk", False),
+    )
 
 
 ROWS = [
@@ -111,6 +120,7 @@ ROWS = [
         for name in ("context", "mask", "plain", "shared_qk", "short")
     ),
     Row("routing_selfattn_global", _routing),
+    Row("routing_selfattn_mixed_causal_shared", _routing),
     Row("openai_blocksparse_fixed_masks", _Options, _fixed_masks),
     *(
         Row(f"openai_blocksparse_{name}", _Options, _attend)
