@@ -7,6 +7,7 @@ from typing import Any
 #: Options that make a small example of a mechanism whose defaults are too large to examine
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "global_subsampled": {"sr_ratio": 3},
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
     "residual_attention": {"levels": 2, "trunk_blocks": 1},
