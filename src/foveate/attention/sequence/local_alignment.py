@@ -158,7 +158,8 @@ class LocalPredictiveAligner(LocalAligner):
 
     def positions(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None) -> Tensor:
         """``(B, T)``: where each query looks, a real number from 0 to the memory's length."""
-        share = self.predictor(query).squeeze(-1).float().sigmoid()
+        share = self.predictor(query).squeeze(-1)
+        share = share.to(torch.promote_types(share.dtype, torch.float32)).sigmoid()
         if memory_mask is None:
             return memory.shape[1] * share
         return memory_mask.sum(1, keepdim=True) * share
