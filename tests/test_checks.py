@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foveate import describe, list_attention
 from foveate.checks import (
@@ -70,6 +73,70 @@ BROKEN = [
     (m.ContextOfProjection, "alignment", ()),
 ]
 
+#: A form lacks what the tags of its mechanism promise, for the reason given.
+NOT_OF_A_FORM = {
+    "acmix(attention='patchwise', shift='fixed')": {
+        "check_weights": "patchwise attention has weights for each channel",
+        "check_other_weights": "patchwise attention has weights for each channel",
+        "check_attends": "patchwise attention has weights for each channel",
+    },
+    "acmix(attention='global', shift='tensor')": {"check_attends_locally": "it is global"},
+    "dual(position=False)": {
+        "check_weights": "channels attend to channels",
+        "check_other_weights": "channels attend to channels",
+        "check_attends": "channels attend to channels",
+    },
+    "scaled_dot_product(causal=True)": {
+        "check_alignment": "a query whose past is masked attends to nothing",
+    },
+    "window(window_size=(3, 4), pad='zero', qkv_bias=False)": {
+        "check_weights_are_distributions": "padding takes part",
+    },
+    "window(window_size=4, shift_size=(1, 2), pad='zero')": {
+        "check_weights_are_distributions": "padding takes part",
+    },
+}
+
+FORMS = [
+    ("acmix", {"attention": "patchwise", "shift": "fixed"}),
+    ("acmix", {"attention": "global", "shift": "tensor"}),
+    ("acmix_window", {"window_size": (2, 3), "shift_size": (1, 1)}),
+    ("attention_gate", {"normalize": "softmax", "stride": 1}),
+    ("bam", {"fusion": "sum", "dilation": 1}),
+    ("cbam", {"channel": False, "kernel_size": 3}),
+    ("cbam", {"spatial": False, "pools": ("avg",), "bias": False}),
+    ("convolutional_projection", {"stride_kv": 1, "qkv_bias": False}),
+    ("deformable", {"groups": 2, "stride": 1, "position": "none"}),
+    ("deformable", {"offsets": False}),
+    ("dual", {"position": False}),
+    ("dual", {"channel": False}),
+    ("local_predictive", {"score": "concat", "border": "zero"}),
+    ("local_monotonic", {"score": "concat", "window": 2}),
+    ("multi_head", {"num_heads": 1, "qkv_bias": False}),
+    ("neighborhood", {"kernel_size": 3, "dilation": 2}),
+    ("neighborhood", {"kernel_size": 5, "rel_pos_bias": False}),
+    ("pale", {"num_heads": 1, "pale_size": 3, "qkv_bias": False}),
+    ("relation_aware", {"spatial": False}),
+    ("relation_aware", {"channel": False}),
+    ("residual_attention", {"variant": "port"}),
+    ("residual_attention", {"levels": 0}),
+    ("routing", {"causal": True, "shared_qk": True, "num_mem_kv": 1}),
+    ("san_pairwise", {"kernel_size": 3, "dilation": 2, "share": 4}),
+    ("san_patchwise", {"kernel_size": 3, "dilation": 2, "share": 4}),
+    ("scaled_dot_product", {"causal": True}),
+    ("selective_kernel", {"split_input": True, "groups": 2}),
+    ("slide", {"share_qkv": True, "share_kernel": False, "qkv_bias": False}),
+    ("slide", {"kernel_size": (3, 5), "dim_reduction": 2, "position_bias": False}),
+    ("sliding_window", {"window": 2, "dilation": 2}),
+    ("sparse", {"pattern": "fixed", "stride": 4, "causal": False}),
+    ("squeeze_excitation", {"reduction": 4, "bias": False, "pool": "max"}),
+    ("stand_alone", {"kernel_size": (2, 3), "qkv_bias": True}),
+    ("talking_heads", {"head_bias": False}),
+    ("triplet", {"spatial": False, "kernel_size": 3}),
+    ("window", {"window_size": (3, 4), "pad": "zero", "qkv_bias": False}),
+    ("window", {"window_size": 4, "shift_size": (1, 2), "pad": "zero"}),
+]
+
 SLOW_SAMPLE = [
     ("multi_head", "check_onnx"),
     ("squeeze_excitation", "check_onnx"),
@@ -80,6 +147,48 @@ SLOW_SAMPLE = [
 @parametrize_with_checks(slow=True)
 def test_mechanism(subject, check):
     check(subject)
+
+
+@pytest.mark.parametrize("subject", [examine(name, **options) for name, options in FORMS], ids=str)
+def test_other_forms(subject):
+    excused = {
+        "check_compile": "slow",
+        "check_export": "slow",
+        "check_wrong_option": "an option may be idle in a form",
+        **EXPECTED_FAILURES.get(subject.name, {}),
+        **NOT_OF_A_FORM.get(str(subject), {}),
+    }
+    for check in checks_for(subject, slow=False):
+        if not check.name.startswith(tuple(excused)):
+            check(subject)
+
+
+@given(
+    name=st.sampled_from(list_attention()),
+    height=st.integers(1, 19),
+    width=st.integers(1, 19),
+    batch=st.integers(0, 3),
+    channels_last=st.booleans(),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_size(name, height, width, batch, channels_last):
+    subject = examine(name)
+    inputs = subject.inputs((height, width), batch=batch)
+    if channels_last and inputs[0].dim() == 4:
+        inputs = (inputs[0].contiguous(memory_format=torch.channels_last),)
+    with torch.no_grad():
+        y = subject.build()(*inputs)
+    y = y[0] if isinstance(y, tuple) else y
+    expected = (*inputs[0].shape[:2], inputs[-1].shape[2]) if len(inputs) > 1 else inputs[0].shape
+    assert tuple(y.shape) == tuple(expected)
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("name", ["neighborhood", "slide", "sliding_window"])
+def test_threads_change_nothing(name, two_threads):
+    subject = examine(name)
+    for check in ("gradients", "samples_alone", "strided_gradient", "small_sizes", "empty_batch"):
+        CHECKS[f"check_{check}"](subject)
 
 
 @pytest.mark.parametrize(("name", "check"), SLOW_SAMPLE)

@@ -91,6 +91,7 @@ def checks_for(subject: Subject, *, slow: bool = True) -> list[Check]:
 
 def check_attention(
     attention: Examinable,
+    /,
     *,
     tags: Iterable[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,

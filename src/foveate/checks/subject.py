@@ -106,6 +106,7 @@ Examinable = str | type[Attention] | Callable[..., nn.Module] | Subject
 
 def examine(
     attention: Examinable,
+    /,
     *,
     tags: frozenset[str] | set[str] | tuple[str, ...] | None = None,
     **options: Any,
