@@ -19,6 +19,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 #: Checks that a mechanism is known to fail, each with the reason. Strict: one that passes after
 #: all is reported.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
+    "local_predictive": {
+        "check_alignment": "weights fall off around the predicted position and are not "
+        "normalised again, as published; their sum is less than one",
+    },
     "neighborhood": {
         "check_weights_are_distributions": "the padding of a map smaller than the neighbourhood "
         "is attended, as published; its share is missing from the rows",

@@ -151,9 +151,16 @@ class CBAM(Gate):
         a = self.channel.gate(x)  # (B, C, 1, 1)
         return a if self.spatial is None else a * self.spatial.gate(x * a)  # (B, C, H, W)
 
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self._parts():
+            x = part(x)
+        return x
+
+    def _parts(self) -> list[Gate]:
+        return [part for part in (self.channel, self.spatial) if part is not None]
+
     def multiply_adds(self, height: int, width: int) -> int:
-        parts = [part for part in (self.channel, self.spatial) if part is not None]
-        return sum(part.multiply_adds(height, width) for part in parts)
+        return sum(part.multiply_adds(height, width) for part in self._parts())
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Read the names of the published module and of its parts alone, and timm's."""

@@ -11,7 +11,8 @@ Cost: ``HW C^2 (1 + 2 / reduction) + (HW)^2 C (1 + 1 / reduction)`` multiply-add
 Paper: Fu et al., "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
 Published code: junfu1115/DANet. There is no 1 / sqrt(d); a channel's weight goes to those *least*
 like it, by the maximum minus the energy; both gammas start at zero, where each part is the
-identity. Its head puts convolutions before and behind each part, and adds what they give.
+identity and their sum 2 x. Its head puts convolutions before and behind each part, and adds what
+they give.
 """
 
 from __future__ import annotations

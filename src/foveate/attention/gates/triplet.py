@@ -77,8 +77,8 @@ class TripletAttention(Gate):
         width = self.width(x.transpose(1, 2)).transpose(1, 2)  # (B, C, 1, W)
         height = self.height(x.transpose(1, 3)).transpose(1, 3)  # (B, C, H, 1)
         if self.spatial is None:
-            return (width + height) / 2
-        return (width + height + self.spatial(x)) / 3  # (B, C, H, W)
+            return width / 2 + height / 2
+        return width / 3 + height / 3 + self.spatial(x) / 3  # (B, C, H, W)
 
     def multiply_adds(self, height: int, width: int) -> int:
         plane = height * width if self.spatial is not None else 0
