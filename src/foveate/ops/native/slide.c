@@ -31,6 +31,12 @@
 #else
 #define TAP_BLOCK 1
 #endif
+/* Hold a vector in its register where the compiler would load it again for each use. */
+#if defined(__AVX512F__)
+#define KEEP(x) __asm__("" : "+v"(x))
+#else
+#define KEEP(x) ((void)0)
+#endif
 /* What the planes of one block may take: they are to stay in the second cache. */
 #define FORWARD_BYTES (320 << 10)
 #define BACKWARD_BYTES (512 << 10)
@@ -165,6 +171,7 @@ FV_INLINE void weight_taps(const struct problem *s, int64_t queries, const float
         product[j] = x ? query * fv_load(plane + i + s->offset[first + j]) : query;
       for (int n = 0; n < slots; n++) {
         fv_f probability = fv_load(p + n * s->plane + i);
+        KEEP(probability);
         for (int j = 0; j < count; j++) sum[j * GROUP + n] += probability * product[j];
       }
     }
@@ -589,11 +596,13 @@ FV_EXPORT int FV(slide_forward)(const struct forward *call) {
     float *query = all_scratch + fv_thread() * scratch, *mixed = query + D * s->plane;
     float *p = mixed + E * s->plane, *numbers = p + s->slots * s->plane;
     float *key = numbers + s->plane, *value = key + D * s->halo_plane;
+    /* The heads of a block follow each other: they lie side by side in memory. */
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < blocks; task++) {
       const struct block b =
-          block_at(s, task / in_head / s->heads, task / in_head % s->heads,
-                   task % in_head / s->column_blocks, task % in_head % s->column_blocks);
+          block_at(s, task / s->heads / in_head, task % s->heads,
+                   task / s->heads % in_head / s->column_blocks,
+                   task / s->heads % in_head % s->column_blocks);
       pack_queries(s, &b, &queries, s->depth, s->scale, query);
       pack_halo(s, &b, &keys, s->depth, key);
       score_block(s, b.queries, query, key, key_weights + b.head * key_size, s->depth, p);
@@ -693,10 +702,11 @@ FV_EXPORT int FV(slide_backward)(const struct backward *call) {
       const int64_t columns = (s->column_blocks + 1 - pass % 2) / 2;
 #pragma omp for schedule(static)
       for (int64_t task = 0; task < heads * rows * columns; task++) {
-        const int64_t image_head = task / (rows * columns), at = task % (rows * columns);
+        const int64_t image = task / s->heads / (rows * columns);
+        const int64_t at = task / s->heads % (rows * columns);
         const struct block b =
-            block_at(s, image_head / s->heads, image_head % s->heads,
-                     at / columns * 2 + pass / 2, at % columns * 2 + pass % 2);
+            block_at(s, image, task % s->heads, at / columns * 2 + pass / 2,
+                     at % columns * 2 + pass % 2);
         const float *key_w = key_weights + b.head * key_size;
         const float *value_w = value_weights + b.head * value_size;
         load_probabilities(s, &b, c->probabilities, p);
