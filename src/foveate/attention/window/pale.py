@@ -23,11 +23,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveate import layout
 from foveate.arguments import check_map, positive, probability
+from foveate.attention.window.inside import (
+    Part,
+    apply_dense,
+    attend_inside,
+    dense,
+    one_hot_values,
+    pairs_inside,
+)
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -100,24 +107,16 @@ class PaleAttention(Mixer):
         """``(B, 2h, H*W, H*W)``: the heads of the rows, then those of the columns."""
         check_map(x, self.dim)
         q, k = (self._heads(convolution(x)) for convolution in self.qkv[:2])
-        positions = layout.one_hot_positions(q, *x.shape[2:])[:, :, :, None]
-        y = self._attend(q, k, positions.expand(*q.shape[:-1], -1))  # (B, H, W, 2h, H*W)
-        return y.flatten(1, 2).transpose(1, 2)
+        return dense(self._attend(q, k, one_hot_values(q)))
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         check_map(x, self.dim)
-        v = self._heads(self.qkv[2](x)).flatten(1, 2).transpose(1, 2)  # (B, 2h, H*W, D)
-        y = layout.merge_heads((weights @ v).transpose(1, 2))
-        return self._finish(y.unflatten(1, tuple(x.shape[2:])), x)
+        return self._finish(apply_dense(weights, self._heads(self.qkv[2](x))), x)
 
     def multiply_adds(self, height: int, width: int) -> int:
-        rows, columns = min(self.pale_size, height), min(self.pale_size, width)
-        padded_height = layout.ceil_to_multiple(height, rows)
-        padded_width = layout.ceil_to_multiple(width, columns)
         project = (4 * self.dim + 3 * self.kernel_size**2) * height * width * self.dim
-        along_rows = padded_height * width * rows * width
-        along_columns = height * padded_width * height * columns
-        return project + (along_rows + along_columns) * self.dim
+        pairs = sum(pairs_inside((height, width), part) for part in self._parts)
+        return project + pairs * self.dim
 
     def fuse(self) -> None:
         """Fold the batch normalisations into the convolutions, in place."""
@@ -127,53 +126,18 @@ class PaleAttention(Mixer):
     def _heads(self, x: Tensor) -> Tensor:
         return layout.split_heads(x, 2 * self.num_heads)  # (B, H, W, 2h, D)
 
+    @property
+    def _parts(self) -> tuple[Part, Part]:
+        """The cells spread over the map that attend to each other: rows, columns."""
+        return (self.pale_size, None), (None, self.pale_size)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-        height, width = q.shape[1:3]
-        rows, columns = (self._lines(length) for length in (height, width))
-        tall = layout.ceil_to_multiple(height, rows), width
-        wide = height, layout.ceil_to_multiple(width, columns)
-        first, second = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
-        along_rows = self._inside(*first, (rows, width), tall, dropout_p)
-        along_columns = self._inside(*second, (height, columns), wide, dropout_p)
-        return torch.cat([along_rows, along_columns], 3)
-
-    def _lines(self, length: int) -> int:
-        return min(self.pale_size, length) if layout.is_known(length) else self.pale_size
-
-    def _inside(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        grid: tuple[int, int],
-        padded: tuple[int, int],
-        dropout_p: float,
-    ) -> Tensor:
-        """Attention inside each group of a ``grid`` of cells spread over the ``padded`` map."""
-        size = tuple(q.shape[1:3])
-        mask = self._real(q, grid, padded)
-        q, k, v = (self._groups(t, grid, padded) for t in (q, k, v))  # (B*n, h, T, D)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=self.scale
-        )
-        y = layout.merge_heads(y.transpose(1, 2))  # (B*n, T, h*D)
-        count = (padded[0] // grid[0]) * (padded[1] // grid[1])
-        y = layout.grid_merge(y.unflatten(0, (-1, count)), grid, padded)
-        return layout.split_heads(layout.crop(y, size), self.num_heads)
-
-    def _groups(self, x: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-        x = layout.pad_to_size(layout.merge_heads(x), padded)
-        x = layout.grid_partition(x, grid).flatten(0, 1)  # (B*n, T, h*D)
-        return layout.split_heads(x, self.num_heads).transpose(1, 2)
-
-    def _real(self, q: Tensor, grid: tuple[int, int], padded: tuple[int, int]) -> Tensor | None:
-        """``(B*n, 1, 1, T)``: which cells of a group lie on the map; None: all do."""
-        batch, *size = q.shape[:3]
-        if all(layout.is_known(length) for length in size) and tuple(size) == padded:
-            return None
-        cells = layout.pad_to_size(q.new_ones(1, *size, 1), padded)
-        groups = layout.grid_partition(cells, grid)[0, :, :, 0] > 0  # (n, T)
-        return groups.repeat(batch, 1)[:, None, None]
+        halves = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
+        y = [
+            attend_inside(*half, part, spread=True, scale=self.scale, dropout_p=dropout_p)
+            for half, part in zip(halves, self._parts, strict=True)
+        ]
+        return torch.cat(y, 3)  # (B, H, W, 2h, D)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)
