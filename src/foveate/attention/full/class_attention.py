@@ -113,7 +113,9 @@ class ClassAttention(TokenMixer):
         for key, value in state.items():
             name, _, leaf = key.partition(".")
             if name == "qkv":
-                converted |= dict(zip((f"{n}.{leaf}" for n in "qkv"), value.chunk(3), strict=True))
+                converted |= dict(
+                    zip((f"{n}.{leaf}" for n in "qkv"), value.tensor_split(3), strict=True)
+                )
             else:
                 converted[key] = value
         return converted

@@ -35,11 +35,10 @@ class RotaryBlockAttention(nn.Module):
         self.causal = causal
         self.blocks = 2 if causal else 3  # that a block sees
         self.attn_drop = probability(attn_drop, "attn_drop")
-        frequencies = 10000 ** (-torch.arange(0, head_dim, 2).float() / head_dim)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        size, tokens, device = self.window_size, q.shape[2], q.device
+        size, device = self.window_size, q.device
+        heads, tokens = q.shape[1:3]
         blocks = (tokens + size - 1) // size
         starts = size * torch.arange(blocks, device=device)
         queries = starts[:, None] + torch.arange(size, device=device)  # (n, w)
@@ -48,18 +47,22 @@ class RotaryBlockAttention(nn.Module):
         if self.causal:
             seen = seen & (queries[:, :, None] >= keys[:, None])
         queries, keys = queries.clamp(max=tokens - 1), keys.clamp(0, tokens - 1)
-        mask = seen[None, None]
+        mask = seen
         if key_mask is not None:
-            mask = mask & key_mask[:, keys][:, None, :, None]  # (B, 1, n, w or 1, J)
-        angles = torch.arange(keys.shape[1], device=device)[:, None] * self.frequencies
+            mask = (seen & key_mask[:, keys][:, :, None]).repeat_interleave(heads, 0)
+        turns = 10000.0 ** (-torch.arange(0, q.shape[3], 2, device=device) / q.shape[3])
+        angles = torch.arange(keys.shape[1], device=device)[:, None] * turns  # (J, D / 2)
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B*h, N, D)
         y = F.scaled_dot_product_attention(
-            _turn(q[:, :, queries], angles[-size:]),  # (B, h, n, w, D)
-            _turn(k[:, :, keys], angles),
-            v[:, :, keys],
+            _turn(q[:, queries], angles[-size:]),  # (B*h, n, w, D)
+            _turn(k[:, keys], angles),
+            v[:, keys],
             attn_mask=mask,
             dropout_p=self.attn_drop if self.training else 0.0,
         )
-        return y.flatten(2, 3)[:, :, :tokens]
+        # A slice of a symbolic length would tie an export to lengths that need, or don't, padding.
+        y = y.flatten(1, 2).index_select(1, torch.arange(tokens, device=device))
+        return y.unflatten(0, (-1, heads))
 
     def multiply_adds(self, tokens: int, channels: int) -> int:
         """Of all heads together, which have ``channels``."""
