@@ -8,6 +8,7 @@ from torch import Tensor
 from foveate.arguments import one_of, pair, probability
 from foveate.ops._backends import explainable, in_transform, native_obstacle
 from foveate.ops._dropout import draw_seed
+from foveate.ops._maps import autocast, check_maps
 from foveate.ops.local import native, operator, portable
 
 BORDERS = ("shift", "zero", "mask", "reflect")
@@ -108,8 +109,8 @@ def _checked(
     steps = pair(dilation, "dilation")
     one_of(border, BORDERS, "border")
     probability(dropout_p, "dropout_p")
-    _check_maps(q, k, v)
-    q, k, v = (_autocast(x) for x in (q, k, v))
+    check_maps(q, k, v)
+    q, k, v = (autocast(x) for x in (q, k, v))
     _check_same(q, k, v, bias, key_mask)
     _check_bias(bias, q, kernel)
     if key_mask is not None and key_mask.dtype is not torch.bool:
@@ -123,41 +124,6 @@ def _checked(
         _check_room(q, kernel, steps, border)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     return q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p)
-
-
-def _check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-        if x.dim() != 5:
-            raise ValueError(f"{name} must be (B, H, W, heads, D), got shape {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"{name} must have a floating dtype, got {x.dtype}")
-    if k.shape != q.shape:
-        raise ValueError(
-            f"q and k must have the same shape (B, H, W, heads, D), "
-            f"got {tuple(q.shape)} and {tuple(k.shape)}"
-        )
-    if v.shape[:4] != q.shape[:4]:
-        raise ValueError(
-            f"q and v must agree in (B, H, W, heads), got {tuple(q.shape)} and {tuple(v.shape)}"
-        )
-    if 0 in q.shape[1:] or v.shape[4] == 0:
-        raise ValueError(
-            "H, W, heads and channels must be at least 1, "
-            f"got q {tuple(q.shape)} and v {tuple(v.shape)}"
-        )
-
-
-def _autocast(x: Tensor) -> Tensor:
-    device = x.device.type
-    if (
-        torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-        and x.dtype is not torch.float64
-    ):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
 
 
 def _check_same(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
