@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.attention.sequence.sliding_window import SlidingWindowAttention
+from foveate.attention.window.cross_shaped import CrossShapedAttention
+from foveate.attention.window.locally_grouped import LocallyGroupedAttention
 from foveate.attention.window.pale import PaleAttention
 from foveate.attention.window.window import WindowAttention
 from tests.published.golden import Golden, Row
@@ -109,10 +111,47 @@ def _longformer_with_weights(module: nn.Module, golden: Golden) -> dict[str, Ten
     return {"y": module(x, key_mask, global_mask), "probs": probs}
 
 
+def _cross_shaped(dim: int, num_heads: int, split_size: int, **_: int) -> CrossShapedAttention:
+    """The case is one of two branches, so the module has twice its channels and heads."""
+    return CrossShapedAttention(2 * dim, 2 * num_heads, split_size)
+
+
+def _cross_shaped_weights(golden: Golden) -> dict[str, Tensor]:
+    """The branch's convolution for both branches; the projections lie outside the case."""
+    dim = 2 * golden.kwargs["dim"]
+    shapes = {"qkv.weight": (3 * dim, dim), "qkv.bias": (3 * dim,)}
+    shapes |= {"proj.weight": (dim, dim), "proj.bias": (dim,)}
+    state = {f"attns.{i}.{key}": value for key, value in golden.state.items() for i in (0, 1)}
+    return state | {key: torch.zeros(shape) for key, shape in shapes.items()}
+
+
+def _cross_shaped_branch(module: nn.Module, golden: Golden) -> Tensor:
+    options = golden.kwargs
+    size = (options["resolution"], options["resolution"])
+    qkv = golden.inputs["x"].unflatten(-1, (options["num_heads"], -1)).unflatten(2, size)
+    q, k, v = torch.cat([qkv, qkv], -2)  # each (B, H, W, h, D)
+    y = module._attend(q, k, v).flatten(-2) + module._local(v)
+    return y.chunk(2, -1)[options["idx"]].flatten(1, 2)
+
+
+def _map_of(height: int, width: int) -> Callable[[nn.Module, Golden], Tensor]:
+    """The published module takes and gives the tokens of a map of this size."""
+    return lambda module, golden: (
+        module(golden.inputs["x"].mT.unflatten(2, (height, width))).flatten(2).mT
+    )
+
+
+def _locally_grouped(dim: int, num_heads: int, ws: int, qkv_bias: bool) -> nn.Module:
+    return LocallyGroupedAttention(dim, num_heads, ws, qkv_bias=qkv_bias)
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k5", NeighborhoodAttention, _channels_last),
+    Row("cswin_lepe_attention_h", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
+    Row("cswin_lepe_attention_v", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
+    Row("twins_lsa", _locally_grouped, _map_of(6, 9)),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),
     *(

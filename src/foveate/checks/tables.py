@@ -8,6 +8,8 @@ from typing import Any
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "global_subsampled": {"sr_ratio": 3},
+    "cross_shaped": {"split_size": 2},
+    "locally_grouped": {"window_size": 3},
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
     "residual_attention": {"levels": 2, "trunk_blocks": 1},
