@@ -47,6 +47,7 @@ BROKEN = [
     (m.OverlooksItself, "attends_to_itself", ("weights", "self")),
     (m.CleanMixer, "attends_locally", ("weights", "local")),
     (m.ConvMixer, "positions_unordered", ("unordered",)),
+    (m.CleanTokens, "positions_unordered", ("weights", "unordered")),
     (m.GrowsState, "state_is_stable", ()),
     (m.KeepsGraph, "copies", ()),
     (m.NumbersOnCpu, "meta_device", ()),
