@@ -30,7 +30,7 @@ from foveate.registry import register
     paper="Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv:1706.03762",
     source="huggingface/pytorch-image-models@1.0.31",
     licence="Apache-2.0",
-    tags=("weights", "self", "heads", "published"),
+    tags=("weights", "self", "unordered", "heads", "published"),
 )
 class MultiHeadAttention(TokenMixer):
     """Scaled dot-product self-attention with several heads.

@@ -32,7 +32,7 @@ from foveate.registry import register
     paper="Shazeer et al., Talking-Heads Attention, arXiv:2003.02436",
     source="facebookresearch/deit@7e160fe43f0252d17191b71cbb5826254114ea5b",
     licence="Apache-2.0",
-    tags=("weights", "self", "heads", "published"),
+    tags=("weights", "self", "unordered", "heads", "published"),
     parity="Head mixing has biases, as in CaiT's code; head_bias=False is the first paper's form.",
 )
 class TalkingHeadsAttention(TokenMixer):

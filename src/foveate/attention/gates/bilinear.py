@@ -39,7 +39,7 @@ PUBLISHED_NAMES = {
     paper="Fang et al., Bilinear Attention Networks for Person Retrieval, ICCV 2019, "
     "doi 10.1109/ICCV.2019.00812",
     source="PengfeiFANGanu/Attention-in-Attention-Networks@b5b9822956bb719a167c7bf846207ee0df0268c6",
-    tags=("batch_statistics", "published"),
+    tags=("unordered", "batch_statistics", "published"),
     parity="PengfeiFANGanu/Attention-in-Attention-Networks' BilinearAttention, exactly",
 )
 class BilinearAttention(Gate):

@@ -75,7 +75,7 @@ class ChannelAttention(nn.Module):
     paper="Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019, arXiv:1809.02983",
     source="junfu1115/DANet@b0a0fa008148f102321cdaa7ca38fb0ddd0239d1",
     licence="MIT",
-    tags=("weights", "self", "published"),
+    tags=("weights", "self", "unordered", "published"),
     parity="junfu1115/DANet's PAM_Module and CAM_Module, exactly",
 )
 class DualAttention(Mixer):

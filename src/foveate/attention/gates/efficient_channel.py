@@ -31,7 +31,7 @@ from foveate.registry import register
     "Networks, CVPR 2020, arXiv:1910.03151",
     source="BangguWu/ECANet@b332f6b3e6e2afe8a3287dc8ee8440a0fbec74c4",
     licence="MIT",
-    tags=("published",),
+    tags=("unordered", "published"),
     parity="BangguWu/ECANet and timm's EcaModule, exactly",
 )
 class EfficientChannelAttention(Gate):

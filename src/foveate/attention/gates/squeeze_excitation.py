@@ -28,7 +28,7 @@ from foveate.registry import register
     paper="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, arXiv:1709.01507",
     source="moskomule/senet.pytorch@8cb2669fec6fa344481726f9199aa611f08c3fbd",
     licence="MIT",
-    tags=("published",),
+    tags=("unordered", "published"),
     parity="timm's SEModule and senet.pytorch's SELayer, exactly",
 )
 class SqueezeExcitation(Gate):

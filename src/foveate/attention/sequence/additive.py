@@ -33,7 +33,7 @@ from foveate.registry import register
     "Translate, ICLR 2015, arXiv:1409.0473",
     source="tensorflow/addons@d208d752e98c310280938efa939117bf635a60a8",
     licence="Apache-2.0",
-    tags=("weights", "published"),
+    tags=("weights", "unordered", "published"),
     parity="tensorflow/addons' Bahdanau score and OpenNMT-py's mlp, exactly",
 )
 class AdditiveAligner(ScoreAligner):

@@ -24,7 +24,7 @@ from foveate.registry import register
     title="Concatenating alignment of queries with a memory (Luong concat)",
     paper="Luong et al., Effective Approaches to Attention-based Neural Machine Translation, "
     "EMNLP 2015, arXiv:1508.04025",
-    tags=("weights", "published"),
+    tags=("weights", "unordered", "published"),
     parity="a public re-implementation, exactly",
 )
 class ConcatAligner(AdditiveAligner):

@@ -28,7 +28,7 @@ from foveate.registry import register
     "EMNLP 2015, arXiv:1508.04025",
     source="OpenNMT/OpenNMT-py@97111d97551c24857076a4102eabdb468b35cff4",
     licence="MIT",
-    tags=("weights",),
+    tags=("weights", "unordered"),
     parity="OpenNMT-py's dot and tensorflow/addons' Luong score, exactly",
 )
 class DotProductAligner(ScoreAligner):

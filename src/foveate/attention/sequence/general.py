@@ -27,7 +27,7 @@ from foveate.registry import register
     "EMNLP 2015, arXiv:1508.04025",
     source="OpenNMT/OpenNMT-py@97111d97551c24857076a4102eabdb468b35cff4",
     licence="MIT",
-    tags=("weights", "published"),
+    tags=("weights", "unordered", "published"),
     parity="OpenNMT-py's general and fairseq's LSTM attention, exactly",
 )
 class GeneralAligner(ScoreAligner):
