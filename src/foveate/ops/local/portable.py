@@ -100,7 +100,9 @@ def _plan(length: int, kernel: int, dilation: int, border: str, device: torch.de
     tile = max(kernel, 4)
     if isinstance(length, int):
         tile = min(tile, longest)
-    tiles = (longest + tile - 1) // tile
+        tiles = (longest + tile - 1) // tile
+    else:  # one more than needed: a count that may be 1 would tie an export to larger maps
+        tiles = (longest + tile - 1) // tile + 1
     remainder = count(dilation)[:, None, None]  # (d, 1, 1)
     members = (length + dilation - 1 - remainder) // dilation  # (d, 1, 1) positions of the class
     query = count(tiles)[:, None] * tile + count(tile)

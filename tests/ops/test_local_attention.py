@@ -1,0 +1,447 @@
+"""Local attention against its definition, backend by backend."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveate.ops import explain, local_attention, use_backend
+from foveate.ops.native import library
+from tests.ops import local_reference
+
+BORDERS = ("shift", "zero", "mask", "reflect")
+needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not() or "built")
+backends = pytest.mark.parametrize(
+    "backend", ["portable", pytest.param("native", marks=needs_native)]
+)
+
+
+def maps(size, *, heads=2, dim=4, value_dim=None, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    dims = (dim, dim, value_dim or dim)
+    return [torch.randn(*size, heads, d, generator=generator).to(dtype) for d in dims]
+
+
+def random_case(border, seed):
+    """A random call: q, k, v and keyword arguments; sizes small, odd, and not square."""
+    pick = random.Random(f"{border} {seed}")
+    kernel = pick.randint(1, 6), pick.randint(1, 6)
+    dilation = pick.randint(1, 3), pick.randint(1, 3)
+    if border in ("zero", "mask"):
+        height, width = pick.randint(1, 7), pick.randint(1, 11)
+    else:
+        height = kernel[0] * dilation[0] + pick.randint(0, 3)
+        width = kernel[1] * dilation[1] + pick.randint(0, 5)
+    batch, heads = pick.randint(1, 2), pick.randint(1, 2)
+    dim, value_dim = pick.choice([3, 8]), pick.choice([5, 8])
+    size = (batch, height, width)
+    q, k, v = maps(size, heads=heads, dim=dim, value_dim=value_dim, seed=seed)
+    biases = [
+        None,
+        torch.randn(heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1),
+        torch.randn(*size, heads, *kernel),
+    ]
+    key_mask = pick.choice([None, torch.rand(size) > 0.6])
+    return [q, k, v], {
+        "kernel_size": kernel,
+        "dilation": dilation,
+        "bias": pick.choice(biases),
+        "scale": pick.choice([None, 0.7]),
+        "border": border,
+        "key_mask": key_mask,
+    }
+
+
+def poison():
+    """Freed memory full of NaN, for the next allocations to find."""
+    for size in (64, 1024, 16384, 65536, 262144):
+        del [torch.full((size,), float("nan")) for _ in range(4)][:]
+
+
+@backends
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_the_definition(backend, border, seed):
+    (q, k, v), options = random_case(border, seed)
+    want, want_lse = local_reference.local_attention(q, k, v, **options)
+    poison()
+    with use_backend(backend):
+        out, lse = local_attention(q, k, v, **options, return_lse=True)
+    torch.testing.assert_close(out, want.float(), rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(lse, want_lse.float(), rtol=2e-5, atol=2e-5)
+
+
+def gradients(backend, dtype, tensors, options, dropout_seed=None):
+    tensors = [x.to(dtype).requires_grad_() for x in tensors]
+    bias = options["bias"]
+    if bias is not None:
+        bias = bias.to(dtype).requires_grad_()
+    with use_backend(backend):
+        if dropout_seed is not None:
+            torch.manual_seed(dropout_seed)
+        out, lse = local_attention(*tensors, **{**options, "bias": bias}, return_lse=True)
+        wave = torch.sin(torch.arange(out.numel())).view_as(out).to(dtype)
+        loss = (out * wave).sum() + lse.masked_fill(lse.isinf(), 0).square().sum()
+        wanted = tensors if bias is None else [*tensors, bias]
+        return out.detach(), *torch.autograd.grad(loss, wanted)
+
+
+@needs_native
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("seed", range(10))
+def test_native_gradients_equal_portable_ones(border, seed):
+    tensors, options = random_case(border, 100 + seed)
+    dropout = seed % 3 == 0
+    options["dropout_p"] = 0.3 if dropout else 0.0
+    want = gradients("portable", torch.float64, tensors, options, seed if dropout else None)
+    poison()
+    got = gradients("native", torch.float32, tensors, options, seed if dropout else None)
+    for ours, theirs in zip(got, want, strict=True):
+        size = max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4 * size)
+
+
+@needs_native
+@pytest.mark.slow
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("seed", range(200))
+def test_native_sweep(border, seed):
+    test_native_gradients_equal_portable_ones(border, 1000 + seed)
+
+
+@needs_native
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("kernel", [7, (9, 4), 13])
+def test_native_on_wide_maps(border, kernel):
+    tensors = maps((1, 27, 43), heads=1, dim=16)
+    options = {"kernel_size": kernel, "border": border, "bias": None}
+    want = gradients("portable", torch.float64, tensors, options)
+    for ours, theirs in zip(
+        gradients("native", torch.float32, tensors, options), want, strict=True
+    ):
+        size = max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4 * size)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["generic", "v3"])
+def test_every_instruction_set_the_machine_has(isa, monkeypatch):
+    best = library.instruction_set()
+    if ["generic", "v3", "v4"].index(isa) > ["generic", "v3", "v4"].index(best):
+        pytest.skip(f"this machine has {best}")
+    monkeypatch.setattr(library, "instruction_set", lambda: isa)
+    library.kernel.cache_clear()
+    try:
+        for border in BORDERS:
+            test_native_gradients_equal_portable_ones(border, 7)
+    finally:
+        library.kernel.cache_clear()
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_portable_gradients_equal_finite_differences(border, seed):
+    tensors, options = random_case(border, seed)
+    tensors = [x[:1, :, :, :1, :3] for x in tensors]
+    bias = options.pop("bias")
+    if bias is not None:
+        bias = bias[:1].double() if bias.dim() == 3 else bias[:1, :, :, :1].double()
+    if options["key_mask"] is not None:
+        options["key_mask"] = options["key_mask"][:1]
+    tensors = [x.double().requires_grad_() for x in tensors]
+
+    def call(q, k, v):
+        return local_attention(q, k, v, bias=bias, **options)
+
+    assert torch.autograd.gradcheck(call, tensors, fast_mode=True)
+
+
+def test_second_derivatives():
+    tensors = [x.requires_grad_() for x in maps((1, 4, 3), heads=1, dim=2, dtype=torch.float64)]
+    assert torch.autograd.gradgradcheck(lambda q, k, v: local_attention(q, k, v, 3), tensors)
+
+
+@backends
+def test_lse_alone_can_be_differentiated(backend):
+    q, k, v = (x.requires_grad_() for x in maps((1, 6, 7)))
+    with use_backend(backend):
+        lse = local_attention(q, k, v, 3, return_lse=True)[1]
+        dq, dk = torch.autograd.grad(lse.sum(), (q, k))
+    want = local_reference.local_attention(q, k, v, (3, 3))[1]
+    want_q, want_k = torch.autograd.grad(want.sum(), (q, k))
+    torch.testing.assert_close((dq, dk), (want_q, want_k), rtol=1e-4, atol=1e-5)
+
+
+@backends
+def test_strided_views_expanded_and_misaligned_inputs(backend):
+    qkv = torch.randn(2, 9, 11, 3, 2, 8)
+    views = qkv.unbind(3)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in views]
+    channels_apart = [x.movedim(-1, 1).contiguous().movedim(1, -1) for x in views]
+    memory = torch.randn(qkv.numel() + 1)
+    shifted = memory[1:].view_as(qkv).copy_(qkv).unbind(3)
+    with use_backend(backend):
+        want = local_attention(*(x.clone() for x in views), 5)
+        for given in (views, turned, channels_apart, shifted):
+            torch.testing.assert_close(local_attention(*given, 5), want)
+        one = [x[:1, :1, :1].expand(2, 9, 11, 2, 8) for x in views]
+        torch.testing.assert_close(
+            local_attention(*one, 5), one[2].contiguous(), rtol=1e-5, atol=1e-5
+        )
+        leaf = views[0].detach()[:, :, :, :1].requires_grad_()
+        local_attention(leaf.expand(2, 9, 11, 2, 8), views[1], views[2], 5).sum().backward()
+        assert leaf.grad.shape == leaf.shape
+
+
+@backends
+@pytest.mark.parametrize("border", BORDERS)
+def test_empty_batch_and_smallest_map(backend, border):
+    with use_backend(backend):
+        q, k, v = (x.requires_grad_() for x in maps((0, 5, 6)))
+        out = local_attention(q, k, v, 3, border=border)
+        out.sum().backward()
+        assert out.shape == (0, 5, 6, 2, 4)
+        assert q.grad.shape == q.shape
+        q, k, v = maps((2, 1, 1))
+        kernel = 1 if border in ("shift", "reflect") else 3
+        out = local_attention(q, k, v, kernel, border=border)
+        if border != "zero":
+            torch.testing.assert_close(out, v)
+
+
+@backends
+def test_a_query_without_keys_gets_zero(backend):
+    q, k, v = (x.requires_grad_() for x in maps((1, 6, 10)))
+    with use_backend(backend):
+        mask = torch.zeros(1, 6, 10, dtype=torch.bool)
+        mask[:, :, 8:] = True
+        out, lse = local_attention(q, k, v, 3, key_mask=mask, border="mask", return_lse=True)
+        out.sum().backward()
+    assert not out[:, :, :7].any()
+    assert (lse[:, :, :7] == -torch.inf).all()
+    assert lse[:, :, 8:].isfinite().all()
+    for grad in (q.grad, k.grad, v.grad):
+        assert grad.isfinite().all()
+
+
+@backends
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_under_shift_every_query_sees_itself_and_as_many_as_the_others(backend, dilation):
+    height, width = 10, 13
+    count = height * width
+    q, k, _ = maps((1, height, width), heads=1, dim=2)
+    v = torch.eye(count).view(1, height, width, 1, count)
+    with use_backend(backend):
+        weights = local_attention(q, k, v, 3, dilation).view(count, count)
+    assert ((weights > 0).sum(-1) == 9).all()
+    assert (weights.diagonal() > 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(count))
+
+
+@needs_native
+@pytest.mark.parametrize("bias", [False, True])
+def test_threads_change_nothing(bias):
+    tensors = maps((1, 23, 18), heads=1, dim=8)
+    options = {"kernel_size": 5, "bias": torch.randn(1, 9, 9) if bias else None}
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            results.append(gradients("native", torch.float32, tensors, options))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for i, (a, b) in enumerate(zip(results[0], other, strict=True)):
+            if i < 4:
+                assert torch.equal(a, b)
+            else:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(backend, dtype):
+    q, k, v = (x.to(dtype).requires_grad_() for x in maps((2, 8, 9), dim=8))
+    with use_backend(backend):
+        out, lse = local_attention(q, k, v, 3, return_lse=True)
+        out.float().square().sum().backward()
+    want = local_reference.local_attention(q, k, v, (3, 3))[0]
+    assert out.dtype is q.grad.dtype is dtype
+    assert lse.dtype is torch.float32
+    torch.testing.assert_close(out.double(), want, rtol=2e-2, atol=2e-2)
+
+
+def test_dropout_drops_the_same_weights_in_every_backend():
+    q, k, _ = maps((1, 12, 12), heads=2, dim=4)
+    v = torch.eye(144).view(1, 12, 12, 1, 144).expand(1, 12, 12, 2, 144)
+    plain = local_attention(q, k, v, 5).view(144, 2, 144)
+    dropped = {}
+    for backend in ("portable", "native") if library.available() else ("portable",):
+        torch.manual_seed(3)
+        with use_backend(backend):
+            dropped[backend] = local_attention(q, k, v, 5, dropout_p=0.25).view(144, 2, 144)
+    one = dropped["portable"]
+    kept = one > 0
+    torch.testing.assert_close(one[kept], plain[kept] / 0.75)
+    share = kept.sum() / (plain > 0).sum()
+    assert 0.72 < share < 0.78
+    torch.testing.assert_close(dropped.get("native", one), one)
+    assert not torch.equal(local_attention(q, k, v, 5, dropout_p=0.25).view_as(one), one)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_opcheck(bias):
+    q, k, v = (x.requires_grad_() for x in maps((1, 5, 6)))
+    table = torch.randn(2, 5, 5, requires_grad=True) if bias else None
+    arguments = (q, k, v, [3, 3], [1, 1], table, 0.5, "shift", None, 0.0, None)
+    torch.library.opcheck(torch.ops.foveate.local_attention.default, arguments)
+    with torch.no_grad():
+        out, lse = torch.ops.foveate.local_attention(*arguments)
+        detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    torch.library.opcheck(
+        torch.ops.foveate.local_attention_backward.default, (out, None, lse, bias, *detached)
+    )
+
+
+def test_compiles_without_graph_breaks_for_every_size():
+    def model(q, k, v, table):
+        return local_attention(q, k, v, 3, bias=table, border="mask") * 2
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    table = torch.randn(2, 5, 5, requires_grad=True)
+    for size in ((2, 6, 7), (1, 9, 5)):
+        q, k, v = (x.requires_grad_() for x in maps(size))
+        out = compiled(q, k, v, table)
+        torch.testing.assert_close(out, model(q, k, v, table))
+        grads = torch.autograd.grad(out.sum(), (q, k, v, table))
+        want = torch.autograd.grad(model(q, k, v, table).sum(), (q, k, v, table))
+        torch.testing.assert_close(grads, want, rtol=1e-4, atol=1e-5)
+
+
+class Layer(torch.nn.Module):
+    """The operator behind one projection, as mechanisms use it."""
+
+    def __init__(self, border, dilation):
+        super().__init__()
+        self.qkv = torch.nn.Linear(8, 24)
+        self.table = torch.nn.Parameter(torch.randn(2, 5, 5))
+        self.options = {"border": border, "dilation": dilation}
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).unbind(3)
+        return local_attention(q, k, v, 3, bias=self.table, **self.options)
+
+
+@pytest.mark.parametrize(("border", "dilation"), [("shift", 2), ("zero", 1), ("reflect", 2)])
+def test_exports_with_any_height_and_width(border, dilation):
+    layer = Layer(border, dilation).eval()
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(
+        layer, (torch.randn(2, 9, 10, 8),), dynamic_shapes=({1: auto, 2: auto},)
+    )
+    assert not any("foveate" in str(node.target) for node in program.graph.nodes)
+    for size in ((2, 9, 10, 8), (2, 13, 7, 8)):
+        x = torch.randn(size)
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("border", ["shift"])
+def test_onnx_gives_the_same_numbers_at_two_sizes(border, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    layer = Layer(border, 1).eval()
+    auto = torch.export.Dim.AUTO
+    path = tmp_path / "layer.onnx"
+    torch.onnx.export(
+        layer,
+        (torch.randn(1, 9, 10, 8),),
+        path,
+        dynamo=True,
+        dynamic_shapes=({1: auto, 2: auto},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path)
+    for size in ((1, 9, 10, 8), (1, 12, 7, 8)):
+        x = torch.randn(size)
+        got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(got), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inside_function_transforms():
+    q, k, v = (
+        torch.stack(pair) for pair in zip(maps((1, 5, 6)), maps((1, 5, 6), seed=1), strict=True)
+    )
+    out = torch.func.vmap(lambda q, k, v: local_attention(q, k, v, 3))(q, k, v)
+    torch.testing.assert_close(out[1], local_attention(q[1], k[1], v[1], 3))
+    grad = torch.func.grad(lambda q: local_attention(q, k[0], v[0], 3).square().sum())(q[0])
+    leaf = q[0].requires_grad_()
+    local_attention(leaf, k[0], v[0], 3).square().sum().backward()
+    torch.testing.assert_close(grad, leaf.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_computes_in_its_dtype():
+    q, k, v = maps((1, 6, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert local_attention(q, k.bfloat16(), v, 3).dtype is torch.bfloat16
+        assert local_attention(*maps((1, 6, 6), dtype=torch.float64), 3).dtype is torch.float64
+
+
+def test_flops_are_two_a_multiply_add_with_all_taps():
+    q, k, v = (x.requires_grad_() for x in maps((2, 8, 9), dim=4, value_dim=6))
+    with FlopCounterMode(display=False) as counter:
+        out = local_attention(q, k, v, (3, 5), border="mask")
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    pairs = 2 * 8 * 9 * 2 * 15
+    assert forward == 2 * pairs * (4 + 6)
+    assert counter.get_total_flops() - forward == 2 * pairs * (3 * 4 + 2 * 6)
+
+
+def test_explain_says_which_backend_and_why():
+    q, k, v = maps((1, 5, 5))
+    double = explain("local_attention", q.double(), k.double(), v.double(), 3)
+    assert "runs by the portable backend" in double
+    if library.available():
+        assert "got float64" in double
+        assert "runs by the native backend" in explain("local_attention", q, k, v, 3)
+        with use_backend("native"), pytest.raises(RuntimeError, match="float64"):
+            local_attention(q.double(), k.double(), v.double(), 3)
+    else:
+        assert library.why_not() in explain("local_attention", q, k, v, 3)
+    with use_backend("portable"):
+        assert "(forced)" in explain("local_attention", q, k, v, kernel_size=3)
+    with pytest.raises(ValueError, match="unknown backend"), use_backend("cuda"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.randn(1, 8, 8, 4)}, r"q must be \(B, H, W, heads, D\)"),
+        ({"q": torch.ones(1, 8, 8, 2, 4, dtype=torch.int64)}, "floating dtype"),
+        ({"k": torch.randn(1, 8, 7, 2, 4)}, "q and k must have the same shape"),
+        ({"v": torch.randn(1, 8, 8, 3, 4)}, "q and v must agree"),
+        ({"v": torch.randn(1, 8, 8, 2, 4).double()}, "one dtype"),
+        ({"k": torch.randn(1, 8, 8, 2, 4, device="meta")}, "on meta"),
+        ({"kernel_size": 9}, r"needs H >= 9 under border=.shift., got H=8"),
+        ({"kernel_size": (3, 5), "dilation": 2}, "needs W >= 10"),
+        ({"kernel_size": 17, "border": "reflect"}, "mirrors 8 positions"),
+        ({"kernel_size": 0}, "kernel_size must be at least 1"),
+        ({"dilation": (1, 2, 3)}, "dilation must be an integer or a pair"),
+        ({"border": "wrap"}, "unknown border 'wrap'"),
+        ({"bias": torch.randn(2, 3, 3)}, "relative table"),
+        ({"bias": torch.randn(2, 5, 5).double()}, "bias must be torch.float32"),
+        ({"key_mask": torch.ones(1, 8, 8)}, "key_mask must be boolean"),
+        ({"key_mask": torch.ones(8, 8, dtype=torch.bool)}, "map's shape"),
+        ({"dropout_p": 1.0}, r"dropout_p must be in \[0, 1\)"),
+    ],
+)
+def test_mistakes_are_told(change, message):
+    q, k, v = maps((1, 8, 8))
+    arguments = {"q": q, "k": k, "v": v, "kernel_size": 3} | change
+    with pytest.raises(ValueError, match=message):
+        local_attention(**arguments)
