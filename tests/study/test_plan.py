@@ -114,4 +114,4 @@ def test_a_device_that_is_not_there_is_refused():
 def test_workers_are_no_difference():
     plan = complete(Plan())
     assert difference(plan, complete(Plan(workers=7, threads=plan.threads))) is None
-    assert difference(plan, complete(Plan(epochs=3))) == "epochs is 12 there and 3 here"
+    assert difference(plan, complete(Plan(epochs=3))) == "epochs is 8 there and 3 here"

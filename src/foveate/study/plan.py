@@ -131,7 +131,7 @@ class Plan:
     image_size: tuple[int, int] | None = None
     host: str = "pyramid_pico"
     host_kwargs: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 12
+    epochs: int = 8
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float = 2e-3
