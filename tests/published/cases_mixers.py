@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.attention.full.cross_covariance import (
+    CrossCovarianceAttention,
+    LocalPatchInteraction,
+)
+from foveate.attention.full.spatial_reduction import SpatialReductionAttention
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.attention.sequence.sliding_window import SlidingWindowAttention
@@ -151,6 +156,9 @@ ROWS = [
     Row("nat_attention_k5", NeighborhoodAttention, _channels_last),
     Row("cswin_lepe_attention_h", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
     Row("cswin_lepe_attention_v", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
+    Row("pvt_sra", SpatialReductionAttention, _map_of(6, 8)),
+    Row("xcit_xca", CrossCovarianceAttention),
+    Row("xcit_lpi", lambda in_features: LocalPatchInteraction(in_features), _map_of(5, 6)),
     Row("twins_lsa", _locally_grouped, _map_of(6, 9)),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),
