@@ -8,13 +8,16 @@ from torch import nn
 
 import foveate
 from foveate.analysis.flops import count_flops
+from foveate.attention.window.axial import AxialAttention
 from foveate.attention.window.cross_shaped import CrossShapedAttention
 from foveate.attention.window.locally_grouped import LocallyGroupedAttention
+from foveate.attention.window.shuffle import ShuffleAttention
 
 SIZES = [(6, 8), (7, 5), (9, 4), (2, 3), (1, 1)]
 MIXERS = {
     "cross_shaped": lambda: CrossShapedAttention(16, 2, 3),
     "locally_grouped": lambda: LocallyGroupedAttention(16, 2, 3),
+    "shuffle": lambda: ShuffleAttention(16, 2, 3),
 }
 
 
@@ -51,9 +54,11 @@ def test_weights_reproduce_the_output_and_the_cost_is_counted(name, size):
 def test_padding_adds_nothing_to_a_part_that_overhangs_the_map(name, size):
     """Who sees whom follows from the parts alone, at any size."""
     row, column = _cells(*size)
+    spread = [-(-length // min(3, length)) for length in size]  # groups along each axis
     expected = {
         "cross_shaped": [_same(column // 3), _same(row // 3)],
         "locally_grouped": [_same(row // 3) & _same(column // 3)] * 2,
+        "shuffle": [_same(row % spread[0]) & _same(column % spread[1])] * 2,
     }[name]
     seen = _build(name).weights(torch.randn(1, 16, *size))[0] > 0
     assert torch.equal(seen, torch.stack(expected))
@@ -86,3 +91,22 @@ def test_cross_shaped_loads_the_single_branch_of_the_last_stage():
 def test_cross_shaped_refuses_an_odd_number_of_heads():
     with pytest.raises(ValueError, match="must be even"):
         CrossShapedAttention(12, 3)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("size", [(6, 5), (1, 1), (1, 4)])
+def test_axial_attends_to_columns_and_rows(size, together):
+    torch.manual_seed(0)
+    m, x = AxialAttention(16, 2, sum_axial_out=together).eval(), torch.randn(2, 16, *size)
+
+    def along(part, x):  # (B, H, W, C): the second axis from behind is a sequence
+        q, k, v = part.qkv(x).unflatten(-1, (3, 2, 8)).unbind(-3)
+        q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return part.proj(y.transpose(-3, -2).flatten(-2))
+
+    y = x.permute(0, 2, 3, 1)
+    column = along(m.column, y.transpose(1, 2)).transpose(1, 2)
+    expected = column + along(m.row, y) if together else along(m.row, column)
+    torch.testing.assert_close(m(x), expected.permute(0, 3, 1, 2))
+    assert count_flops(m, x[:1]) == 2 * m.multiply_adds(*size)

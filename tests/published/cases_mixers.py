@@ -17,9 +17,11 @@ from foveate.attention.full.spatial_reduction import SpatialReductionAttention
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.attention.sequence.sliding_window import SlidingWindowAttention
+from foveate.attention.window.axial import AxialAttention
 from foveate.attention.window.cross_shaped import CrossShapedAttention
 from foveate.attention.window.locally_grouped import LocallyGroupedAttention
 from foveate.attention.window.pale import PaleAttention
+from foveate.attention.window.shuffle import ShuffleAttention
 from foveate.attention.window.window import WindowAttention
 from tests.published.golden import Golden, Row
 
@@ -150,6 +152,14 @@ def _locally_grouped(dim: int, num_heads: int, ws: int, qkv_bias: bool) -> nn.Mo
     return LocallyGroupedAttention(dim, num_heads, ws, qkv_bias=qkv_bias)
 
 
+def _axial(dim: int, heads: int, sum_axial_out: bool, **_: int) -> AxialAttention:
+    return AxialAttention(dim, heads, sum_axial_out=sum_axial_out)
+
+
+def _shuffle(relative_pos_embedding: bool, **options: Any) -> ShuffleAttention:
+    return ShuffleAttention(**options, rel_pos_bias=relative_pos_embedding)
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
@@ -159,6 +169,8 @@ ROWS = [
     Row("pvt_sra", SpatialReductionAttention, _map_of(6, 8)),
     Row("xcit_xca", CrossCovarianceAttention),
     Row("xcit_lpi", lambda in_features: LocalPatchInteraction(in_features), _map_of(5, 6)),
+    Row("axial_attention_seq", _axial, _channels_last),
+    Row("shuffle_attention_shuf", _shuffle),
     Row("twins_lsa", _locally_grouped, _map_of(6, 9)),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),

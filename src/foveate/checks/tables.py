@@ -7,12 +7,15 @@ from typing import Any
 #: Options that make a small example of a mechanism whose defaults are too large to examine
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "global_subsampled": {"sr_ratio": 3},
     "cross_shaped": {"split_size": 2},
+    "global_subsampled": {"sr_ratio": 3},
+    "local_monotonic": {"window": 2},
+    "local_predictive": {"window": 2},
     "locally_grouped": {"window_size": 3},
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
     "residual_attention": {"levels": 2, "trunk_blocks": 1},
+    "shuffle": {"window_size": 2},
     "sliding_window": {"window": 4},
     "stand_alone": {"kernel_size": 3},
     "window": {"window_size": 4, "shift_size": 2},
