@@ -157,6 +157,8 @@ def test_what_breaks_in_one_trial_breaks_no_other(tmp_path, capsys):
     assert errors["starves"] == "out of memory: MemoryError"
     assert errors["crashes"].startswith("the process was ended by SIGKILL")
     assert errors["works"] is None
+    broken = json.loads((run / "trials" / "exits-seed0" / "trial.json").read_text())
+    assert (broken["role"], broken["family"], broken["status"]) == ("mixer", "test", "failed")
     assert "Traceback" in (run / "trials" / "raises-seed0" / "log.txt").read_text()
     assert "RuntimeError: the third step is too much" in (run / "results.csv").read_text()
     out = capsys.readouterr().out

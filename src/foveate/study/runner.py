@@ -55,15 +55,14 @@ def run_study(run: Run, show: Lines) -> Outcome:
         if pending or unmeasured:
             try:
                 images = _prepare(run, show)
-                if pending:
-                    _probe(run, images, show)
+                known = _probe(run, images, show) if pending else {}
             except NoRoomError:
                 raise
             except ValueError:
                 run.discard_if_new()
                 raise
             show.study(len(plan.trials) - len(pending), len(plan.trials))
-            _train_all(run, pending, show)
+            _train_all(run, pending, known, show)
             failed = _measure_all(run, show)
         else:
             failed = []
@@ -120,7 +119,8 @@ def _prepare(run: Run, show: Lines) -> ImageSet:
     return images
 
 
-def _probe(run: Run, images: ImageSet, show: Lines) -> None:
+def _probe(run: Run, images: ImageSet, show: Lines) -> dict[str, dict[str, Any]]:
+    """Have every model built once; returns what is known of each by its key."""
     looking = ""
 
     def remember(label: str) -> None:
@@ -128,15 +128,21 @@ def _probe(run: Run, images: ImageSet, show: Lines) -> None:
         looking = label
 
     arguments = (run.plan, len(images.classes), images.channels)
-    child = Child(f"{_TRIAL}:probe", arguments, run.root / "probe.log", remember).wait()
+    log = run.root / "probe.log"
+    child = Child(f"{_TRIAL}:probe", arguments, log, remember).wait()
     _raise_if_stopped(run, child)
     if child.refused:
         raise StudyError(child.error or "")
     if child.error is not None:
         show.say(f"looking at {looking or 'the plan'} failed ({child.error}); its trials will tell")
+        return {}
+    log.unlink(missing_ok=True)
+    return child.result
 
 
-def _train_all(run: Run, pending: list[tuple[Entry, int]], show: Lines) -> None:
+def _train_all(
+    run: Run, pending: list[tuple[Entry, int]], known: dict[str, dict[str, Any]], show: Lines
+) -> None:
     plan = run.plan
     waiting = list(reversed(pending))
     active: dict[str, tuple[Child, Entry, int]] = {}
@@ -156,7 +162,7 @@ def _train_all(run: Run, pending: list[tuple[Entry, int]], show: Lines) -> None:
                 if child.read():
                     del active[name]
                     _raise_if_stopped(run, child)
-                    show.end(name, _settle(run, child, entry, seed), trial=True)
+                    show.end(name, _settle(run, child, entry, seed, known), trial=True)
                     run.write_results()
     finally:
         for child, _, _ in active.values():
@@ -167,13 +173,16 @@ def _teller(name: str, run: Run, show: Lines) -> Callable[[Any], None]:
     return lambda event: show.event(name, event, run.plan.epochs)
 
 
-def _settle(run: Run, child: Child, entry: Entry, seed: int) -> str:
+def _settle(
+    run: Run, child: Child, entry: Entry, seed: int, known: dict[str, dict[str, Any]]
+) -> str:
     """Put the result of a failed trial in place; a finished one has done so itself."""
     if child.error is None:
         return f"accuracy {child.result['accuracy']:.1%}"
     directory = run.trial(entry, seed)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "trial.json", failure(run, entry, seed, child.error))
+    result = {**failure(run, entry, seed, child.error), **known.get(entry.key, {})}
+    write_json(directory / "trial.json", result)
     return f"FAILED: {child.error}; see {directory / 'log.txt'}"
 
 

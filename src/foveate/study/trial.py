@@ -38,7 +38,7 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, dict
     """Build every model of a plan and run one image through it, before anything is trained.
 
     Returns:
-        For each key the role, the family, the parameters and the multiply-adds.
+        For each key what the files of the study say of it: labels, role, family.
 
     Raises:
         ValueError: if the host, a mechanism or an option is refused.
