@@ -11,6 +11,7 @@ from foveate.analysis.flops import count_flops
 from foveate.attention.window.axial import AxialAttention
 from foveate.attention.window.cross_shaped import CrossShapedAttention
 from foveate.attention.window.locally_grouped import LocallyGroupedAttention
+from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
 from foveate.attention.window.shuffle import ShuffleAttention
 
 SIZES = [(6, 8), (7, 5), (9, 4), (2, 3), (1, 1)]
@@ -110,3 +111,26 @@ def test_axial_attends_to_columns_and_rows(size, together):
     expected = column + along(m.row, y) if together else along(m.row, column)
     torch.testing.assert_close(m(x), expected.permute(0, 3, 1, 2))
     assert count_flops(m, x[:1]) == 2 * m.multiply_adds(*size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_messengers_are_one_more_key_of_every_window(size):
+    torch.manual_seed(0)
+    m, x = MessengerAttention(16, 2, 3).eval(), torch.randn(2, 16, *size)
+    assert m(x).shape == x.shape
+    assert count_flops(m, x[:1]) == 2 * m.multiply_adds(*size)
+    changed = x.clone()
+    changed[:, :, :3, :3] += 1
+    difference = (m(changed) - m(x)).abs().amax((0, 1))
+    assert difference[:3, :3].all()
+    assert not difference[3:].any()
+    assert not difference[:, 3:].any()
+
+
+def test_messengers_swap_slices_inside_their_region():
+    messengers = torch.arange(8.0).view(1, 8, 1).expand(1, 8, 4)  # each says whose it is
+    shuffled = shuffle_messengers(messengers, (2, 4), 2)
+    assert shuffled[0, 0].tolist() == [0, 1, 4, 5]  # the windows of the region, row by row
+    assert shuffled[0, 7].tolist() == [2, 3, 6, 7]
+    with pytest.raises(ValueError, match="must divide"):
+        shuffle_messengers(messengers, (1, 8), 2)

@@ -20,9 +20,11 @@ from foveate.attention.sequence.sliding_window import SlidingWindowAttention
 from foveate.attention.window.axial import AxialAttention
 from foveate.attention.window.cross_shaped import CrossShapedAttention
 from foveate.attention.window.locally_grouped import LocallyGroupedAttention
+from foveate.attention.window.messenger import MessengerAttention
 from foveate.attention.window.pale import PaleAttention
 from foveate.attention.window.shuffle import ShuffleAttention
 from foveate.attention.window.window import WindowAttention
+from foveate.layout import window_merge, window_partition
 from tests.published.golden import Golden, Row
 
 
@@ -160,6 +162,15 @@ def _shuffle(relative_pos_embedding: bool, **options: Any) -> ShuffleAttention:
     return ShuffleAttention(**options, rel_pos_bias=relative_pos_embedding)
 
 
+def _messengers(module: nn.Module, golden: Golden) -> Tensor:
+    """Four windows of 3 x 3 cells, each with its messenger in front: a map of 6 x 6."""
+    x = golden.inputs["x"]  # (B, n, 1 + T, C)
+    cells = window_merge(x[:, :, 1:], (3, 3), (6, 6)).permute(0, 3, 1, 2)
+    cells, messengers = module.exchange(cells, x[:, :, 0])
+    cells = window_partition(cells.permute(0, 2, 3, 1), (3, 3))
+    return torch.cat([messengers[:, :, None], cells], 2)
+
+
 ROWS = [
     Row("nat_attention_k3", NeighborhoodAttention, _channels_last),
     Row("nat_attention_k3d2", NeighborhoodAttention, _channels_last),
@@ -171,6 +182,7 @@ ROWS = [
     Row("xcit_lpi", lambda in_features: LocalPatchInteraction(in_features), _map_of(5, 6)),
     Row("axial_attention_seq", _axial, _channels_last),
     Row("shuffle_attention_shuf", _shuffle),
+    Row("msg_window_attention", MessengerAttention, _messengers),
     Row("twins_lsa", _locally_grouped, _map_of(6, 9)),
     Row("pale_attention_p2", PaleAttention),
     Row("pale_block", PaleAttention, _pale_block, _within("attn.")),

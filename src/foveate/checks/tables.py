@@ -12,6 +12,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "local_monotonic": {"window": 2},
     "local_predictive": {"window": 2},
     "locally_grouped": {"window_size": 3},
+    "messenger": {"window_size": 3},
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
     "residual_attention": {"levels": 2, "trunk_blocks": 1},

@@ -1,0 +1,171 @@
+"""Messenger attention: each window has a token more, which carries its news to other windows.
+
+    [m', x'] = softmax([m, x] W_q ([m, x] W_k)^T / sqrt(D) + b) [m, x] W_v W   inside each window
+
+Between blocks, ``shuffle_messengers`` exchanges slices of the messengers' channels among the
+windows of a region, so that the next block's windows read of each other. b is Swin's table between
+cells, and one number a head for a cell that asks the messenger, and for all the messenger asks.
+
+Shapes: x (B, C, H, W), n windows of T cells, messengers m (B, n, C), heads h of D = C / h channels.
+Cost: ``4 (H W + n) C^2 + 2 n (T + 1)^2 C`` multiply-adds.
+
+Paper: Fang et al., "MSG-Transformer: Exchanging Local Spatial Information by Manipulating Messenger
+Tokens", CVPR 2022, arXiv:2105.15168.
+Published code: hustvl/MSG-Transformer@068da56 ``WindowAttention`` and ``shuffle_msg``. The number
+for all that the messenger asks changes nothing (it shifts a whole row before the softmax); it is
+kept for the checkpoints' sake. Windows must divide the map there; here the rest is padded and the
+padding not attended. Without messengers from a block before, a learned one starts in each window,
+as in the published network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate import layout
+from foveate.arguments import check_map, head_dim, pair, probability
+from foveate.attention.window.inside import cut_into
+from foveate.contracts import Mixer
+from foveate.registry import register
+
+
+@register(
+    "messenger",
+    family="window",
+    title="Window attention with a messenger token a window (MSG-Transformer)",
+    paper="Fang et al., MSG-Transformer, CVPR 2022, arXiv:2105.15168",
+    source="hustvl/MSG-Transformer@068da56a7bbbbe42f87c58583e34d7ad39e01a77",
+    licence="Apache-2.0",
+    tags=("heads", "published"),
+    parity="Maps that windows do not divide, refused there, are padded and the padding masked.",
+)
+class MessengerAttention(Mixer):
+    """Self-attention inside windows and their messengers.
+
+    Args:
+        dim: channels C.
+        num_heads: heads; must divide ``dim``.
+        window_size: height and width of a window.
+        qkv_bias: whether q, k, v projections have a bias.
+        attn_drop: dropout of the attention weights.
+        proj_drop: dropout of the output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        window_size: int | tuple[int, int] = 7,
+        *,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+        self.head_dim = head_dim(dim, num_heads)
+        self.window_size = wh, ww = pair(window_size, "window_size")
+        self.attn_drop = probability(attn_drop, "attn_drop")
+        self.messenger = nn.Parameter(torch.empty(1, 1, dim))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        table = torch.empty((2 * wh - 1) * (2 * ww - 1), num_heads)
+        self.relative_position_bias_table = nn.Parameter(table)
+        self.rel_pos_msg = nn.Parameter(torch.empty(num_heads, 2, 1, 1))
+        for parameter in (self.messenger, self.relative_position_bias_table, self.rel_pos_msg):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(x, self.dim)
+        count = self._grid(tuple(x.shape[2:]))[2]
+        return self.exchange(x, self.messenger.expand(x.shape[0], count, -1))[0]
+
+    def exchange(self, x: Tensor, messengers: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend with the messengers ``(B, n, C)`` of a block before, windows row by row.
+
+        Returns:
+            The new map and the new messengers.
+        """
+        check_map(x, self.dim)
+        size = tuple(x.shape[2:])
+        window, padded, count = self._grid(size)
+        if messengers.shape[1] != count or messengers.shape[2] != self.dim:
+            raise ValueError(
+                f"expected a messenger for each window, (B, {count}, {self.dim}), "
+                f"got {tuple(messengers.shape)}"
+            )
+        cells = layout.pad_to_size(self.qkv(layout.to_channels_last(x)), padded)
+        cells = layout.window_partition(cells, window)  # (B, n, T, 3C)
+        tokens = torch.cat([self.qkv(messengers)[:, :, None].to(cells.dtype), cells], 2)
+        tokens = tokens.flatten(0, 1).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = tokens.permute(2, 0, 3, 1, 4).unbind(0)  # (B*n, h, 1 + T, D)
+        bias = self._bias(window).to(q.dtype)[None]
+        if not all(map(layout.is_known, padded)) or padded != size:
+            bias = bias.masked_fill(~self._real(x, window, padded), float("-inf"))
+        dropout_p = self.attn_drop if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+        y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, count))  # (B, n, 1 + T, C)
+        cells = layout.crop(layout.window_merge(y[:, :, 1:], window, padded), size)
+        return layout.to_channels_first(self._finish(cells), like=x), self._finish(y[:, :, 0])
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        window, _, count = self._grid((height, width))
+        tokens = window[0] * window[1] + 1
+        project = 4 * (height * width + count) * self.dim**2
+        return project + 2 * count * tokens**2 * self.dim
+
+    def _grid(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """The windows' size, the padded map's, and the number of windows."""
+        window, padded = cut_into(size, self.window_size)
+        return window, padded, (padded[0] // window[0]) * (padded[1] // window[1])
+
+    def _bias(self, window: tuple[int, int]) -> Tensor:
+        """``(h, 1 + T, 1 + T)``: the messenger first."""
+        (full_h, full_w), (wh, ww) = self.window_size, window
+        table = self.relative_position_bias_table.view(2 * full_h - 1, 2 * full_w - 1, -1)
+        table = table[full_h - wh : full_h + wh - 1, full_w - ww : full_w + ww - 1].flatten(0, 1)
+        cells = table[layout.relative_index(window, table.device)].permute(2, 0, 1)
+        asked, asks = self.rel_pos_msg.unbind(1)  # (h, 1, 1) each
+        cells = torch.cat([asked.expand(-1, cells.shape[1], 1), cells], 2)
+        return torch.cat([asks.expand(-1, 1, cells.shape[2]), cells], 1)
+
+    def _real(self, x: Tensor, window: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+        """``(B*n, 1, 1, 1 + T)``: the messenger, and the cells that lie on the map."""
+        cells = layout.pad_to_size(x.new_ones(1, *x.shape[2:], 1), padded)
+        cells = layout.window_partition(cells, window)[0, :, :, 0] > 0  # (n, T)
+        return F.pad(cells, (1, 0), value=True).repeat(x.shape[0], 1)[:, None, None]
+
+    def _finish(self, y: Tensor) -> Tensor:
+        return self.proj_drop(self.proj(y))
+
+    def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the index table; the first messenger is the published network's, not its."""
+        kept = {key: v for key, v in state.items() if key != "relative_position_index"}
+        return {"messenger": self.messenger.detach()} | kept if "qkv.weight" in kept else kept
+
+
+def shuffle_messengers(messengers: Tensor, grid: tuple[int, int], region: int) -> Tensor:
+    """Exchange slices of channels among the messengers of each region of windows.
+
+    Args:
+        messengers: ``(B, n, C)``, windows row by row.
+        grid: rows and columns of windows, multiples of ``region``.
+        region: rows and columns of windows in a region; its square divides C.
+
+    Raises:
+        ValueError: if regions do not divide the grid, or their windows the channels.
+    """
+    rows, columns = grid
+    group, channels = region**2, messengers.shape[2]
+    if rows % region or columns % region or channels % group:
+        raise ValueError(
+            f"regions of {region} x {region} windows must divide the {rows} x {columns} windows, "
+            f"and {group} the {channels} channels"
+        )
+    regions = layout.window_partition(messengers.unflatten(1, grid), (region, region))
+    mixed = regions.unflatten(-1, (group, channels // group)).transpose(2, 3).flatten(3)
+    return layout.window_merge(mixed, (region, region), grid).flatten(1, 2)
