@@ -69,13 +69,13 @@ class MessengerAttention(Mixer):
         self.head_dim = head_dim(dim, num_heads)
         self.window_size = wh, ww = pair(window_size, "window_size")
         self.attn_drop = probability(attn_drop, "attn_drop")
-        self.messenger = nn.Parameter(torch.empty(1, 1, dim))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
         table = torch.empty((2 * wh - 1) * (2 * ww - 1), num_heads)
         self.relative_position_bias_table = nn.Parameter(table)
         self.rel_pos_msg = nn.Parameter(torch.empty(num_heads, 2, 1, 1))
+        self.messenger = nn.Parameter(torch.empty(1, 1, dim))
         for parameter in (self.messenger, self.relative_position_bias_table, self.rel_pos_msg):
             nn.init.trunc_normal_(parameter, std=0.02)
 
