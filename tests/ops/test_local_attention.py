@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.ops import explain, local_attention, use_backend
@@ -311,15 +312,23 @@ def test_compiles_without_graph_breaks_for_every_size():
     def model(q, k, v, table):
         return local_attention(q, k, v, 3, bias=table, border="mask") * 2
 
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return aot_eager(graph, inputs)
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=keep)
     table = torch.randn(2, 5, 5, requires_grad=True)
-    for size in ((2, 6, 7), (1, 9, 5)):
+    for size in ((2, 6, 7), (3, 9, 5)):
         q, k, v = (x.requires_grad_() for x in maps(size))
         out = compiled(q, k, v, table)
         torch.testing.assert_close(out, model(q, k, v, table))
         grads = torch.autograd.grad(out.sum(), (q, k, v, table))
         want = torch.autograd.grad(model(q, k, v, table).sum(), (q, k, v, table))
         torch.testing.assert_close(grads, want, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+    assert "foveate.local_attention.default" in graphs[0]
 
 
 class Layer(torch.nn.Module):

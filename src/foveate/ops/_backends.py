@@ -97,6 +97,8 @@ def explain(op_name: str, *args: Any, **kwargs: Any) -> str:
 
 def in_transform() -> bool:
     """Whether a ``torch.func`` transform (vmap, grad, jvp, ...) is under way."""
+    if torch.compiler.is_compiling():  # the compiler would trace the question itself as True
+        return False
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
