@@ -15,7 +15,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "messenger": {"window_size": 3},
     "neighborhood": {"kernel_size": 3},
     "pale": {"pale_size": 2},
-    "residual_attention": {"levels": 2, "trunk_blocks": 1},
+    "residual_attention": {"levels": 2},
     "shuffle": {"window_size": 2},
     "sliding_window": {"window": 4},
     "stand_alone": {"kernel_size": 3},
