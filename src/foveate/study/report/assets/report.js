@@ -188,7 +188,7 @@ function drawCurves(curves) {
       { ...line(curve, 2, ink), hoverinfo: "all",
         hovertemplate: "epoch %{x}: %{y:.1f} %<extra></extra>" },
     ];
-    const small = { tickfont: { size: 10 }, nticks: 4 };
+    const small = { tickfont: { size: 10 }, nticks: 6 };
     Plotly.react(byId(`curve-${index}`), traces, layout({
       margin: { l: 30, r: 6, t: 6, b: 32 },
       xaxis: axis("epoch", [first - 0.03 * (last - first) - 0.2, last + 0.03 * (last - first) + 0.2],
