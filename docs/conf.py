@@ -5,7 +5,7 @@ from __future__ import annotations
 from foveate import __version__
 
 project = "Foveate"
-copyright = "The Foveate developers"  # noqa: A001  Sphinx's own name
+copyright = "The Foveate developers"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]

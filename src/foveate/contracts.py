@@ -60,7 +60,7 @@ class Gate(Attention):
     dim: int
 
     def gate(self, x: Tensor) -> Tensor:
-        """What multiplies ``x``: broadcastable to it, with ``forward(x) == x * gate(x)``."""
+        """The factor of ``x``, broadcastable to it: the output is their product."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from tests.ops import slide_reference
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
 from foveate.ops.slide import native, operator
+from tests.ops import slide_reference
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 

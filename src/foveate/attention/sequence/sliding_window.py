@@ -161,8 +161,11 @@ class SlidingWindowAttention(TokenMixer):
         mask = key_mask
         if global_mask is not None:
             mask = ~global_mask if mask is None else mask & ~global_mask
+        q, k, v = (t[:, None] for t in (q, k, v))  # a map of one row
         y, lse = local_attention(
-            *(t[:, None] for t in (q, k, v)),  # a map of one row
+            q,
+            k,
+            v,
             (1, self._kernel(q.shape[1])),
             (1, self.dilation),
             border="mask",
