@@ -161,12 +161,13 @@ class SlidingWindowAttention(TokenMixer):
         mask = key_mask
         if global_mask is not None:
             mask = ~global_mask if mask is None else mask & ~global_mask
+        kernel = (1, self._kernel(q.shape[1]))
         q, k, v = (t[:, None] for t in (q, k, v))  # a map of one row
         y, lse = local_attention(
             q,
             k,
             v,
-            (1, self._kernel(q.shape[1])),
+            kernel,
             (1, self.dilation),
             border="mask",
             key_mask=None if mask is None else mask[:, None],
