@@ -58,7 +58,7 @@ def _sight_card(row: Row) -> Markup:
     first, *rest = layers
     measure = measures.get(first.get("measure"), str(first.get("measure")))
     top = max(max(line) for line in first["map"])
-    about = f"{measure}, {_size(first['map'])}, largest share {100 * top:.2g} %"
+    about = f"{measure}, {_size(first['map'])}, largest share {100 * top:.3g} %"
     return element(
         "figure",
         element("div", _layer_image(row.label, first, "big")),
