@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveate.arguments import check_map, check_tokens, head_dim, positive, probability
+from foveate.attention.conv_norm import ConvNorm
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, merge_heads, split_heads, tokens_to_map
 from foveate.registry import register
@@ -76,9 +76,9 @@ class ConvolutionalProjectionAttention(Mixer):
         self.stride_kv = positive(stride_kv, "stride_kv")
         self.scale = dim**-0.5 if scale is None else scale
         self.attn_drop = probability(attn_drop, "attn_drop")
-        self.conv_proj_q = _Convolution(dim, kernel_size, 1)
-        self.conv_proj_k = _Convolution(dim, kernel_size, stride_kv)
-        self.conv_proj_v = _Convolution(dim, kernel_size, stride_kv)
+        self.conv_proj_q = _depthwise(dim, kernel_size, 1)
+        self.conv_proj_k = _depthwise(dim, kernel_size, stride_kv)
+        self.conv_proj_v = _depthwise(dim, kernel_size, stride_kv)
         self.proj_q = nn.Linear(dim, dim, bias=qkv_bias)
         self.proj_k = nn.Linear(dim, dim, bias=qkv_bias)
         self.proj_v = nn.Linear(dim, dim, bias=qkv_bias)
@@ -127,21 +127,5 @@ class ConvolutionalProjectionAttention(Mixer):
         return split_heads(linear(tokens), self.num_heads).transpose(1, 2)
 
 
-class _Convolution(nn.Module):
-    """A depthwise convolution, then batch normalisation."""
-
-    def __init__(self, dim: int, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            dim, dim, kernel_size, stride, kernel_size // 2, groups=dim, bias=False
-        )
-        self.bn: nn.Module = nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
-
-    def fuse(self) -> None:
-        if isinstance(self.bn, nn.BatchNorm2d):
-            training = self.training
-            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.bn.eval()).train(training)
-            self.bn = nn.Identity()
+def _depthwise(dim: int, kernel_size: int, stride: int) -> ConvNorm:
+    return ConvNorm(dim, dim, kernel_size, stride=stride, groups=dim)
