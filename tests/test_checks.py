@@ -90,6 +90,15 @@ NOT_OF_A_FORM = {
     "scaled_dot_product(causal=True)": {
         "check_alignment": "a query whose past is masked attends to nothing",
     },
+    "squeeze_axial(key_dim=5, attn_ratio=1.5, positions=3)": {
+        "check_wrong_heads": "key_dim says what a head has, so any number of heads is right",
+    },
+    "squeeze_excitation(over='height', pool='project')": {
+        "check_positions_unordered": "columns are told apart",
+    },
+    "squeeze_excitation(over='width', excitation='conv', kernel_size=5)": {
+        "check_positions_unordered": "rows are told apart",
+    },
     "window(window_size=(3, 4), pad='zero', qkv_bias=False)": {
         "check_weights_are_distributions": "padding takes part",
     },
@@ -130,7 +139,11 @@ FORMS = [
     ("slide", {"kernel_size": (3, 5), "dim_reduction": 2, "position_bias": False}),
     ("sliding_window", {"window": 2, "dilation": 2}),
     ("sparse", {"pattern": "fixed", "stride": 4, "causal": False}),
+    ("squeeze_axial", {"key_dim": 5, "attn_ratio": 1.5, "positions": 3}),
     ("squeeze_excitation", {"reduction": 4, "bias": False, "pool": "max"}),
+    ("squeeze_excitation", {"over": "height", "pool": "project"}),
+    ("squeeze_excitation", {"over": "width", "excitation": "conv", "kernel_size": 5}),
+    ("squeeze_excitation", {"pool": "project", "excitation": "attention"}),
     ("stand_alone", {"kernel_size": (2, 3), "qkv_bias": True}),
     ("talking_heads", {"head_bias": False}),
     ("triplet", {"spatial": False, "kernel_size": 3}),

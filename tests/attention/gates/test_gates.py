@@ -22,6 +22,8 @@ DIM = 16
 GATES = {
     "squeeze_excitation": lambda: SqueezeExcitation(DIM, 4),
     "squeeze_excitation-max": lambda: SqueezeExcitation(DIM, 3, divisor=8, pool="max", bias=False),
+    "squeeze_excitation-rows": lambda: SqueezeExcitation(DIM, over="width", pool="project"),
+    "squeeze_excitation-attention": lambda: SqueezeExcitation(DIM, excitation="attention"),
     "cbam": lambda: CBAM(DIM, 4),
     "cbam-channel": lambda: CBAM(DIM, 4, spatial=False, pools=("lp", "lse"), bias=False),
     "cbam-spatial": lambda: CBAM(DIM, channel=False, kernel_size=3),
@@ -130,6 +132,9 @@ def test_refuses_other_maps(build) -> None:
         (lambda: SqueezeExcitation(DIM, 0), "reduction"),
         (lambda: SqueezeExcitation(DIM, pool="mean"), "unknown pool 'mean'"),
         (lambda: SqueezeExcitation(DIM, divisor=0), "divisor"),
+        (lambda: SqueezeExcitation(DIM, over="columns"), "unknown over 'columns'"),
+        (lambda: SqueezeExcitation(DIM, excitation="fc"), "unknown excitation 'fc'"),
+        (lambda: SqueezeExcitation(DIM, kernel_size=4), "kernel_size must be odd"),
         (lambda: CBAM(DIM, channel=False, spatial=False), "channel part, its spatial part"),
         (lambda: CBAM(DIM, pools=()), "one or more of"),
         (lambda: CBAM(DIM, pools="avg"), "one or more of"),

@@ -45,7 +45,7 @@ class EfficientChannelAttention(Gate):
     def __init__(self, dim: int, kernel_size: int | None = None) -> None:
         super().__init__()
         self.dim = positive(dim, "dim")
-        k = _kernel_for(dim) if kernel_size is None else odd(kernel_size, "kernel_size")
+        k = kernel_for(dim) if kernel_size is None else odd(kernel_size, "kernel_size")
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
@@ -57,6 +57,7 @@ class EfficientChannelAttention(Gate):
         return self.conv.weight.numel() * self.dim
 
 
-def _kernel_for(dim: int) -> int:
+def kernel_for(dim: int) -> int:
+    """Channels that the convolution spans where ``dim`` decides: odd, three at least."""
     k = int((math.log2(dim) + 1) / 2)
     return max(3, k if k % 2 else k + 1)
