@@ -153,7 +153,11 @@ def _state_profile(parser: Parser) -> None:
     )
     add("--size", type=int, nargs="+", metavar="N", help=f"{size} (mechanisms: 56)")
     add("--dim", type=int, default=64, help="channels of a mechanism")
-    add("--num-heads", type=int, help="heads of a mechanism (default: one per 32 channels)")
+    add(
+        "--num-heads",
+        type=int,
+        help="heads of a mechanism (default: an even number, about one per 32 channels)",
+    )
     add("--option", nargs="+", default=[], metavar="KEY=VALUE", help="further constructor options")
     add("--batch", type=int, default=1, help="samples in a batch")
     add("--device", default="cpu", help="where to run, such as cuda")
@@ -216,11 +220,16 @@ def _mechanism(name: str, height: int, width: int, options: Options) -> tuple[nn
     spec, dim = describe(name), options.dim
     extra = _key_values(options.option)
     if "num_heads" in option_names(spec):
-        extra.setdefault("num_heads", options.num_heads or max(1, dim // 32))
+        extra.setdefault("num_heads", options.num_heads or _heads(dim))
     if spec.role == "aligner":
         return create_attention(name, dim, **extra), ((height, dim), (width, dim))
     role = "mixer" if spec.role == "token_mixer" else spec.role
     return create_attention(name, dim, role=role, **extra), (dim, height, width)
+
+
+def _heads(dim: int) -> int:
+    """Heads of about 32 channels; an even number, since some mechanisms halve them."""
+    return 2 * max(1, dim // 64)
 
 
 def _model(name: str, size: list[int], options: Options) -> tuple[nn.Module, tuple[int, ...]]:

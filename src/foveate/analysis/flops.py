@@ -33,7 +33,8 @@ def count_flops(call: nn.Module | Callable[..., Any], *inputs: Any) -> int:
     counter = FlopCounterMode(display=False, custom_mapping=_corrections())
     # A compiled module would hide its operators from the counter.
     call = getattr(call, "_orig_mod", call)
-    with _without_transformer_fast_path(), counter:
+    # The counter's own hooks on modules need gradients to be enabled.
+    with _without_transformer_fast_path(), torch.enable_grad(), counter:
         call(*inputs)
     return int(counter.get_total_flops())
 
