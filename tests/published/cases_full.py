@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from foveate.attention.full.class_attention import ClassAttention
 from foveate.attention.full.convolutional_projection import ConvolutionalProjectionAttention
 from foveate.attention.full.deformable import DeformableAttention, _grid
+from foveate.attention.full.multi_head_cross import MultiHeadCrossAttention
 from foveate.attention.full.talking_heads import TalkingHeadsAttention
 from foveate.layout import map_to_tokens
 from tests.published.golden import Golden, Row
@@ -45,7 +48,30 @@ def _with_points(module: DeformableAttention, golden: Golden) -> dict[str, Tenso
     return {"y": module(x), "pos": points, "ref": reference}
 
 
+def _cross(embed_dim: int, num_heads: int, bias: bool = True, **options: Any):
+    key_dim, value_dim = options.get("kdim"), options.get("vdim")
+    return MultiHeadCrossAttention(
+        embed_dim, num_heads, key_dim=key_dim, value_dim=value_dim, qkv_bias=bias
+    )
+
+
+def _from_queries(module: MultiHeadCrossAttention, golden: Golden) -> dict[str, Tensor]:
+    """The weights are averaged over heads unless the case says no; its masks say what to drop."""
+    query, key, value, *masks = golden.inputs.values()
+    mask = None
+    if masks:
+        padding, pairs = masks
+        mask = ~(padding[:, None, None] | pairs)
+    y, weights = module(query, key, value, mask)
+    averaged = golden.kwargs.get("average_attn_weights", True)
+    return {"y": y, "w": weights.mean(1) if averaged else weights}
+
+
 ROWS = [
+    *(
+        Row(f"mha_{case}", _cross, _from_queries)
+        for case in ("cross", "kdim_vdim", "masks", "self_nobias")
+    ),
     Row("cait_class_attention", ClassAttention, lambda m, g: {"cls": m(g.inputs["x"])[:, :1]}),
     Row("cait_class_attention_24", ClassAttention, lambda m, g: m(g.inputs["x"])[:, :1]),
     Row("cait_talking_heads", TalkingHeadsAttention),
