@@ -63,10 +63,12 @@ def local_attention(
     """
     arguments = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
     seed = draw_seed() if dropout_p else None
-    if torch.compiler.is_exporting() or in_transform():
+    if in_transform():  # it may ask for any derivative: the portable form that keeps the lse has
         out, lse = portable.local_attention(*arguments, seed)
+    elif torch.compiler.is_exporting():
+        out, lse = portable.local_attention(*arguments, seed, with_lse=return_lse)
     else:
-        out, lse = operator.local_attention(*arguments, seed)
+        out, lse = operator.local_attention(*arguments, seed, return_lse)
     return (out, lse) if return_lse else out
 
 

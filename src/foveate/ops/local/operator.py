@@ -1,7 +1,8 @@
 """Local attention as an operator of PyTorch: what compilers, counters and autograd see.
 
 ``foveate::local_attention`` and its backward are opaque to them; which backend computes is
-decided when they run. The forward keeps the log-sum-exp, never the weights.
+decided when they run. The forward keeps the log-sum-exp, never the weights; asked to do without,
+it may leave it NaN, as only the native backward needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ARGUMENTS = (
     "str border, Tensor? key_mask, float dropout_p, Tensor? seed"
 )
 _library = torch.library.Library("foveate", "FRAGMENT")
-_library.define(f"local_attention({_ARGUMENTS}) -> (Tensor, Tensor)")
+_library.define(f"local_attention({_ARGUMENTS}, bool with_lse=True) -> (Tensor, Tensor)")
 _library.define(
     "local_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor lse, "
     f"bool bias_grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -34,10 +35,20 @@ def _backend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Ten
     return choose("local_attention", obstacle)
 
 
+def _split(*arguments: Any) -> tuple[tuple, bool]:
+    """The arguments without ``with_lse``, which the dispatcher leaves out when it is True."""
+    return arguments[:11], arguments[11] if len(arguments) > 11 else True
+
+
 @torch.library.impl(_library, "local_attention", "CompositeExplicitAutograd")
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    body = native if _backend(q, k, v, rest[2], rest[5]) == "native" else portable
-    out, lse = body.local_attention(q, k, v, *rest)
+    arguments, with_lse = _split(q, k, v, *rest)
+    if _backend(q, k, v, rest[2], rest[5]) == "native":
+        out, lse = native.local_attention(*arguments)
+    else:
+        out, lse = portable.local_attention(*arguments, with_lse=with_lse)
+    if lse is None:
+        lse = q.new_full(q.shape[:4], float("nan"), dtype=_lse_dtype(q))
     return out.contiguous(), lse.contiguous()
 
 
@@ -99,7 +110,8 @@ def _differentiate(
     again: bool = False,
 ) -> tuple[Tensor, ...]:
     """Gradients through the portable form, differentiable ``again`` if asked."""
-    out, lse = portable.local_attention(*arguments)
+    with_lse = again or grad_lse is not None
+    out, lse = portable.local_attention(*arguments, with_lse=with_lse)
     results, grads = ([out], [grad_out]) if grad_lse is None else ([out, lse], [grad_out, grad_lse])
     return torch.autograd.grad(results, wanted, grads, create_graph=again, materialize_grads=True)
 
@@ -107,9 +119,11 @@ def _differentiate(
 class _LocalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        arguments, with_lse = _split(*arguments)
         q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p, seed = arguments
+        native_may_follow = not native_obstacle(q, k, v, bias, key_mask, dtypes=native.DTYPES)
         with torch._C._AutoDispatchBelowAutograd():
-            out, lse = local_attention(*arguments)
+            out, lse = local_attention(*arguments, with_lse or native_may_follow)
         ctx.save_for_backward(lse, q, k, v, bias, key_mask, seed)
         ctx.settings = kernel_size, dilation, scale, border, dropout_p
         ctx.set_materialize_grads(False)
@@ -128,16 +142,17 @@ class _LocalAttention(torch.autograd.Function):
             wanted = [arguments[i] for i in places]
             grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
             found = dict(zip(places, grads, strict=True))
-            return tuple(found.get(i) for i in range(len(arguments)))
+            return tuple(found.get(i) for i in range(len(arguments) + 1))
         dq, dk, dv, d_bias = _backward(grad_out, grad_lse, lse, bias_grad, *arguments)
-        return dq, dk, dv, None, None, d_bias if bias_grad else None, *[None] * 5
+        return dq, dk, dv, None, None, d_bias if bias_grad else None, *[None] * 6
 
 
 @torch.library.impl(_library, "local_attention", "Autograd")
 def _with_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     tensors = (arguments[0], arguments[1], arguments[2], arguments[5])
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        return _LocalAttention.apply(*arguments)
+        inputs, with_lse = _split(*arguments)
+        return _LocalAttention.apply(*inputs, with_lse)
     with torch._C._AutoDispatchBelowAutograd():
         return local_attention(*arguments)
 
