@@ -74,13 +74,10 @@ static void drop(const fv_local *a, const fv_map *m, int y, int tile, float *wei
 static void finish(const fv_local *a, const fv_map *m, int y, int tile, float *out, fv_f sum,
                    fv_f log_sum) {
   const int value_dim = (int)a->value_dim;
-  const int lanes = m->width - tile * L < L ? m->width - tile * L : L;
+  const int lanes = lanes_of(m, tile);
   const fv_f inverse = 1.f / fv_select(sum == 0.f, fv_set(1.f), sum);
   for (int d = 0; d < value_dim; ++d) fv_store(out + d * L, fv_load(out + d * L) * inverse);
-  const int64_t query =
-      ((m->image * a->height + image_row(a, m, y)) * a->width + image_column(a, m, tile * L)) *
-          a->heads +
-      m->head;
+  const int64_t query = query_place(a, m, y, tile);
   const ptrdiff_t next = a->dilation_w * a->heads;
   unpack_lanes(out, (float *)(intptr_t)a->out + query * value_dim, next * value_dim, value_dim,
                lanes);
@@ -102,6 +99,8 @@ static void tile_forward(const fv_local *a, fv_forward *w, const fv_map *m, cons
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * row + (b->start[r] - b->key_begin) * kernel_row;
     add_to_logits(a, m, b, r, &w->keys, tile, table, w->each, logits);
+    prefetch_lanes((const float *)(intptr_t)a->out + query_place(a, m, b->y + r, tile) * value_dim,
+                   a->dilation_w * a->heads * value_dim, value_dim, lanes_of(m, tile));
     sum[r] = soften(logits, m->kernel_h * m->kernel_w, &log_sum[r]);
     if (a->threshold) drop(a, m, b->y + r, tile, logits);
   }
@@ -127,7 +126,11 @@ static void rows_forward(const fv_local *a, fv_forward *w, int64_t number, int b
     const fv_block block = block_at(m, y, end);
     pack_rows(&w->keys, block.key_begin, block.key_end);
     pack_rows(&w->values, block.key_begin, block.key_end);
-    for (int tile = 0; tile < m->tiles; ++tile) tile_forward(a, w, m, &block, &queries, tile);
+    for (int tile = 0; tile < m->tiles; ++tile) {
+      prefetch_next(m, &w->keys, &w->values, block.key_end, tile);
+      prefetch_tile(&queries, y + ROWS, y + 2 * ROWS, m->height, tile * L, m->width, (int)a->dim);
+      tile_forward(a, w, m, &block, &queries, tile);
+    }
   }
 }
 

@@ -169,7 +169,7 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
   const ptrdiff_t row = logits_row(m), kernel_row = (ptrdiff_t)m->kernel_w * L;
   const ptrdiff_t table_at =
       a->bias_kind == BIAS_TABLE ? w->place[tile] * (2 * m->kernel_h - 1) * kernel_row : 0;
-  const int lanes = m->width - tile * L < L ? m->width - tile * L : L;
+  const int lanes = lanes_of(m, tile);
   /* Rows of a block may wrap around the ring: each is then computed from its own place. */
   for (int r = 0; r < b->rows;) {
     const int at = (b->y + r) % w->rows;
@@ -188,6 +188,9 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
   for (int r = 0; r < b->rows; ++r) {
     const ptrdiff_t at = r * row + (b->start[r] - b->key_begin) * kernel_row;
     add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, w->logits + at);
+    if (owned)
+      prefetch_lanes((const float *)(intptr_t)a->dq + query_place(a, m, b->y + r, tile) * dim,
+                     a->dilation_w * a->heads * dim, dim, lanes);
     slopes_of_row(a, m, b->y + r, tile, w->logits + at, w->products + at);
     keep_row(w, m, b->y + r, tile, w->products + at, w->weights);
     keep_row(w, m, b->y + r, tile, w->logits + at, w->slopes);
@@ -199,10 +202,7 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
         fv_store(sums + i, fv_load(sums + i) + fv_load(w->logits + at + i));
     } else {
       const int slots = m->kernel_h * m->kernel_w;
-      const int64_t query = ((m->image * a->height + image_row(a, m, b->y + r)) * a->width +
-                             image_column(a, m, tile * L)) *
-                                a->heads +
-                            m->head;
+      const int64_t query = query_place(a, m, b->y + r, tile);
       unpack_lanes(w->logits + at, (float *)(intptr_t)a->d_bias + query * slots,
                    a->dilation_w * a->heads * slots, slots, lanes);
     }
@@ -213,10 +213,7 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
   for (int r = 0; r < b->rows; ++r) {
     float *out = w->out + (ptrdiff_t)r * dim * L;
     for (int d = 0; d < dim; ++d) fv_store(out + d * L, fv_load(out + d * L) * (float)a->scale);
-    const int64_t query = ((m->image * a->height + image_row(a, m, b->y + r)) * a->width +
-                           image_column(a, m, tile * L)) *
-                              a->heads +
-                          m->head;
+    const int64_t query = query_place(a, m, b->y + r, tile);
     unpack_lanes(out, (float *)(intptr_t)a->dq + query * dim, a->dilation_w * a->heads * dim, dim,
                  lanes);
   }
@@ -264,14 +261,18 @@ static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, i
   }
 }
 
+/* A key's place in a contiguous (B, key_height, key_width, heads). */
+FV_INLINE int64_t key_place(const fv_local *a, const fv_map *m, int key_row, int x) {
+  return ((m->image * a->key_height + m->class_y + key_row * a->dilation_h) * a->key_width +
+          m->class_x + x * a->dilation_w) *
+             a->heads +
+         m->head;
+}
+
 static void store_keys(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x, int dim,
                        float factor, float *from) {
   const int lanes = m->key_width - x < L ? m->key_width - x : L;
-  const int64_t key = ((m->image * a->key_height + m->class_y + key_row * a->dilation_h) *
-                           a->key_width +
-                       m->class_x + x * a->dilation_w) *
-                          a->heads +
-                      m->head;
+  const int64_t key = key_place(a, m, key_row, x);
   for (int d = 0; d < dim; ++d) fv_store(from + d * L, fv_load(from + d * L) * factor);
   unpack_lanes(from, (float *)(intptr_t)to + key * dim, a->dilation_w * a->heads * dim, dim, lanes);
 }
@@ -282,6 +283,14 @@ static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   for (int x = 0; x < m->key_width; x += L) {
     const fv_range offsets = offsets_of_tile(w, m, x);
+    const int lanes = m->key_width - x < L ? m->key_width - x : L;
+    const ptrdiff_t next = a->dilation_w * a->heads;
+    for (int r = begin; r < end; ++r) {
+      const int64_t key = key_place(a, m, r, x);
+      prefetch_lanes((const float *)(intptr_t)a->dk + key * dim, next * dim, dim, lanes);
+      prefetch_lanes((const float *)(intptr_t)a->dv + key * value_dim, next * value_dim, value_dim,
+                     lanes);
+    }
     memset(w->grad_keys, 0, (size_t)((end - begin) * dim * L) * sizeof(float));
     memset(w->grad_values, 0, (size_t)((end - begin) * value_dim * L) * sizeof(float));
     gather_block(w, m, begin, end, first, last, x, offsets, w->slopes, w->queries, w->query_row,
@@ -351,7 +360,13 @@ static void rows_backward(const fv_local *a, fv_backward *w, int64_t number, int
                w->query_row);
       line_row(w, m, &grads, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
     }
-    for (int tile = 0; tile < m->tiles; ++tile) tile_queries(a, w, m, &block, tile, owned);
+    for (int tile = 0; tile < m->tiles; ++tile) {
+      const int x = tile * L, next = y + ROWS;
+      prefetch_next(m, &w->keys, &w->values, block.key_end, tile);
+      prefetch_tile(&queries, next, next + ROWS, m->height, x, m->width, (int)a->dim);
+      prefetch_tile(&grads, next, next + ROWS, m->height, x, m->width, (int)a->value_dim);
+      tile_queries(a, w, m, &block, tile, owned);
+    }
     y += block.rows;
     const int known = y == last ? last_key : row_start(m, y);
     while (key < last_key && (key + ROWS <= known || (y == last && key < known))) {

@@ -103,6 +103,13 @@ FV_INLINE int64_t image_column(const fv_local *a, const fv_map *m, int x) {
   return m->class_x + (int64_t)(x < m->width ? x : m->width - 1) * a->dilation_w;
 }
 
+/* The first query of a tile's row: its place in a contiguous (B, H, W, heads). */
+FV_INLINE int64_t query_place(const fv_local *a, const fv_map *m, int y, int tile) {
+  return ((m->image * a->height + image_row(a, m, y)) * a->width + image_column(a, m, tile * L)) *
+             a->heads +
+         m->head;
+}
+
 /* Numbers per query and slot as vectors [slot][lane] of row y and one tile, times factor. */
 static void each_vectors(const fv_local *a, const fv_map *m, int y, int tile, float factor,
                          float *to) {

@@ -190,6 +190,11 @@ FV_INLINE int tile_is_plain(const fv_map *m, int tile) {
   return column_start(m, tile * L + L - 1) - column_start(m, tile * L) == L - 1;
 }
 
+/* The lanes of a tile that are columns of the map. */
+FV_INLINE int lanes_of(const fv_map *m, int tile) {
+  return m->width - tile * L < L ? m->width - tile * L : L;
+}
+
 FV_INLINE int64_t class_length(int64_t length, int64_t dilation, int64_t class) {
   return (length - class + dilation - 1) / dilation;
 }
@@ -231,6 +236,19 @@ FV_INLINE fv_plane plane_of(const fv_local *a, const fv_map *m, int64_t data,
   return p;
 }
 
+/* Prefetch rows [begin, end) of the L columns from x on, as far as they are in the map. Hardware
+ * does not foresee these reads: each is one head's few channels, far from the next position's.
+ */
+FV_INLINE void prefetch_tile(const fv_plane *p, int begin, int end, int height, int x, int width,
+                             int dim) {
+  const int last = x + L < width ? x + L : width;
+  if (begin < 0) begin = 0;
+  if (end > height) end = height;
+  for (int y = begin; y < end; ++y)
+    for (int i = x; i < last; ++i)
+      for (int c = 0; c < dim; c += 16) fv_prefetch(p->data + y * p->row + i * p->column + c);
+}
+
 /* to[c * L + lane] = factor * from[lane][c]: queries of one tile, channel by channel. */
 static void pack_lanes(const float *const *from, float *to, ptrdiff_t to_step, int columns,
                        float factor) {
@@ -256,6 +274,12 @@ static void unpack_lanes(const float *from, float *to, ptrdiff_t to_lane, int co
   }
   for (; c < columns; ++c)
     for (int i = 0; i < lanes; ++i) to[i * to_lane + c] = from[c * L + i];
+}
+
+/* Prefetch what unpack_lanes writes. */
+FV_INLINE void prefetch_lanes(const float *to, ptrdiff_t to_lane, int columns, int lanes) {
+  for (int i = 0; i < lanes; ++i)
+    for (int c = 0; c < columns; c += 16) fv_prefetch_write(to + i * to_lane + c);
 }
 
 /* ---- packed keys or values --------------------------------------------------------------- */
@@ -377,6 +401,14 @@ static void pack_rows(fv_pack *p, int begin, int end) {
   if (end > p->map->key_height) end = p->map->key_height;
   if (p->packed < begin) p->packed = begin;
   for (; p->packed < end; ++p->packed) pack_row(p, p->packed);
+}
+
+/* Prefetch the ROWS rows from `row` on, of a tile's columns, that the next block packs. */
+FV_INLINE void prefetch_next(const fv_map *m, const fv_pack *keys, const fv_pack *values, int row,
+                             int tile) {
+  const int x = tile * L, end = row + ROWS;
+  prefetch_tile(&keys->plane, row, end, m->key_height, x, m->key_width, keys->dim);
+  prefetch_tile(&values->plane, row, end, m->key_height, x, m->key_width, values->dim);
 }
 
 FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {

@@ -103,6 +103,12 @@ FV_INLINE fv_f fv_log2(fv_f x) {
   return s * p + __builtin_convertvector(exponent, fv_f);
 }
 
+/* Have the cache line at p in the second-level cache soon, to read or to write it. Call these from
+ * inlined functions only: GCC drops calls of a function that does nothing but prefetch.
+ */
+FV_INLINE void fv_prefetch(const float *p) { __builtin_prefetch(p, 0, 2); }
+FV_INLINE void fv_prefetch_write(const float *p) { __builtin_prefetch(p, 1, 3); }
+
 FV_INLINE float fv_sum(fv_f x) {
   float s = 0.f;
   for (int i = 0; i < FV_LANES; ++i) s += x[i];
