@@ -29,11 +29,13 @@ def count_flops(call: nn.Module | Callable[..., Any], *inputs: Any) -> int:
     Args:
         call: a module or any callable; one that calls ``backward`` has that counted too.
         *inputs: what to call it with.
+
+    It runs with gradients enabled: PyTorch's counter cannot follow views of parameters without.
+    Under ``torch.inference_mode`` they cannot be, so count outside of it.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_corrections())
     # A compiled module would hide its operators from the counter.
     call = getattr(call, "_orig_mod", call)
-    # The counter's own hooks on modules need gradients to be enabled.
     with _without_transformer_fast_path(), torch.enable_grad(), counter:
         call(*inputs)
     return int(counter.get_total_flops())

@@ -88,7 +88,7 @@ def profile(
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():
             return _profile(model, sizes, batch_size, place, repeats)
     finally:
         for module, mode in training.items():
@@ -106,7 +106,8 @@ def _profile(
 
     multiply_adds = count_flops(model, *inputs(1)) // 2
     x = inputs(batch)
-    times = latencies(lambda: model(*x), repeats, device)
+    with torch.inference_mode():
+        times = latencies(lambda: model(*x), repeats, device)
     lower, median, upper = quartiles(times)
     return Profile(
         input_size=sizes[0] if len(sizes) == 1 else tuple(sizes),

@@ -236,7 +236,7 @@ def _costs(plan: Plan, model: nn.Module, channels: int) -> dict[str, int]:
     parameters = sum(p.numel() for p in model.parameters())
     deployed = copy.deepcopy(model).eval()
     _deploy(deployed)
-    with torch.inference_mode():
+    with torch.no_grad():
         flops = count_flops(deployed, torch.zeros(1, channels, *(plan.image_size or ())))
     return {"parameters": parameters, "multiply_adds": flops // 2}
 
