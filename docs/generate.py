@@ -138,7 +138,7 @@ def draw(subject: Subject, path: Path) -> str:
 
 def draw_sight(subject: Subject, path: Path) -> str:
     """What one query of a map sees."""
-    module = foveate.create_attention(subject.name, subject.dim, role="mixer", **subject.options)
+    module = subject.build(role="mixer")
     sight = foveate.what_a_query_sees(module, photograph(subject.dim), QUERY)
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     figure.colorbar(axes.imshow(sight.map, cmap="viridis"))
