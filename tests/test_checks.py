@@ -139,6 +139,7 @@ FORMS = [
     ("slide", {"kernel_size": (3, 5), "dim_reduction": 2, "position_bias": False}),
     ("sliding_window", {"window": 2, "dilation": 2}),
     ("sparse", {"pattern": "fixed", "stride": 4, "causal": False}),
+    ("axial_deeplab", {"span": 3}),
     ("squeeze_axial", {"key_dim": 5, "attn_ratio": 1.5, "positions": 3}),
     ("squeeze_excitation", {"reduction": 4, "bias": False, "pool": "max"}),
     ("squeeze_excitation", {"over": "height", "pool": "project"}),

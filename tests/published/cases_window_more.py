@@ -1,10 +1,11 @@
-"""Squeezed axes (SeaFormer)."""
+"""Axes: squeezed to tokens (SeaFormer), and position-sensitive (Axial-DeepLab)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.attention.window.axial_deeplab import AxialDeepLabAttention
 from foveate.attention.window.squeeze_axial import SqueezeAxialAttention
 from tests.published.golden import Golden, Row
 
@@ -36,7 +37,23 @@ def _block(module: nn.Module, golden: Golden) -> Tensor:
     return x + conv_norm(F.relu6(hidden), "mlp.fc2")
 
 
+def _position_sensitive(in_planes: int, groups: int, kernel_size: int, **_: object):
+    return AxialDeepLabAttention(in_planes, groups, kernel_size)
+
+
+def _one_axis(golden: Golden) -> dict[str, Tensor]:
+    """The case is the first of a block's two axes; the second gets the same weights."""
+    axes = ("hight_block", "width_block")
+    return {f"{axis}.{key}": value for axis in axes for key, value in golden.state.items()}
+
+
 ROWS = [
+    Row(
+        "axial_deeplab_attention_h",
+        _position_sensitive,
+        lambda module, golden: module.along_columns(golden.inputs["x"]),
+        _one_axis,
+    ),
     Row("sea_attention", _squeeze_axial),
     Row("sea_block", _squeeze_axial, _block, _attention),
 ]

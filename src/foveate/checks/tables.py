@@ -7,6 +7,7 @@ from typing import Any
 #: Options that make a small example of a mechanism whose defaults are too large to examine
 #: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "axial_deeplab": {"span": 6},
     "cross_shaped": {"split_size": 2},
     "global_subsampled": {"sr_ratio": 3},
     "local_monotonic": {"window": 2},
