@@ -254,9 +254,9 @@ static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, i
       const int some = taps - t < chunk ? taps - t : chunk;
       const int e = (int)offsets.end - 1 - t; /* the largest offset: the query furthest back */
       weigh_table[0][end - begin - 1][some - 1](
-          row + (e - w->first_offset) * w->line + w->margin + x + m->before_w - e, slot_row,
-          1 - w->line, line - e, w->line, dim, out + (ptrdiff_t)(begin - key_begin) * dim * L,
-          (ptrdiff_t)dim * L);
+          (fv_i){0}, row + (e - w->first_offset) * w->line + w->margin + x + m->before_w - e,
+          slot_row, 1 - w->line, line - e, w->line, dim,
+          out + (ptrdiff_t)(begin - key_begin) * dim * L, (ptrdiff_t)dim * L);
     }
   }
 }

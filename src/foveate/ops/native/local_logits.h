@@ -38,7 +38,8 @@ FV_INLINE ptrdiff_t logits_row(const fv_map *m) {
 static void dot_block(const fv_map *m, const fv_block *b, const float *q, ptrdiff_t q_row,
                       ptrdiff_t q_step, int dim, const fv_pack *keys, int tile, float *logits) {
   const int plain = tile_is_plain(m, tile), kernel_w = m->kernel_w, chunk = chunk_of(kernel_w);
-  const int k_step = tile_step(m, tile), tap_step = plain ? 1 : L;
+  const int k_step = tile_columns(kernel_w);
+  const fv_i lanes = tile_lanes(m, tile);
   const ptrdiff_t row = logits_row(m);
   for (int key_row = b->key_begin; key_row < b->key_end; ++key_row) {
     const fv_range rows = rows_seeing(b, m->kernel_h, key_row);
@@ -47,7 +48,7 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *q, ptrdif
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
       dot_table[!plain][rows.end - rows.begin - 1][taps - 1](
-          q + rows.begin * q_row, q_row, q_step, k + t * tap_step, k_step, dim, to + t * L, row);
+          lanes, q + rows.begin * q_row, q_row, q_step, k + t, k_step, dim, to + t * L, row);
     }
   }
 }
@@ -56,7 +57,8 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *q, ptrdif
 static void weigh_block(const fv_map *m, const fv_block *b, const float *weights,
                         const fv_pack *values, int dim, int tile, float *out) {
   const int plain = tile_is_plain(m, tile), kernel_w = m->kernel_w, chunk = chunk_of(kernel_w);
-  const int v_step = tile_step(m, tile), tap_step = plain ? 1 : L;
+  const int v_step = tile_columns(kernel_w);
+  const fv_i lanes = tile_lanes(m, tile);
   const ptrdiff_t row = logits_row(m), out_row = (ptrdiff_t)dim * L;
   for (int key_row = b->key_begin; key_row < b->key_end; ++key_row) {
     if (key_row < 0 || key_row >= m->key_height) continue;
@@ -67,7 +69,7 @@ static void weigh_block(const fv_map *m, const fv_block *b, const float *weights
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
       weigh_table[!plain][rows.end - rows.begin - 1][taps - 1](
-          from + t * L, row, L, v + t * tap_step, v_step, dim, out + rows.begin * out_row, out_row);
+          lanes, from + t * L, row, L, v + t, v_step, dim, out + rows.begin * out_row, out_row);
     }
   }
 }
@@ -140,8 +142,8 @@ static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b,
     for (ptrdiff_t i = 0; i < window; i += L)
       fv_store(logits + i, fv_load(logits + i) + fv_load(added + i));
   if (keys->channels == keys->dim) return;
-  const int step = tile_is_plain(m, tile) ? 1 : L;
-  const ptrdiff_t mask_at = (ptrdiff_t)keys->dim * tile_step(m, tile);
+  const ptrdiff_t mask_at = (ptrdiff_t)keys->dim * tile_columns(kernel_w);
+  const fv_i lanes = tile_lanes(m, tile);
   for (int i = 0; i < m->kernel_h; ++i) {
     const int key_row = b->start[r] + i;
     const int outside = key_row < 0 || key_row >= m->key_height;
@@ -149,7 +151,7 @@ static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b,
     float *at = logits + (ptrdiff_t)i * kernel_w * L;
     for (int t = 0; t < kernel_w; ++t)
       fv_store(at + t * L, fv_load(at + t * L) +
-                               (outside ? fv_set(keys->outside) : fv_load(mask + t * step)));
+                               (outside ? fv_set(keys->outside) : fv_pick(mask + t, lanes)));
   }
 }
 
@@ -196,7 +198,6 @@ static void plan_pack(fv_pack *p, fv_arena *arena, const fv_local *a, int dim, i
   p->line = take(arena, p->channels * p->line_size);
   p->ring = take(arena, p->rows * packed_row_floats(a, p->channels));
   p->zero = take(arena, packed_row_floats(a, p->channels));
-  p->tile_at = (ptrdiff_t *)take(arena, 2 * (most_tiles(a) + 1));
 }
 
 FV_INLINE int is_masked(const fv_local *a) { return a->key_mask || a->border == BORDER_MASK; }

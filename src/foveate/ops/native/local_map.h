@@ -6,9 +6,8 @@
  * A tile is FV_LANES neighbouring queries of a row, one a lane. Its keys are packed channel by
  * channel ([channel][column]) so that the keys of tap t are one vector: in a plain tile lane l
  * sees column l + t, a load at offset t. At a "shift" border the windows of neighbours coincide;
- * there a tile is packed tap by tap ([channel][tap][lane]), and the same products read it with
- * another step. Where something is masked, one more channel holds what is added to the logits: 0
- * or -inf.
+ * there the products permute the lanes of what they load, which costs less than packing each tap
+ * apart. Where something is masked, one more channel holds what is added to the logits: 0 or -inf.
  */
 #ifndef FOVEATE_LOCAL_MAP_H
 #define FOVEATE_LOCAL_MAP_H
@@ -41,10 +40,15 @@ typedef struct {
 
 /* ---- the products, in registers ---------------------------------------------------------- */
 
+/* The packed keys of a tap; `lanes` are the columns that the lanes see, beyond that of lane 0. */
+FV_INLINE fv_f tap_at(const float *p, const int plain, fv_i lanes) {
+  return plain ? fv_load(p) : fv_pick(p, lanes);
+}
+
 /* logits[r][t] = sum_d q[r][d] * k[d][t], lane by lane, for R rows and T taps. */
-FV_INLINE void dot_taps(const int R, const int T, const int tap_step, const float *q,
-                        ptrdiff_t q_row, ptrdiff_t q_step, const float *k, ptrdiff_t k_step, int dim, float *logits,
-                        ptrdiff_t logits_row) {
+FV_INLINE void dot_taps(const int R, const int T, const int plain, fv_i lanes, const float *q,
+                        ptrdiff_t q_row, ptrdiff_t q_step, const float *k, ptrdiff_t k_step,
+                        int dim, float *logits, ptrdiff_t logits_row) {
   fv_f sum[ROWS][TAPS];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -56,7 +60,7 @@ FV_INLINE void dot_taps(const int R, const int T, const int tap_step, const floa
     for (int r = 0; r < R; ++r) query[r] = fv_load(q + r * q_row + d * q_step);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      fv_f key = fv_load(k + d * k_step + t * tap_step);
+      fv_f key = tap_at(k + d * k_step + t, plain, lanes);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sum[r][t] += query[r] * key;
     }
@@ -68,9 +72,10 @@ FV_INLINE void dot_taps(const int R, const int T, const int tap_step, const floa
 }
 
 /* out[r][d] += sum_t weights[r][t] * v[d][t]. */
-FV_INLINE void weigh_taps(const int R, const int T, const int tap_step, const float *weights,
-                          ptrdiff_t weights_row, ptrdiff_t weights_tap, const float *v,
-                          ptrdiff_t v_step, int dim, float *out, ptrdiff_t out_row) {
+FV_INLINE void weigh_taps(const int R, const int T, const int plain, fv_i lanes,
+                          const float *weights, ptrdiff_t weights_row, ptrdiff_t weights_tap,
+                          const float *v, ptrdiff_t v_step, int dim, float *out,
+                          ptrdiff_t out_row) {
   fv_f weight[ROWS][TAPS];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -82,7 +87,7 @@ FV_INLINE void weigh_taps(const int R, const int T, const int tap_step, const fl
     for (int r = 0; r < R; ++r) sum[r] = fv_load(out + r * out_row + d * L);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      fv_f value = fv_load(v + d * v_step + t * tap_step);
+      fv_f value = tap_at(v + d * v_step + t, plain, lanes);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sum[r] += weight[r][t] * value;
     }
@@ -91,34 +96,34 @@ FV_INLINE void weigh_taps(const int R, const int T, const int tap_step, const fl
   }
 }
 
-typedef void (*dot_function)(const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, int,
-                             float *, ptrdiff_t);
-typedef void (*weigh_function)(const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, int,
-                               float *, ptrdiff_t);
+typedef void (*dot_function)(fv_i, const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t,
+                             int, float *, ptrdiff_t);
+typedef void (*weigh_function)(fv_i, const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t,
+                               int, float *, ptrdiff_t);
 
-#define DEFINE(R, T, NAME, STEP)                                                                  \
-  static void dot_##R##_##T##_##NAME(const float *q, ptrdiff_t q_row, ptrdiff_t q_step,           \
-                                     const float *k, ptrdiff_t k_step, int dim, float *logits,    \
-                                     ptrdiff_t logits_row) {                                      \
-    dot_taps(R, T, STEP, q, q_row, q_step, k, k_step, dim, logits, logits_row);                   \
+#define DEFINE(R, T, NAME, PLAIN)                                                                 \
+  static void dot_##R##_##T##_##NAME(fv_i lanes, const float *q, ptrdiff_t q_row,                 \
+                                     ptrdiff_t q_step, const float *k, ptrdiff_t k_step, int dim, \
+                                     float *logits, ptrdiff_t logits_row) {                       \
+    dot_taps(R, T, PLAIN, lanes, q, q_row, q_step, k, k_step, dim, logits, logits_row);           \
   }                                                                                               \
-  static void weigh_##R##_##T##_##NAME(const float *weights, ptrdiff_t row, ptrdiff_t tap,        \
-                                       const float *v, ptrdiff_t v_step, int dim, float *out,     \
-                                       ptrdiff_t out_row) {                                       \
-    weigh_taps(R, T, STEP, weights, row, tap, v, v_step, dim, out, out_row);                      \
+  static void weigh_##R##_##T##_##NAME(fv_i lanes, const float *weights, ptrdiff_t row,           \
+                                       ptrdiff_t tap, const float *v, ptrdiff_t v_step, int dim,  \
+                                       float *out, ptrdiff_t out_row) {                           \
+    weigh_taps(R, T, PLAIN, lanes, weights, row, tap, v, v_step, dim, out, out_row);              \
   }
-#define FOR_TAPS(M, R, NAME, STEP)                                                                \
-  M(R, 1, NAME, STEP) M(R, 2, NAME, STEP) M(R, 3, NAME, STEP) M(R, 4, NAME, STEP)                 \
-  M(R, 5, NAME, STEP) M(R, 6, NAME, STEP) M(R, 7, NAME, STEP)
-#define DOT(R, T, NAME, STEP) dot_##R##_##T##_##NAME,
-#define WEIGH(R, T, NAME, STEP) weigh_##R##_##T##_##NAME,
+#define FOR_TAPS(M, R, NAME, PLAIN)                                                               \
+  M(R, 1, NAME, PLAIN) M(R, 2, NAME, PLAIN) M(R, 3, NAME, PLAIN) M(R, 4, NAME, PLAIN)             \
+  M(R, 5, NAME, PLAIN) M(R, 6, NAME, PLAIN) M(R, 7, NAME, PLAIN)
+#define DOT(R, T, NAME, PLAIN) dot_##R##_##T##_##NAME,
+#define WEIGH(R, T, NAME, PLAIN) weigh_##R##_##T##_##NAME,
 FOR_TAPS(DEFINE, 1, plain, 1)
 FOR_TAPS(DEFINE, 2, plain, 1)
-FOR_TAPS(DEFINE, 1, by_tap, L)
-FOR_TAPS(DEFINE, 2, by_tap, L)
+FOR_TAPS(DEFINE, 1, shifted, 0)
+FOR_TAPS(DEFINE, 2, shifted, 0)
 #if ROWS == 3
 FOR_TAPS(DEFINE, 3, plain, 1)
-FOR_TAPS(DEFINE, 3, by_tap, L)
+FOR_TAPS(DEFINE, 3, shifted, 0)
 #endif
 static const dot_function dot_table[2][ROWS][TAPS] = {
     {{FOR_TAPS(DOT, 1, plain, 1)}, {FOR_TAPS(DOT, 2, plain, 1)},
@@ -126,9 +131,9 @@ static const dot_function dot_table[2][ROWS][TAPS] = {
      {FOR_TAPS(DOT, 3, plain, 1)}
 #endif
     },
-    {{FOR_TAPS(DOT, 1, by_tap, L)}, {FOR_TAPS(DOT, 2, by_tap, L)},
+    {{FOR_TAPS(DOT, 1, shifted, 0)}, {FOR_TAPS(DOT, 2, shifted, 0)},
 #if ROWS == 3
-     {FOR_TAPS(DOT, 3, by_tap, L)}
+     {FOR_TAPS(DOT, 3, shifted, 0)}
 #endif
     }};
 static const weigh_function weigh_table[2][ROWS][TAPS] = {
@@ -137,9 +142,9 @@ static const weigh_function weigh_table[2][ROWS][TAPS] = {
      {FOR_TAPS(WEIGH, 3, plain, 1)}
 #endif
     },
-    {{FOR_TAPS(WEIGH, 1, by_tap, L)}, {FOR_TAPS(WEIGH, 2, by_tap, L)},
+    {{FOR_TAPS(WEIGH, 1, shifted, 0)}, {FOR_TAPS(WEIGH, 2, shifted, 0)},
 #if ROWS == 3
-     {FOR_TAPS(WEIGH, 3, by_tap, L)}
+     {FOR_TAPS(WEIGH, 3, shifted, 0)}
 #endif
     }};
 
@@ -163,7 +168,7 @@ typedef struct {
   int tiles;
 } fv_map;
 
-/* Columns of a plain tile's packed channel. */
+/* Columns of a tile's packed channel. */
 FV_INLINE int tile_columns(int kernel_w) { return (L + kernel_w - 1 + L - 1) / L * L; }
 
 /* Where the window of a query starts among the keys; outside the map it may. */
@@ -188,6 +193,13 @@ FV_INLINE int column_start(const fv_map *m, int x) {
 /* Whether lane l of the tile sees column l + t of the packed keys. */
 FV_INLINE int tile_is_plain(const fv_map *m, int tile) {
   return column_start(m, tile * L + L - 1) - column_start(m, tile * L) == L - 1;
+}
+
+/* The packed columns that a tile's lanes see at tap 0, beyond that of lane 0. */
+FV_INLINE fv_i tile_lanes(const fv_map *m, int tile) {
+  fv_i lanes;
+  for (int i = 0; i < L; ++i) lanes[i] = column_start(m, tile * L + i) - column_start(m, tile * L);
+  return lanes;
 }
 
 /* The lanes of a tile that are columns of the map. */
@@ -294,13 +306,8 @@ typedef struct {
   float *ring, *zero; /* packed rows; the packed row that stands for those outside the map */
   float *line; /* one row, [channel][margin + column] */
   int rows, packed; /* of the ring; the first row not yet packed */
-  ptrdiff_t row_size, line_size, margin;
-  ptrdiff_t *tile_at; /* where each tile lies in a packed row */
+  ptrdiff_t row_size, tile_size, line_size, margin;
 } fv_pack;
-
-FV_INLINE int tile_step(const fv_map *m, int tile) {
-  return tile_is_plain(m, tile) ? tile_columns(m->kernel_w) : m->kernel_w * L;
-}
 
 FV_INLINE ptrdiff_t line_floats(int64_t width, int64_t kernel_w) {
   return (kernel_w + L - 1) / L * L + (width + L - 1) / L * L + 2 * tile_columns(kernel_w);
@@ -311,57 +318,27 @@ FV_INLINE int most_tiles(const fv_local *a) {
 }
 
 /* Floats that any packed row of this call needs at most. */
-static ptrdiff_t packed_row_floats(const fv_local *a, int channels) {
-  int tiles = most_tiles(a), kernel_w = (int)a->kernel_w, by_tap = 0;
-  if (a->border == BORDER_SHIFT) {
-    by_tap = 2 * ((kernel_w + L - 1) / L + 1);
-    if (by_tap > tiles) by_tap = tiles;
-  }
-  return (ptrdiff_t)channels *
-         ((ptrdiff_t)by_tap * kernel_w * L + (ptrdiff_t)(tiles - by_tap) * tile_columns(kernel_w) +
-          L);
+FV_INLINE ptrdiff_t packed_row_floats(const fv_local *a, int channels) {
+  return (ptrdiff_t)channels * most_tiles(a) * tile_columns((int)a->kernel_w);
 }
 
 static void pack_start(fv_pack *p, const fv_map *m, fv_plane plane) {
   p->map = m;
   p->plane = plane;
   p->packed = -m->kernel_h;
-  p->row_size = 0;
-  for (int tile = 0; tile < m->tiles; ++tile) {
-    p->tile_at[tile] = p->row_size;
-    p->row_size += (ptrdiff_t)p->channels * tile_step(m, tile);
-  }
+  p->tile_size = (ptrdiff_t)p->channels * tile_columns(m->kernel_w);
+  p->row_size = m->tiles * p->tile_size;
 }
 
 /* Spread the line, [channel][column], over the tiles of a packed row. */
 static void pack_tiles(const fv_pack *p, float *to) {
   const fv_map *m = p->map;
-  for (int tile = 0; tile < m->tiles; ++tile) {
+  const int step = tile_columns(m->kernel_w);
+  for (int tile = 0; tile < m->tiles; ++tile, to += p->tile_size) {
     const float *from = p->line + p->margin + column_start(m, tile * L);
-    float *tile_to = to + p->tile_at[tile];
-    if (tile_is_plain(m, tile)) {
-      const int step = tile_columns(m->kernel_w);
-      for (int c = 0; c < p->channels; ++c)
-        for (int i = 0; i < step; i += L)
-          fv_store(tile_to + c * step + i, fv_load(from + c * p->line_size + i));
-      continue;
-    }
-    int offset[L];
-    for (int i = 0; i < L; ++i)
-      offset[i] = column_start(m, tile * L + i) - column_start(m, tile * L);
-#if L == 8
-    const __m256i lanes = _mm256_loadu_si256((const __m256i *)offset);
-#endif
     for (int c = 0; c < p->channels; ++c)
-      for (int t = 0; t < m->kernel_w; ++t) {
-        const float *column = from + c * p->line_size + t;
-        float *vector = tile_to + ((ptrdiff_t)c * m->kernel_w + t) * L;
-#if L == 8
-        fv_store(vector, _mm256_permutevar8x32_ps(fv_load(column), lanes));
-#else
-        for (int i = 0; i < L; ++i) vector[i] = column[offset[i]];
-#endif
-      }
+      for (int i = 0; i < step; i += L)
+        fv_store(to + c * step + i, fv_load(from + c * p->line_size + i));
   }
 }
 
@@ -413,7 +390,7 @@ FV_INLINE void prefetch_next(const fv_map *m, const fv_pack *keys, const fv_pack
 
 FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
   int inside = row >= 0 && row < p->map->key_height;
-  return (inside ? p->ring + (row % p->rows) * p->row_size : p->zero) + p->tile_at[tile];
+  return (inside ? p->ring + (row % p->rows) * p->row_size : p->zero) + tile * p->tile_size;
 }
 
 #endif

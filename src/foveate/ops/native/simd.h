@@ -69,6 +69,15 @@ FV_INLINE fv_f fv_max(fv_f a, fv_f b) {
 #endif
 }
 
+/* Lane l of the result is p[from[l]], where from[l] < FV_LANES. */
+FV_INLINE fv_f fv_pick(const float *p, fv_i from) {
+#if FV_LANES == 8
+  return _mm256_permutevar8x32_ps(fv_load(p), (__m256i)from);
+#else
+  return (fv_f){p[from[0]], p[from[1]], p[from[2]], p[from[3]]};
+#endif
+}
+
 /* 2^x for x <= 127, within 1e-7 relative; 0 below -125, -inf included; NaN stays NaN. */
 FV_INLINE fv_f fv_exp2(fv_f x) {
   const fv_f low = fv_set(-125.f), magic = fv_set(12582912.f); /* 1.5 * 2^23: adding it rounds */
