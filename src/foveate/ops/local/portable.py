@@ -10,7 +10,7 @@ otherwise through a softmax written out. Either way a NaN or an infinity in a ke
 also reach the queries of its tile whose windows leave it out; a masked key reaches none.
 
 Legend: B batch, H x W map, h heads, D channels of a head; per axis n tiles, T queries of a tile,
-S keys that a tile can reach; t = Tw*Th, s = Sw*Sh, a tile's positions column by column.
+S keys that a tile can reach; t = Th*Tw, s = Sh*Sw.
 """
 
 from __future__ import annotations
@@ -49,14 +49,20 @@ def local_attention(
     if key_mask is not None:  # what a masked key holds must not matter, not even a NaN
         k = k.where(key_mask[..., None, None], 0)
         v = v.where(key_mask[..., None, None], 0)
-    q_tiles = _tiles(q, rows.queries, cols.queries)  # (B, h, nh, nw, t, D)
-    k_tiles = _tiles(k, rows.keys, cols.keys)  # (B, h, nh, nw, s, D)
-    v_tiles = _tiles(v, rows.keys, cols.keys)
-    if border == "zero":
-        inside = _combine(rows.inside, cols.inside)[..., None]  # (nh, nw, s, 1)
-        k_tiles = k_tiles.where(inside, 0)
-        v_tiles = v_tiles.where(inside, 0)
-    seen = _seen(rows, cols, kernel_size, border, key_mask)  # (nh, nw, t, s) or (B, 1, ...)
+    q_places = _places(rows.queries, cols.queries, q.shape[2])  # (nh, nw, t)
+    k_places = _places(rows.keys, cols.keys, q.shape[2])  # (nh, nw, s)
+    inside = _combine(rows.inside, cols.inside)  # (nh, nw, s)
+    if border == "zero":  # one zero vector behind the map serves all places outside
+        k_places = k_places.where(inside, q.shape[1] * q.shape[2])
+    q_tiles = _tiles(q, q_places)  # (B, h, nh, nw, t, D)
+    k_tiles = _tiles(k, k_places, behind=border == "zero")  # (B, h, nh, nw, s, D)
+    v_tiles = _tiles(v, k_places, behind=border == "zero")
+    seen = _seen(rows, cols, kernel_size)  # (nh, nw, t, s)
+    if border == "mask":
+        seen = seen & inside[:, :, None]
+    if key_mask is not None:
+        masked = _tiles(~key_mask[..., None, None], k_places, behind=border == "zero")
+        seen = seen & ~masked.mT  # (B, 1, nh, nw, t, s)
 
     per_query = bias is not None and bias.dim() != 3
     if not (with_lse or dropout_p or per_query or q.dtype is torch.float64):
@@ -70,7 +76,7 @@ def local_attention(
     if logits.dtype != torch.float64:
         logits = logits.float()
     if per_query:
-        per_slot = _tiles(bias.flatten(-2), rows.queries, cols.queries)  # (B, h, nh, nw, t, kh*kw)
+        per_slot = _tiles(bias.flatten(-2), q_places)  # (B, h, nh, nw, t, kh*kw)
         index = _slots(rows, cols, kernel_size).expand(logits.shape)
         logits = logits + per_slot.gather(-1, index)
     elif bias is not None:
@@ -174,45 +180,44 @@ def _tile(kernel: int, length: int) -> int:
     return min(range(min(4, longest), longest + 1), key=cost)
 
 
-def _tiles(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """``(B, H, W, h, D) -> (B, h, nh, nw, rows*cols of a tile, D)``."""
-    x = x.permute(0, 3, 1, 2, 4).index_select(2, rows.flatten()).unflatten(2, rows.shape)
-    x = x.transpose(3, 4).index_select(3, cols.flatten())  # (B, h, nh, nw*Tw, Th, D)
-    return x.unflatten(3, cols.shape).flatten(4, 5)
+def _places(row: Tensor, col: Tensor, width: int) -> Tensor:
+    """``(nh, X), (nw, Y) -> (nh, nw, X*Y)``: where in the flattened map."""
+    return (row[:, None, :, None] * width + col[None, :, None, :]).flatten(2)
+
+
+def _tiles(x: Tensor, places: Tensor, *, behind: bool = False) -> Tensor:
+    """``(B, H, W, h, D) -> (B, h, nh, nw, t, D)``; with a zero vector ``behind`` the map."""
+    x = x.permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, h, H*W, D)
+    if behind:
+        x = torch.cat([x, x.new_zeros((*x.shape[:2], 1, x.shape[3]))], 2)
+    return x.index_select(2, places.flatten()).unflatten(2, places.shape)
 
 
 def _untile(x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
     """``(B, h, nh, nw, t, D) -> (B, H, W, h, D)``."""
-    x = x.unflatten(4, (cols.queries.shape[1], rows.queries.shape[1])).flatten(3, 4)
-    x = x.index_select(3, cols.order)  # (B, h, nh, W, Th, D)
-    return x.permute(0, 2, 4, 3, 1, 5).flatten(1, 2).index_select(1, rows.order)
+    high, wide = rows.queries.shape[1], cols.queries.shape[1]
+    tile = rows.order[:, None] // high * x.shape[3] + cols.order // wide
+    place = rows.order[:, None] % high * wide + cols.order % wide  # (H, W)
+    x = x.flatten(2, 4).index_select(2, (tile * (high * wide) + place).flatten())
+    return x.unflatten(2, tile.shape).permute(0, 2, 3, 1, 4)
 
 
 def _combine(row: Tensor, col: Tensor) -> Tensor:
     """``(nh, Sh), (nw, Sw) -> (nh, nw, s)``: both hold."""
-    return (row[:, None, None, :] & col[None, :, :, None]).flatten(2)
+    return (row[:, None, :, None] & col[None, :, None, :]).flatten(2)
 
 
 def _outer(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
-    """``(nh, Th, Sh), (nw, Tw, Sw)``, each shaped to broadcast to ``(nh, nw, Tw, Th, Sw, Sh)``."""
-    return row[:, None, None, :, None, :], col[None, :, :, None, :, None]
+    """``(nh, Th, Sh), (nw, Tw, Sw)``, each shaped to broadcast to ``(nh, nw, Th, Tw, Sh, Sw)``."""
+    return row[:, None, :, None, :, None], col[None, :, None, :, None, :]
 
 
-def _seen(
-    rows: _Axis, cols: _Axis, kernel: tuple[int, int], border: str, key_mask: Tensor | None
-) -> Tensor:
-    """Keys that each query attends: ``(nh, nw, t, s)``, or with a mask ``(B, 1, nh, nw, t, s)``."""
+def _seen(rows: _Axis, cols: _Axis, kernel: tuple[int, int]) -> Tensor:
+    """Which keys of its tile lie in a query's window: ``(nh, nw, t, s)``."""
     row, col = _outer(
         (rows.slots >= 0) & (rows.slots < kernel[0]), (cols.slots >= 0) & (cols.slots < kernel[1])
     )
-    seen = (row & col).flatten(4).flatten(2, 3)
-    inside = _combine(rows.inside, cols.inside)[:, :, None]  # (nh, nw, 1, s)
-    if border == "mask":
-        seen = seen & inside
-    if key_mask is not None:
-        allowed = _tiles(key_mask[..., None, None], rows.keys, cols.keys).mT
-        seen = seen & (allowed | ~inside if border == "zero" else allowed)
-    return seen
+    return (row & col).flatten(4).flatten(2, 3)
 
 
 def _slots(rows: _Axis, cols: _Axis, kernel: tuple[int, int]) -> Tensor:
@@ -228,13 +233,13 @@ def _table(table: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
     col = (cols.offsets + last[1] // 2).clamp(0, last[1])
     values = table.index_select(1, row.flatten()).index_select(2, col.flatten())
     values = values.unflatten(2, col.shape).unflatten(1, row.shape)  # (h, nh, Th, Sh, nw, Tw, Sw)
-    return values.permute(0, 1, 4, 5, 2, 6, 3).flatten(5).flatten(3, 4)
+    return values.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
 
 
 def _numbers(rows: _Axis, cols: _Axis, batch: int, width: int, heads: int) -> Tensor:
     """Every query's number, ``((b * H + y) * W + x) * heads + head``: ``(B, h, nh, nw, t, 1)``."""
     height = rows.order.shape[0]
-    row, col = rows.queries[:, None, None, :], cols.queries[:, :, None]  # (nh, nw, Tw, Th)
+    row, col = rows.queries[:, None, :, None], cols.queries[:, None, :]  # (nh, nw, Th, Tw)
     image = torch.arange(batch, device=row.device)[:, None, None, None, None, None]
     head = torch.arange(heads, device=row.device)[:, None, None, None, None]
     return (((image * height + row) * width + col) * heads + head).flatten(4)[..., None]
