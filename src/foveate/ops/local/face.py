@@ -66,7 +66,7 @@ def local_attention(
     if in_transform():  # it may ask for any derivative: the portable form that keeps the lse has
         out, lse = portable.local_attention(*arguments, seed)
     elif torch.compiler.is_exporting():
-        out, lse = portable.local_attention(*arguments, seed, with_lse=return_lse)
+        out, lse = portable.local_attention(*arguments, seed, return_lse)
     else:
         out, lse = operator.local_attention(*arguments, seed, return_lse)
     return (out, lse) if return_lse else out

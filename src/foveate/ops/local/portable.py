@@ -41,7 +41,7 @@ def local_attention(
     """Output ``(B, H, W, h, Dv)`` and log-sum-exp ``(B, H, W, h)`` of checked arguments.
 
     ``with_lse=False`` is for one who wants neither the log-sum-exp, then ``None``, nor second
-    derivatives. It is several times faster without dropout or a bias of one number a query and
+    derivatives. It is faster without dropout or a bias of one number a query and
     slot, except in float64.
     """
     rows = _plan(q.shape[1], kernel_size[0], dilation[0], border, q.device)
