@@ -64,6 +64,11 @@ class TalkingHeadsAttention(TokenMixer):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj_l = nn.Linear(num_heads, num_heads, bias=head_bias)
         self.proj_w = nn.Linear(num_heads, num_heads, bias=head_bias)
+        for mixing in (self.proj_l, self.proj_w):
+            # As published. A bias after the softmax is added for every key: it must start at zero.
+            nn.init.trunc_normal_(mixing.weight, std=0.02)
+            if mixing.bias is not None:
+                nn.init.zeros_(mixing.bias)
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = nn.Dropout(probability(attn_drop, "attn_drop"))
         self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
