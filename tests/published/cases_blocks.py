@@ -99,5 +99,5 @@ ROWS = [
     Row("xcit_block", _cross_covariance, _xcit(3, 4), _part("attn")),
     Row("xcit_block_2heads", _cross_covariance, _xcit(5, 6), _part("attn")),
     Row("xcit_xca_16", _cross_covariance),
-    Row("xcit_lpi_16", _local, _on_map),
+    Row("xcit_lpi_16", _local, _on_map, mechanism="cross_covariance"),
 ]

@@ -69,7 +69,7 @@ def _from_queries(module: MultiHeadCrossAttention, golden: Golden) -> dict[str, 
 
 ROWS = [
     *(
-        Row(f"mha_{case}", _cross, _from_queries)
+        Row(f"mha_{case}", _cross, _from_queries, mechanism="multi_head")
         for case in ("cross", "kdim_vdim", "masks", "self_nobias")
     ),
     Row("cait_class_attention", ClassAttention, lambda m, g: {"cls": m(g.inputs["x"])[:, :1]}),

@@ -179,7 +179,12 @@ ROWS = [
     Row("cswin_lepe_attention_v", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
     Row("pvt_sra", SpatialReductionAttention, _map_of(6, 8)),
     Row("xcit_xca", CrossCovarianceAttention),
-    Row("xcit_lpi", lambda in_features: LocalPatchInteraction(in_features), _map_of(5, 6)),
+    Row(
+        "xcit_lpi",
+        lambda in_features: LocalPatchInteraction(in_features),
+        _map_of(5, 6),
+        mechanism="cross_covariance",
+    ),
     Row("axial_attention_seq", _axial, _channels_last),
     Row("shuffle_attention_shuf", _shuffle),
     Row("msg_window_attention", MessengerAttention, _messengers),

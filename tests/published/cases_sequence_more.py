@@ -114,16 +114,16 @@ def _routing(dim: int, heads: int, max_seq_len: int, window_size: int, **options
 
 
 ROWS = [
-    Row("routing_kmeans_iter", _Options, _iteration),
+    Row("routing_kmeans_iter", _Options, _iteration, mechanism="routing"),
     *(
-        Row(f"routing_kmeans_{name}", _clusters, _clustered)
+        Row(f"routing_kmeans_{name}", _clusters, _clustered, mechanism="routing")
         for name in ("context", "mask", "plain", "shared_qk", "short")
     ),
     Row("routing_selfattn_global", _routing),
     Row("routing_selfattn_mixed_causal_shared", _routing),
-    Row("openai_blocksparse_fixed_masks", _Options, _fixed_masks),
+    Row("openai_blocksparse_fixed_masks", _Options, _fixed_masks, mechanism="sparse"),
     *(
-        Row(f"openai_blocksparse_{name}", _Options, _attend)
+        Row(f"openai_blocksparse_{name}", _Options, _attend, mechanism="sparse")
         for name in (
             "fixed_n64_ctx16_verts1x1",
             "fixed_n64_ctx32_verts2x2",
@@ -132,12 +132,12 @@ ROWS = [
         )
     ),
     *(
-        Row(f"openai_sparse_dense_{name}", _Options, _attend)
+        Row(f"openai_sparse_dense_{name}", _Options, _attend, mechanism="sparse")
         for name in ("all_h1", "all_h4", "local_h1", "local_h4", "strided_h1")
     ),
-    Row("openai_sparse_masks", _Options, _masks),
+    Row("openai_sparse_masks", _Options, _masks, mechanism="sparse"),
     *(
-        Row(f"sdpa_{name}", _Options, _dot_product)
+        Row(f"sdpa_{name}", _Options, _dot_product, mechanism="scaled_dot_product")
         for name in ("bool_mask", "causal", "float_mask", "plain", "scale")
     ),
 ]

@@ -53,6 +53,7 @@ class Row:
         weights: the entries of the case's state that our module loads; all of them by default.
         train: run in training mode, as the case was.
         tolerance: largest difference allowed, as a share of the largest absolute value.
+        mechanism: name of the mechanism that the case belongs to, where it examines a part.
     """
 
     case: str
@@ -63,6 +64,7 @@ class Row:
     weights: Callable[[Golden], dict[str, Tensor]] = lambda golden: golden.state
     train: bool = False
     tolerance: float = 1e-4
+    mechanism: str = ""
 
 
 def load_case(name: str) -> Golden:
