@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import LogNorm
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,7 +39,7 @@ def write_parity() -> None:
     rows = defaultdict(list)
     for row in ROWS:
         module, differences = largest_differences(row)
-        name = by_class.get(type(module), type(module).__name__)
+        name = row.mechanism or by_class.get(type(module), type(module).__name__)
         rows[name].append((row.case, max(differences.values()), row.tolerance))
     lines = [
         "# Parity with the publications",
@@ -141,13 +142,19 @@ def draw_sight(subject: Subject, path: Path) -> str:
     module = subject.build(role="mixer")
     sight = foveate.what_a_query_sees(module, photograph(subject.dim), QUERY)
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
-    figure.colorbar(axes.imshow(sight.map, cmap="viridis"))
+    most = sight.map.max().item()
+    # A gradient falls over many orders of magnitude, and what is faint is still seen.
+    scale = LogNorm(most * 1e-6, most, clip=True) if sight.measure == "gradient" else None
+    figure.colorbar(axes.imshow(sight.map, cmap="viridis", norm=scale))
     axes.plot(QUERY[1], QUERY[0], "x", color="white", markersize=8)
     axes.set_xticks([])
     axes.set_yticks([])
     figure.savefig(path, dpi=110)
     plt.close(figure)
-    how = {"weights": "its attention weights", "gradient": "the gradient of its output"}
+    how = {
+        "weights": "its attention weights",
+        "gradient": "the squared gradient of its output, on a logarithmic scale of six decades",
+    }
     return f"What the query at the cross sees, by {how[sight.measure]}"
 
 

@@ -58,5 +58,5 @@ ROWS = [
     Row("slide_attention_dat", _dat),
     Row("slide_attention_dat_shareqkv", _dat),
     Row("slide_attention_ka3", _slide, _run),
-    Row("slide_swin_block", _Block),
+    Row("slide_swin_block", _Block, mechanism="slide"),
 ]
