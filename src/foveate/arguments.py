@@ -64,21 +64,28 @@ def head_dim(dim: int, num_heads: int) -> int:
     return dim // num_heads
 
 
-def check_map(x: Tensor, dim: int) -> None:
+def check_map(x: Tensor, dim: int, *, axes: int = 2) -> None:
     """Refuse anything but a floating ``(B, dim, H, W)`` feature map with H, W >= 1.
+
+    Args:
+        x: the map.
+        dim: channels that the module was built with.
+        axes: 2 for a map, 3 for a volume ``(B, dim, D, H, W)``.
 
     Raises:
         TypeError: if ``x`` is not a tensor.
         ValueError: if its dtype, rank, channels or size are wrong.
     """
-    _check_floating(x, "a feature map (B, C, H, W)", 4)
+    sides = ", ".join(("D", "H", "W")[-axes:])
+    what = "a feature map" if axes == 2 else "a feature volume"
+    _check_floating(x, f"{what} (B, C, {sides})", axes + 2)
     if x.shape[1] != dim:
         raise ValueError(
-            f"expected a feature map (B, {dim}, H, W), got {tuple(x.shape)}: "
+            f"expected {what} (B, {dim}, {sides}), got {tuple(x.shape)}: "
             f"{x.shape[1]} channels where the module was built with dim={dim}"
         )
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise ValueError(f"expected a feature map with H, W >= 1, got {tuple(x.shape)}")
+    if any(side == 0 for side in x.shape[2:]):
+        raise ValueError(f"expected {what} with {sides} >= 1, got {tuple(x.shape)}")
 
 
 def check_tokens(x: Tensor, dim: int, name: str = "tokens") -> None:

@@ -3,7 +3,7 @@
     f = relu(conv_s(x) + up(W_g g + b_g)),   a = up(sigmoid(w_psi . f + b_psi)),   out = x * a
 
 Shapes: x (B, C, H, W), gating g (B, C_g, H_g, W_g), f (B, A, H / s, W / s), a (B, 1, H, W); conv_s
-has kernel and stride s, ``up`` is bilinear.
+has kernel and stride s, ``up`` is bilinear. With ``volume`` all have a depth before the height.
 Cost: ``H W C A + H W A / s^2 + H_g W_g C_g A`` multiply-adds; ``H W C^2`` more with ``output``.
 
 Papers: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018,
@@ -15,6 +15,8 @@ LeeJunHyun/Image_Segmentation, which most copies follow, has ``stride=1, batch_n
 """
 
 from __future__ import annotations
+
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +65,7 @@ class AttentionGate(Gate):
         normalize: "sigmoid"; or over positions "softmax", "range" (from 0 to 1) or "flow" (from 0,
             with a sum of 1).
         output: whether a convolution and a batch norm follow; the output is then theirs.
+        volume: whether maps are volumes ``(B, C, D, H, W)``, resampled trilinearly.
     """
 
     def __init__(
@@ -77,26 +80,29 @@ class AttentionGate(Gate):
         softplus: bool = False,
         normalize: str = "sigmoid",
         output: bool = False,
+        volume: bool = False,
     ) -> None:
         super().__init__()
+        self.axes = 3 if volume else 2
+        conv, norm = (nn.Conv3d, nn.BatchNorm3d) if volume else (nn.Conv2d, nn.BatchNorm2d)
         self.dim = positive(dim, "dim")
         self.gating_dim = dim if gating_dim is None else positive(gating_dim, "gating_dim")
         self.hidden = max(1, dim // 2) if hidden is None else positive(hidden, "hidden")
         self.stride = positive(stride, "stride")
         self.softplus = softplus
         self.normalize = one_of(normalize, ("sigmoid", "softmax", "range", "flow"), "normalize")
-        self.theta = nn.Sequential(nn.Conv2d(dim, self.hidden, stride, stride, bias=batch_norm))
-        self.phi = nn.Sequential(nn.Conv2d(self.gating_dim, self.hidden, 1, bias=gating_bias))
-        self.psi = nn.Sequential(nn.Conv2d(self.hidden, 1, 1))
+        self.theta = nn.Sequential(conv(dim, self.hidden, stride, stride, bias=batch_norm))
+        self.phi = nn.Sequential(conv(self.gating_dim, self.hidden, 1, bias=gating_bias))
+        self.psi = nn.Sequential(conv(self.hidden, 1, 1))
         if batch_norm:
             for projection in (self.theta, self.phi, self.psi):
-                projection.append(nn.BatchNorm2d(projection[0].out_channels))
-        self.output = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim)) if output else None
+                projection.append(norm(projection[0].out_channels))
+        self.output = nn.Sequential(conv(dim, dim, 1), norm(dim)) if output else None
 
     def gate(self, x: Tensor, gating: Tensor | None = None) -> Tensor:
-        check_map(x, self.dim)
+        check_map(x, self.dim, axes=self.axes)
         gating = x if gating is None else gating
-        check_map(gating, self.gating_dim)
+        check_map(gating, self.gating_dim, axes=self.axes)
         coarse = self.theta(self._at_least_one_window(x))  # (B, A, H / s, W / s)
         f = coarse + _resample(self.phi(gating), coarse.shape[2:])
         a = self.psi(F.softplus(f) if self.softplus else f.relu())  # (B, 1, H / s, W / s)
@@ -108,32 +114,27 @@ class AttentionGate(Gate):
 
     def _at_least_one_window(self, x: Tensor) -> Tensor:
         """``x``, with zeros where it is smaller than the stride."""
-        height, width = x.shape[2:]
-        if height >= self.stride and width >= self.stride:
+        if all(side >= self.stride for side in x.shape[2:]):
             return x
-        return F.pad(x, (0, max(0, self.stride - width), 0, max(0, self.stride - height)))
+        missing = [max(0, self.stride - side) for side in reversed(x.shape[2:])]
+        return F.pad(x, [amount for side in missing for amount in (0, side)])
 
     def _normalized(self, a: Tensor) -> Tensor:
         if self.normalize == "sigmoid":
             return a.sigmoid()
         if self.normalize == "softmax":
             return a.flatten(2).softmax(2).view_as(a)
-        a = a - a.amin((2, 3), keepdim=True)
+        places = tuple(range(2, a.dim()))
+        a = a - a.amin(places, keepdim=True)
         whole = a.amax if self.normalize == "range" else a.sum
-        return a / whole((2, 3), keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
+        return a / whole(places, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
 
-    def multiply_adds(
-        self,
-        height: int,
-        width: int,
-        gating_height: int | None = None,
-        gating_width: int | None = None,
-    ) -> int:
-        gating = (gating_height or height) * (gating_width or width)
-        coarse = max(1, height // self.stride) * max(1, width // self.stride)
-        total = coarse * (self.dim * self.stride**2 + 1) * self.hidden
-        total += gating * self.gating_dim * self.hidden
-        return total if self.output is None else total + height * width * self.dim**2
+    def multiply_adds(self, *size: int, gating: tuple[int, ...] | None = None) -> int:
+        """For maps of ``size``, and a gating map of the size ``gating`` where it differs."""
+        coarse = prod(max(1, side // self.stride) for side in size)
+        total = coarse * (self.dim * self.stride**self.axes + 1) * self.hidden
+        total += prod(gating or size) * self.gating_dim * self.hidden
+        return total if self.output is None else total + prod(size) * self.dim**2
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Read the names of ozan-oktay's blocks and of LeeJunHyun's."""
@@ -142,4 +143,5 @@ class AttentionGate(Gate):
 
 def _resample(x: Tensor, size: torch.Size) -> Tensor:
     """``x`` at ``size``; itself where it already has it, since the weights are then 1 and 0."""
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+    mode = "bilinear" if x.dim() == 4 else "trilinear"
+    return F.interpolate(x, tuple(size), mode=mode, align_corners=False)
