@@ -28,6 +28,7 @@ ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
 SIZE = (24, 36)
 QUERY = (9, 21)
+SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_published")
 
 sys.path.insert(0, str(ROOT))
 from tests.published.test_published import ROWS, largest_differences  # noqa: E402
@@ -101,7 +102,7 @@ def write_page(name: str) -> None:
         "",
         "```{eval-rst}",
         f".. autoclass:: {spec.cls.__module__}.{spec.cls.__qualname__}",
-        "   :members: forward, weights, gate, multiply_adds",
+        f"   :members: {', '.join(name for name in SHOWN if name in vars(spec.cls))}",
         "```",
         "",
         f"* role: {spec.role}; family: {spec.family}; tags: {', '.join(sorted(spec.tags))}",
