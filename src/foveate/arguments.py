@@ -36,6 +36,17 @@ def positive(value: int, name: str) -> int:
     return value
 
 
+def odd(value: int, name: str) -> int:
+    """``value`` if it is an odd integer of at least one.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if positive(value, name) % 2 == 0:
+        raise ValueError(f"{name} must be odd, got {value}")
+    return value
+
+
 def probability(value: float, name: str) -> float:
     """``value`` if it lies in [0, 1).
 

@@ -36,7 +36,7 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from foveate.arguments import nearest, one_of, pair, positive
+from foveate.arguments import nearest, odd, one_of, pair
 from foveate.contracts import Attention
 from foveate.layout import to_channels_last
 from foveate.registry import Spec, create_attention, describe, list_attention, option_names
@@ -113,8 +113,7 @@ class ConvolutionSlot(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 3, gate: nn.Module | None = None) -> None:
         super().__init__()
-        if positive(kernel_size, "kernel_size") % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        odd(kernel_size, "kernel_size")
         self.depthwise = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.gate = nn.Identity() if gate is None else gate
         self.project = nn.Conv2d(dim, dim, 1)

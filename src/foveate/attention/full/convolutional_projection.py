@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.arguments import check_map, check_tokens, head_dim, positive, probability
+from foveate.arguments import check_map, check_tokens, head_dim, odd, positive, probability
 from foveate.attention.conv_norm import ConvNorm
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, merge_heads, split_heads, tokens_to_map
@@ -68,11 +68,9 @@ class ConvolutionalProjectionAttention(Mixer):
     ) -> None:
         super().__init__()
         head_dim(dim, num_heads)
-        if positive(kernel_size, "kernel_size") % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, to keep the map's size; got {kernel_size}")
         self.dim = dim
         self.num_heads = num_heads
-        self.kernel_size = kernel_size
+        self.kernel_size = odd(kernel_size, "kernel_size")
         self.stride_kv = positive(stride_kv, "stride_kv")
         self.scale = dim**-0.5 if scale is None else scale
         self.attn_drop = probability(attn_drop, "attn_drop")

@@ -25,6 +25,7 @@ from foveate.arguments import (
     check_map,
     check_tokens,
     head_dim,
+    odd,
     positive,
     probability,
 )
@@ -98,10 +99,8 @@ class LocalPatchInteraction(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int = 3) -> None:
         super().__init__()
-        if positive(kernel_size, "kernel_size") % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, to keep the map's size; got {kernel_size}")
         self.dim = positive(dim, "dim")
-        around = kernel_size // 2
+        around = odd(kernel_size, "kernel_size") // 2
         self.conv1 = nn.Conv2d(dim, dim, kernel_size, 1, around, groups=dim)
         self.bn = nn.BatchNorm2d(dim)
         self.conv2 = nn.Conv2d(dim, dim, kernel_size, 1, around, groups=dim)

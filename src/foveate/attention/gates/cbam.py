@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import check_map, one_of, positive
-from foveate.attention.gates.common import as_linear, odd, reduced_width, rename
+from foveate.arguments import check_map, odd, one_of, positive
+from foveate.attention.gates.common import as_linear, reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 

@@ -25,17 +25,6 @@ def reduced_width(dim: int, reduction: int, divisor: int | None = None) -> int:
     return max(divisor, int(dim / reduction + divisor / 2) // divisor * divisor)
 
 
-def odd(value: int, name: str) -> int:
-    """``value`` if it is an odd integer of at least one.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if positive(value, name) % 2 == 0:
-        raise ValueError(f"{name} must be odd, got {value}")
-    return value
-
-
 def rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """``state`` with the leading module names replaced: ``{"fc.0": "fc1"}``.
 

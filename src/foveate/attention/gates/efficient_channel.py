@@ -17,8 +17,7 @@ import math
 
 from torch import Tensor, nn
 
-from foveate.arguments import check_map, positive
-from foveate.attention.gates.common import odd
+from foveate.arguments import check_map, odd, positive
 from foveate.contracts import Gate
 from foveate.registry import register
 

@@ -27,8 +27,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from foveate.arguments import check_map, one_of
-from foveate.attention.gates.common import as_linear, odd, reduced_width, rename
+from foveate.arguments import check_map, odd, one_of
+from foveate.attention.gates.common import as_linear, reduced_width, rename
 from foveate.attention.gates.efficient_channel import kernel_for
 from foveate.contracts import Gate
 from foveate.registry import register

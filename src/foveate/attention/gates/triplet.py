@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import check_map, positive
-from foveate.attention.gates.common import odd, rename
+from foveate.arguments import check_map, odd, positive
+from foveate.attention.gates.common import rename
 from foveate.contracts import Gate
 from foveate.registry import register
 

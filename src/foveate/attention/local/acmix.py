@@ -30,11 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate import layout
-from foveate.arguments import check_map, head_dim, one_of, positive, probability
+from foveate.arguments import check_map, head_dim, odd, one_of, positive, probability
 from foveate.attention.local.patches import coordinates, neighbours
 from foveate.attention.local.shifted_convolution import (
     ShiftedConvolution,
-    odd,
     read_published,
 )
 from foveate.contracts import Mixer

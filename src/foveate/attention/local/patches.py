@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.arguments import positive
+from foveate.arguments import odd, positive
 
 
 def neighbours(x: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
@@ -61,8 +61,7 @@ def check_san_options(
     """
     positive(dim, "dim")
     positive(dilation, "dilation")
-    if positive(kernel_size, "kernel_size") % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, to have a centre; got {kernel_size}")
+    odd(kernel_size, "kernel_size")
     if dim % positive(share, "share"):
         raise ValueError(f"share={share} must divide dim={dim}")
     return positive(max(1, dim // 4) if rel_dim is None else rel_dim, "rel_dim")

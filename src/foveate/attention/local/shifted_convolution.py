@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.arguments import one_of, positive
+from foveate.arguments import odd, one_of
 
 SHIFTS = ("learned", "fixed", "tensor")
 
@@ -93,14 +93,3 @@ def read_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
         names.get(key, key): value.flatten(1) if key == "fc.weight" else value
         for key, value in state.items()
     }
-
-
-def odd(value: int, name: str) -> int:
-    """``value`` if it is an odd positive integer.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if positive(value, name) % 2 == 0:
-        raise ValueError(f"{name} must be odd, to have a centre; got {value}")
-    return value

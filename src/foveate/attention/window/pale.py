@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveate import layout
-from foveate.arguments import check_map, positive, probability
+from foveate.arguments import check_map, odd, positive, probability
 from foveate.attention.window.inside import (
     Part,
     apply_dense,
@@ -83,12 +83,10 @@ class PaleAttention(Mixer):
                 f"dim={dim} does not divide into two halves of num_heads={num_heads} equal heads; "
                 f"dim must be a multiple of {2 * num_heads}"
             )
-        if positive(kernel_size, "kernel_size") % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, to keep the map's size; got {kernel_size}")
         self.dim = dim
         self.num_heads = num_heads
         self.pale_size = positive(pale_size, "pale_size")
-        self.kernel_size = kernel_size
+        self.kernel_size = odd(kernel_size, "kernel_size")
         self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.ModuleList(
