@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
-from timm.layers import create_feature_extractor
 from torch import nn
 
 from foveate.models import CONTROLS, create_slot, list_slots
@@ -24,30 +20,6 @@ def pico(**kwargs):
 @pytest.fixture
 def x():
     return torch.randn(2, 3, 40, 72, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("name", [PICO, TINY])
-def test_timm_knows_the_variants(name, x):
-    model = timm.create_model(name, num_classes=5, drop_path_rate=0.1)
-    out = model(x)
-    assert out.shape == (2, 5)
-    out.sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    config = timm.get_pretrained_cfg(name)
-    assert model.get_submodule(config.first_conv).in_channels == 3
-    assert model.get_submodule(config.classifier) is model.get_classifier()
-
-
-def test_registering_overwrites_no_model_of_timm():
-    code = (
-        "import timm; before = set(timm.list_models()); modules = set(timm.list_modules())\n"
-        "import foveate.models\n"
-        "after = set(timm.list_models()); assert before < after\n"
-        "assert all(n.startswith('pyramid_') for n in after - before), after - before\n"
-        "assert 'pyramid' not in modules"
-    )
-    run = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=False)
-    assert run.returncode == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (33, 47)])
@@ -113,81 +85,9 @@ def test_what_cannot_stand_in_the_slot_is_refused(name, options, message):
         create_slot(name, 16, 2, options=options)
 
 
-def test_an_unknown_option_of_the_model_is_refused_as_timm_does():
-    with pytest.raises(TypeError, match="no_such_option"):
-        pico(no_such_option=1)
-
-
 def test_stages_must_agree():
     with pytest.raises(ValueError, match="one number a stage"):
         pico(depths=(1, 1))
-
-
-@pytest.mark.parametrize("channels", [1, 4])
-def test_in_chans(channels):
-    assert pico(in_chans=channels)(torch.randn(1, channels, 32, 32)).shape == (1, 7)
-
-
-def test_features_only_gives_the_pyramid(x):
-    model = timm.create_model(PICO, features_only=True)
-    assert model.feature_info.reduction() == [4, 8, 16, 32]
-    features = model(x)
-    assert [f.shape[1] for f in features] == model.feature_info.channels()
-    assert [tuple(f.shape[2:]) for f in features] == [(10, 18), (5, 9), (3, 5), (2, 3)]
-
-
-def test_features_only_takes_out_indices(x):
-    model = timm.create_model(PICO, features_only=True, out_indices=(0, 2))
-    assert [f.shape[1] for f in model(x)] == model.feature_info.channels() == [32, 96]
-    assert len(model.model.stages) == 3
-
-
-def test_forward_intermediates(x):
-    model = pico()
-    last, every = model.forward_intermediates(x)
-    torch.testing.assert_close(last, model.forward_features(x))
-    assert len(every) == 4
-    torch.testing.assert_close(every[-1], last)
-    two = model.forward_intermediates(x, [1, 2], stop_early=True, intermediates_only=True)
-    torch.testing.assert_close(two, every[1:3])
-    with pytest.raises(ValueError, match="NCHW"):
-        model.forward_intermediates(x, output_fmt="NHWC")
-
-
-def test_reset_classifier(x):
-    model = pico()
-    model.reset_classifier(0)
-    assert model(x).shape == (2, model.head_hidden_size)
-    model.reset_classifier(0, "")
-    assert model(x).shape == (2, model.num_features, 2, 3)
-    model.reset_classifier(9, "avg")
-    assert model(x).shape == (2, 9)
-    assert model.get_classifier().out_features == model.num_classes == 9
-
-
-def test_forward_is_features_then_head(x):
-    model = pico()
-    features = model.forward_features(x)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    assert model.forward_head(features, pre_logits=True).shape == (2, 128)
-
-
-def test_checkpointing_gradients_changes_nothing(x):
-    plain, checkpointed = pico(), pico()
-    checkpointed.set_grad_checkpointing()
-    outs = [model.train()(x) for model in (plain, checkpointed)]
-    torch.testing.assert_close(*outs)
-    for out in outs:
-        out.sum().backward()
-    for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-
-
-def test_channels_last_gives_the_same(x):
-    model = pico()
-    expected = model(x)
-    model = model.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), expected)
 
 
 @pytest.mark.parametrize("attention", ["multi_head", "cbam", "none"])
@@ -196,26 +96,6 @@ def test_device_and_dtype_reach_every_parameter(attention):
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
     with torch.device("meta"):
         assert timm.create_model(PICO, features_only=True).feature_info
-
-
-def test_group_matcher_puts_every_parameter_into_a_layer():
-    from timm.models import group_parameters
-
-    model = pico()
-    groups = group_parameters(model, model.group_matcher())
-    assert sum(map(len, groups.values())) == len(list(model.named_parameters()))
-
-
-def test_fx_features(x):
-    model = pico()
-    extractor = create_feature_extractor(model, ["stages.1", "head"])
-    torch.testing.assert_close(extractor(x)["head"], model(x))
-
-
-def test_state_dict_round_trip(x):
-    one, other = pico(), timm.create_model(PICO, num_classes=7).eval()
-    other.load_state_dict(one.state_dict())
-    torch.testing.assert_close(other(x), one(x))
 
 
 def test_a_mechanism_of_the_users_own_stands_in_the_slot(x):

@@ -1,7 +1,46 @@
-"""Backbones, one file a family, registered with timm."""
+"""Backbones, one file a family, registered with timm when this package is imported."""
 
 from __future__ import annotations
 
-from foveate.models.pyramid import CONTROLS, Pyramid, create_slot, list_slots
+import importlib
+import pkgutil
 
-__all__ = ["CONTROLS", "Pyramid", "create_slot", "list_slots"]
+import timm
+
+from foveate.models._backbone import Backbone, Published
+from foveate.models.pyramid import CONTROLS, create_slot, list_slots
+
+__all__ = [
+    "CONTROLS",
+    "Backbone",
+    "Published",
+    "create_slot",
+    "list_backbones",
+    "list_slots",
+    "published_figures",
+]
+
+_FAMILIES = [
+    importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith("_")
+]
+
+
+def list_backbones() -> list[str]:
+    """Names of this library's backbones, for ``timm.create_model``."""
+    return sorted(
+        name
+        for family in _FAMILIES
+        for name in getattr(family, "__all__", [])
+        if timm.is_model(name) and timm.model_entrypoint(name).__module__ == family.__name__
+    )
+
+
+def published_figures() -> dict[str, Published]:
+    """What the publications say of the backbones, by name."""
+    return {
+        name: figures
+        for family in _FAMILIES
+        for name, figures in getattr(family, "PUBLISHED", {}).items()
+    }

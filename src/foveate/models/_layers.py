@@ -1,0 +1,120 @@
+"""Parts that several backbones share: patches, MLPs, the residual block.
+
+All read and give maps (B, C, H, W). They compute on the channels-last view, so that in
+``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d
+from torch import Tensor, nn
+
+from foveate.arguments import pair
+from foveate.layout import pad_to_multiple, to_channels_last
+
+
+class MapMlp(nn.Module):
+    """Two linear layers on the channels of ``(B, C, H, W)``.
+
+    Args:
+        dim: channels.
+        hidden: channels between the two.
+        drop: dropout after each.
+    """
+
+    def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(self.act(self.fc1(to_channels_last(x))))
+        return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
+
+
+class PatchEmbed(nn.Module):
+    """A convolution over patches that do not overlap, then a norm; a last patch is padded.
+
+    Args:
+        in_chans: channels of the input.
+        dim: channels of the output.
+        patch_size: side of a patch, which is the stride.
+        norm: what follows; None for nothing.
+    """
+
+    def __init__(
+        self, in_chans: int, dim: int, patch_size: int, norm: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.patch_size = pair(patch_size, "patch_size")
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = nn.Identity() if norm is None else norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(to_channels_last(x), self.patch_size).permute(0, 3, 1, 2)
+        return self.norm(self.proj(x).contiguous(memory_format=torch.channels_last))
+
+
+class PatchMerging(nn.Module):
+    """Swin's down-sampling: the four cells of a 2x2 patch side by side, a norm, a projection.
+
+    The cells come in Swin's order: top left, bottom left, top right, bottom right.
+
+    Args:
+        in_chans: channels of the input.
+        dim: channels of the output.
+    """
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_chans)
+        self.reduction = nn.Linear(4 * in_chans, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(to_channels_last(x), (2, 2))
+        cells = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return self.reduction(self.norm(torch.cat(cells, -1))).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """``x = x + attention(norm(x))``, then ``x = x + mlp(norm(x))``.
+
+    Args:
+        dim: channels.
+        attention: ``(B, C, H, W) -> (B, C, H, W)``.
+        mlp_ratio: hidden channels of the MLP over ``dim``.
+        drop: dropout in the MLP.
+        drop_path: probability that a branch is left out for a sample.
+        layer_scale: first value of a learned factor per channel of each branch; None for none.
+        eps: of the norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attention: nn.Module,
+        mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm2d(dim, eps=eps)
+        self.attention = attention
+        self.scale1 = _scale(dim, layer_scale)
+        self.norm2 = LayerNorm2d(dim, eps=eps)
+        self.mlp = MapMlp(dim, int(dim * mlp_ratio), drop)
+        self.scale2 = _scale(dim, layer_scale)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+def _scale(dim: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale2d(dim, init)

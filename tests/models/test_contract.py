@@ -1,0 +1,299 @@
+"""Every backbone is a timm model in full: each line of the contract, over every model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.layers import create_feature_extractor
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from foveate.models import list_backbones, published_figures
+from tests.models.small import SMALL
+
+SIZE = (64, 96)
+MODELS = [
+    *(pytest.param(name, SMALL[name], id=f"{name}-small") for name in SMALL),
+    *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in list_backbones()),
+]
+every_model = pytest.mark.parametrize(("name", "kwargs"), MODELS)
+
+
+def create(name: str, kwargs: dict, **more) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, **{"num_classes": 7, **kwargs, **more}).eval()
+
+
+def images(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, channels, *(size or SIZE), generator=generator)
+
+
+def assert_close(ours, expected, share: float = 1e-4) -> None:
+    """Equal within a share of the largest value, whatever the depth has made of rounding."""
+    assert ours.shape == expected.shape
+    assert ours.isfinite().all()
+    assert (ours - expected).abs().max() <= share * expected.abs().max().clamp_min(1e-6)
+
+
+def is_classifier(model: nn.Module) -> bool:
+    return hasattr(model, "reset_classifier")
+
+
+@every_model
+def test_forward_and_backward_reach_every_parameter(name, kwargs):
+    model = create(name, kwargs, drop_path_rate=0.1)
+    logits = model(images())
+    assert logits.shape[:2] == (2, 7)
+    model.train()
+    model(images()).square().mean().backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@every_model
+@torch.no_grad()
+def test_forward_is_features_then_head(name, kwargs):
+    model = create(name, kwargs)
+    features = model.forward_features(images())
+    assert_close(model.forward_head(features), model(images()))
+    hidden = model.forward_head(features, pre_logits=True)
+    assert hidden.shape[1] == model.head_hidden_size
+
+
+@every_model
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(75, 61), (32, 32)])
+def test_any_input_size(name, kwargs, size):
+    model = create(name, kwargs)
+    assert model(images(*size)).isfinite().all()
+    for feature, info in zip(
+        model.forward_intermediates(images(*size), intermediates_only=True),
+        model.feature_info,
+        strict=True,
+    ):
+        expected = [-(-side // info["reduction"]) for side in size]
+        assert list(feature.shape) == [2, info["num_chs"], *expected]
+
+
+@every_model
+@torch.no_grad()
+def test_a_sample_alone_equals_the_sample_in_a_batch(name, kwargs):
+    model = create(name, kwargs)
+    assert_close(model(images()[:1]), model(images())[:1])
+
+
+@every_model
+@torch.no_grad()
+def test_features_only(name, kwargs):
+    kwargs = {key: value for key, value in kwargs.items() if key != "num_classes"}
+    model = timm.create_model(name, features_only=True, **kwargs).eval()
+    features = model(images())
+    reductions = model.feature_info.reduction()
+    assert reductions == sorted(reductions)
+    assert [f.shape[1] for f in features] == model.feature_info.channels()
+    for feature, reduction in zip(features, reductions, strict=True):
+        assert tuple(feature.shape[2:]) == tuple(-(-side // reduction) for side in SIZE)
+    some = timm.create_model(name, features_only=True, out_indices=(0, 2), **kwargs).eval()
+    assert [f.shape[1] for f in some(images())] == some.feature_info.channels()
+
+
+@every_model
+@torch.no_grad()
+def test_forward_intermediates(name, kwargs):
+    model = create(name, kwargs)
+    last, every = model.forward_intermediates(images())
+    assert_close(last, model.forward_features(images()))
+    assert [f.shape[1] for f in every] == [info["num_chs"] for info in model.feature_info]
+    two = model.forward_intermediates(images(), [0, 1], stop_early=True, intermediates_only=True)
+    for ours, expected in zip(two, every, strict=False):
+        assert_close(ours, expected)
+    one = model.forward_intermediates(images(), 1, intermediates_only=True)
+    assert_close(one[0], every[-1])
+    with pytest.raises((ValueError, AssertionError), match="NCHW"):
+        model.forward_intermediates(images(), output_fmt="NLC")
+
+
+@every_model
+@torch.no_grad()
+def test_reset_classifier(name, kwargs):
+    model = create(name, kwargs)
+    model.reset_classifier(0)
+    assert model(images()).shape == (2, model.head_hidden_size)
+    model.reset_classifier(9)
+    assert model(images()).shape == (2, 9)
+    assert model.num_classes == 9
+    classifier = model.get_classifier()
+    for part in classifier if isinstance(classifier, tuple) else (classifier,):
+        assert part.weight.shape[0] == 9
+
+
+@every_model
+def test_checkpointing_gradients_changes_nothing(name, kwargs):
+    plain, checkpointed = create(name, kwargs), create(name, kwargs)
+    checkpointed.set_grad_checkpointing()
+    outs = [model(images()) for model in (plain, checkpointed)]
+    assert_close(outs[1], outs[0])
+    for out in outs:
+        out.square().mean().backward()
+    for ours, expected in zip(checkpointed.parameters(), plain.parameters(), strict=True):
+        if expected.grad is not None:
+            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-3, atol=1e-5)
+
+
+@every_model
+@torch.no_grad()
+def test_in_chans(name, kwargs):
+    model = create(name, kwargs, in_chans=4)
+    assert model(images(channels=4)).isfinite().all()
+    with pytest.raises(ValueError, match="4"):
+        model(images(channels=3))
+    with pytest.raises((ValueError, TypeError)):
+        model(torch.zeros(3, *SIZE))
+
+
+@every_model
+def test_the_configuration_names_the_layers(name, kwargs):
+    model = create(name, kwargs)
+    first, classifier = model.pretrained_cfg["first_conv"], model.pretrained_cfg["classifier"]
+    for part in first if isinstance(first, tuple | list) else (first,):
+        assert model.get_submodule(part).weight.shape[1] == 3
+    names = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    ours = model.get_classifier()
+    for part, expected in zip(names, ours if isinstance(ours, tuple) else (ours,), strict=True):
+        assert model.get_submodule(part) is expected
+
+
+@every_model
+def test_an_unknown_option_is_refused(name, kwargs):
+    with pytest.raises(TypeError, match="no_such_option"):
+        create(name, kwargs, no_such_option=1)
+
+
+@every_model
+def test_group_matcher_puts_every_parameter_into_a_layer(name, kwargs):
+    model = create(name, kwargs)
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse=coarse))
+        assert sum(map(len, groups.values())) == len(list(model.named_parameters()))
+        assert len(groups) > 2
+    assert model.no_weight_decay() <= {n for n, _ in model.named_parameters()}
+
+
+@every_model
+@torch.no_grad()
+def test_channels_last_gives_the_same(name, kwargs):
+    model = create(name, kwargs)
+    expected = model(images())
+    model = model.to(memory_format=torch.channels_last)
+    assert_close(model(images().to(memory_format=torch.channels_last)), expected)
+
+
+@every_model
+def test_device_and_dtype_reach_every_parameter(name, kwargs):
+    model = create(name, kwargs, device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+@every_model
+@torch.no_grad()
+def test_state_dict_round_trip(name, kwargs):
+    one, other = create(name, kwargs), timm.create_model(name, num_classes=7, **kwargs).eval()
+    other.load_state_dict(one.state_dict())
+    assert_close(other(images()), one(images()))
+
+
+@every_model
+@torch.no_grad()
+def test_weights_of_other_classes_and_channels_load_as_in_timm(name, kwargs, tmp_path):
+    from safetensors.torch import save_file
+
+    source = create(name, kwargs)
+    path = tmp_path / "model.safetensors"
+    save_file({key: value.clone() for key, value in source.state_dict().items()}, path)
+    overlay = {"file": str(path), "num_classes": 7}
+    model = create(
+        name, {**kwargs, "num_classes": 3, "in_chans": 1}, pretrained=True,
+        pretrained_cfg_overlay=overlay,
+    )  # fmt: skip
+    assert model(images(channels=1)).shape == (2, 3)
+    untouched = model.state_dict()
+    kept = [
+        key
+        for key, value in source.state_dict().items()
+        if value.shape == untouched[key].shape and value.is_floating_point()
+    ]
+    assert len(kept) > len(untouched) // 2
+    assert all(torch.equal(source.state_dict()[key], untouched[key]) for key in kept)
+
+
+@every_model
+@torch.no_grad()
+def test_symbolic_features(name, kwargs):
+    model = create(name, kwargs)
+    module = model.feature_info[1]["module"]
+    extracted = create_feature_extractor(model, [module])(images())[module]
+    every = model.forward_intermediates(images(), intermediates_only=True)
+    assert_close(extracted, every[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_compiled(name):
+    model = create(name, SMALL[name])
+    compiled = torch.compile(model, fullgraph=True)
+    assert_close(compiled(images()), model(images()), share=1e-3)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_exported(name):
+    model = create(name, SMALL[name])
+    exported = torch.export.export(model, (images(),)).module()
+    assert_close(exported(images()), model(images()))
+
+
+@pytest.mark.parametrize("name", sorted(published_figures()))
+def test_parameters_are_the_publications_or_the_difference_is_explained(name):
+    figures = published_figures()[name]
+    model = timm.create_model(name, device="meta")
+    if figures.params and not figures.note:
+        ours = sum(p.numel() for p in model.parameters())
+        assert agrees(ours, figures.params), f"{ours / 1e6:.3f}M, published {figures.params}"
+
+
+def agrees(ours: float, printed: str) -> bool:
+    """Within one percent of the printed figure, or within its rounding."""
+    digits, unit = re.fullmatch(r"([\d.]+)([KMG])", printed).groups()
+    scale = {"K": 1e3, "M": 1e6, "G": 1e9}[unit]
+    rounding = 0.5 * 10.0 ** -len(digits.partition(".")[2]) * scale
+    return abs(ours - float(digits) * scale) <= max(rounding, 0.01 * float(digits) * scale)
+
+
+def test_every_family_has_a_small_form():
+    families = {timm.model_entrypoint(name).__module__ for name in list_backbones()}
+    assert {timm.model_entrypoint(name).__module__ for name in SMALL} == families
+
+
+def test_every_backbone_of_a_publication_states_its_figures():
+    ours = [name for name in list_backbones() if not name.startswith("pyramid_")]
+    assert sorted(published_figures()) == ours
+
+
+def test_registering_overwrites_no_model_of_timm():
+    code = (
+        "import timm; before = set(timm.list_models()); modules = set(timm.list_modules())\n"
+        "import foveate.models as ours\n"
+        "added = set(timm.list_models()) - before\n"
+        "assert before < set(timm.list_models()); assert added == set(ours.list_backbones())\n"
+        "assert not modules & {f.__name__.rpartition('.')[2] for f in ours._FAMILIES}"
+    )
+    run = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=False)
+    assert run.returncode == 0
