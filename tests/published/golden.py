@@ -54,6 +54,7 @@ class Row:
         train: run in training mode, as the case was.
         tolerance: largest difference allowed, as a share of the largest absolute value.
         mechanism: name of the mechanism that the case belongs to, where it examines a part.
+        slow: a large network, run in the slow sweep alone.
     """
 
     case: str
@@ -65,6 +66,7 @@ class Row:
     train: bool = False
     tolerance: float = 1e-4
     mechanism: str = ""
+    slow: bool = False
 
 
 def load_case(name: str) -> Golden:

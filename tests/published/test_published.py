@@ -22,6 +22,11 @@ ROWS: list[Row] = [
 ]
 
 
+SWEEP = [
+    pytest.param(row, id=row.case, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS
+]
+
+
 def largest_differences(row: Row) -> tuple[nn.Module, dict[str, float]]:
     """Our module, and by output the largest difference as a share of the largest value."""
     golden = load_case(row.case)
@@ -39,14 +44,14 @@ def _difference(ours: Tensor, published: Tensor) -> float:
     return (difference / published.abs().max().clamp_min(1e-30)).item()
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
+@pytest.mark.parametrize("row", SWEEP)
 def test_equals_the_published_output(row: Row) -> None:
     for name, difference in largest_differences(row)[1].items():
         # A NaN is no difference that is small enough, so the comparison must be true.
         assert difference <= row.tolerance, f"{name} differs by {difference:.1e} of its maximum"
 
 
-FIXED = [row for row in ROWS if load_case(row.case).fixed]
+FIXED = [row for row in ROWS if not row.slow and load_case(row.case).fixed]
 
 
 @pytest.mark.parametrize("row", FIXED, ids=lambda row: row.case)
