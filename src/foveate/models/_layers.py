@@ -7,7 +7,7 @@ All read and give maps (B, C, H, W). They compute on the channels-last view, so 
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, LayerScale2d
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from torch import Tensor, nn
 
 from foveate.arguments import pair
@@ -21,12 +21,15 @@ class MapMlp(nn.Module):
         dim: channels.
         hidden: channels between the two.
         drop: dropout after each.
+        act: what lies between them.
     """
 
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden: int, drop: float = 0.0, act: type[nn.Module] = nn.GELU
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = act()
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
@@ -114,6 +117,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+def init_trunc_normal(model: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Draw the weights of the layers of these kinds around zero, std 0.02; zero their biases."""
+    for module in model.modules():
+        if isinstance(module, kinds):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _scale(dim: int, init: float | None) -> nn.Module:
