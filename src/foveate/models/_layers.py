@@ -1,13 +1,15 @@
 """Parts that several backbones share: patches, MLPs, the residual block.
 
 All read and give maps (B, C, H, W). They compute on the channels-last view, so that in
-``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied.
+``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied. Symbolic tracing takes
+as one step whatever pads by the shape of its map.
 """
 
 from __future__ import annotations
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from foveate.arguments import pair
@@ -38,22 +40,34 @@ class MapMlp(nn.Module):
         return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
 
 
+@register_notrace_module
 class PatchEmbed(nn.Module):
-    """A convolution over patches that do not overlap, then a norm; a last patch is padded.
+    """A convolution over patches, then a norm; a last patch is padded.
 
     Args:
         in_chans: channels of the input.
         dim: channels of the output.
         patch_size: side of a patch, which is the stride.
         norm: what follows; None for nothing.
+        kernel_size: of the convolution; larger than ``patch_size``, patches overlap. The same if
+            None.
+        padding: zeros on every side; half of ``kernel_size`` for patches that overlap, if None.
     """
 
     def __init__(
-        self, in_chans: int, dim: int, patch_size: int, norm: nn.Module | None = None
+        self,
+        in_chans: int,
+        dim: int,
+        patch_size: int,
+        norm: nn.Module | None = None,
+        kernel_size: int | None = None,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
         self.patch_size = pair(patch_size, "patch_size")
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        if padding is None:
+            padding = 0 if kernel_size is None else kernel_size // 2
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size or patch_size, patch_size, padding)
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,6 +75,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).contiguous(memory_format=torch.channels_last))
 
 
+@register_notrace_module
 class PatchMerging(nn.Module):
     """Swin's down-sampling: the four cells of a 2x2 patch side by side, a norm, a projection.
 
