@@ -9,5 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
+    "pale_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "pyramid_pico": {},
+    "shuffle_tiny": {
+        "stem_dim": 8,
+        "dims": (16, 32, 48, 64),
+        "depths": (1, 2, 1, 1),
+        "num_heads": (1, 2, 3, 4),
+        "window_size": 3,
+    },
+    "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
 }
