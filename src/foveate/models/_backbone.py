@@ -136,7 +136,15 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, in_chans, H, W) -> (B, C, h, w)``: the last map, normalised."""
         check_images(x, self.in_chans, self.smallest)
-        return self.norm(self.stages(self.stem(x)))
+        return self.finish(self.stages(self.stem(x)))
+
+    def finish(self, x: Any) -> Any:
+        """The final norm on what the last stage gives."""
+        return self.norm(x)
+
+    def as_map(self, x: Any) -> Tensor:
+        """The map in what a stage gives, which is more where a network has two branches."""
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, dropout and, unless ``pre_logits``, the classifier."""
@@ -177,10 +185,10 @@ class Backbone(nn.Module):
         for index, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
             x = stage(x)
             if index in take:
-                intermediates.append(self.norm(x) if norm and index == final else x)
+                intermediates.append(self.as_map(self.finish(x) if norm and index == final else x))
         if intermediates_only:
             return intermediates
-        return (self.norm(x) if last == final or not stop_early else x), intermediates
+        return (self.finish(x) if last == final or not stop_early else x), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -297,7 +305,10 @@ def outermost_parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, A
             yield from outermost_parts(child, f"{prefix}{name}.")
 
 
-def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> State:
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
     """``state`` with every name passed through regular expressions and their replacements."""
 
     def renamed(name: str) -> str:
