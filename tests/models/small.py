@@ -10,6 +10,7 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "pale_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
+    "localvit_tiny": {"embed_dim": 48, "depth": 3, "reduction": 48},
     "pyramid_pico": {},
     "shuffle_tiny": {
         "stem_dim": 8,
@@ -19,4 +20,5 @@ SMALL: dict[str, dict[str, Any]] = {
         "window_size": 3,
     },
     "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
+    "resnet50_bam": {"layers": (1, 2, 1, 1), "channels": (8, 16, 24, 32)},
 }
