@@ -133,4 +133,19 @@ def test_messengers_swap_slices_inside_their_region():
     assert shuffled[0, 0].tolist() == [0, 1, 4, 5]  # the windows of the region, row by row
     assert shuffled[0, 7].tolist() == [2, 3, 6, 7]
     with pytest.raises(ValueError, match="must divide"):
-        shuffle_messengers(messengers, (1, 8), 2)
+        shuffle_messengers(messengers[:, :, :3], (2, 4), 2)
+
+
+def test_messengers_keep_the_slices_for_windows_that_are_not_there():
+    messengers = torch.arange(6.0).view(1, 6, 1).expand(1, 6, 4)
+    shuffled = shuffle_messengers(messengers, (2, 3), 2)
+    assert shuffled[0, 0].tolist() == [0, 1, 3, 4]
+    assert shuffled[0, 2].tolist() == [2, 2, 5, 2]  # right of it there is no window
+    assert shuffled[0, 5].tolist() == [2, 5, 5, 5]
+
+
+def test_messengers_of_a_network_start_there():
+    attention = MessengerAttention(16, 2, 3, own_messenger=False)
+    assert "messenger" not in dict(attention.named_parameters())
+    with pytest.raises(ValueError, match="call exchange"):
+        attention(torch.randn(1, 16, 6, 6))

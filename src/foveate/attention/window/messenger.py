@@ -15,7 +15,8 @@ Published code: hustvl/MSG-Transformer@068da56 ``WindowAttention`` and ``shuffle
 for all that the messenger asks changes nothing (it shifts a whole row before the softmax); it is
 kept for the checkpoints' sake. Windows must divide the map there; here the rest is padded and the
 padding not attended. Without messengers from a block before, a learned one starts in each window,
-as in the published network.
+as in the published network. Regions of windows must divide the map's there; here a messenger of a
+region that overhangs keeps the slices meant for windows that are not there.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class MessengerAttention(Mixer):
         num_heads: heads; must divide ``dim``.
         window_size: height and width of a window.
         qkv_bias: whether q, k, v projections have a bias.
+        own_messenger: whether there is a learned messenger to start with; a network that hands
+            messengers on to :meth:`exchange` needs none.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -60,6 +63,7 @@ class MessengerAttention(Mixer):
         window_size: int | tuple[int, int] = 7,
         *,
         qkv_bias: bool = True,
+        own_messenger: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
@@ -75,12 +79,14 @@ class MessengerAttention(Mixer):
         table = torch.empty((2 * wh - 1) * (2 * ww - 1), num_heads)
         self.relative_position_bias_table = nn.Parameter(table)
         self.rel_pos_msg = nn.Parameter(torch.empty(num_heads, 2, 1, 1))
-        self.messenger = nn.Parameter(torch.empty(1, 1, dim))
-        for parameter in (self.messenger, self.relative_position_bias_table, self.rel_pos_msg):
+        self.messenger = nn.Parameter(torch.empty(1, 1, dim)) if own_messenger else None
+        for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
+        if self.messenger is None:
+            raise ValueError("built with own_messenger=False: call exchange(x, messengers)")
         count = self._grid(tuple(x.shape[2:]))[2]
         return self.exchange(x, self.messenger.expand(x.shape[0], count, -1))[0]
 
@@ -145,27 +151,40 @@ class MessengerAttention(Mixer):
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the index table; the first messenger is the published network's, not its."""
         kept = {key: v for key, v in state.items() if key != "relative_position_index"}
-        return {"messenger": self.messenger.detach()} | kept if "qkv.weight" in kept else kept
+        if self.messenger is None or "qkv.weight" not in kept:
+            return kept
+        return {"messenger": self.messenger.detach()} | kept
 
 
 def shuffle_messengers(messengers: Tensor, grid: tuple[int, int], region: int) -> Tensor:
     """Exchange slices of channels among the messengers of each region of windows.
 
+    A messenger has a slice for each window of its region, and gets from each the slice that is its
+    own. Slices for windows beyond the grid stay where they are.
+
     Args:
         messengers: ``(B, n, C)``, windows row by row.
-        grid: rows and columns of windows, multiples of ``region``.
+        grid: rows and columns of windows.
         region: rows and columns of windows in a region; its square divides C.
 
     Raises:
-        ValueError: if regions do not divide the grid, or their windows the channels.
+        ValueError: if the windows of a region do not divide the channels.
     """
-    rows, columns = grid
     group, channels = region**2, messengers.shape[2]
-    if rows % region or columns % region or channels % group:
+    if channels % group:
         raise ValueError(
-            f"regions of {region} x {region} windows must divide the {rows} x {columns} windows, "
-            f"and {group} the {channels} channels"
+            f"the {group} windows of a region of {region} x {region} must divide the {channels} "
+            "channels of a messenger"
         )
-    regions = layout.window_partition(messengers.unflatten(1, grid), (region, region))
-    mixed = regions.unflatten(-1, (group, channels // group)).transpose(2, 3).flatten(3)
-    return layout.window_merge(mixed, (region, region), grid).flatten(1, 2)
+    padded = (layout.ceil_to_multiple(grid[0], region), layout.ceil_to_multiple(grid[1], region))
+
+    def regions(x: Tensor) -> Tensor:  # (B, rows, columns, .) -> (B, regions, windows, .)
+        return layout.window_partition(layout.pad_to_size(x, padded), (region, region))
+
+    slices = regions(messengers.unflatten(1, grid)).unflatten(-1, (group, channels // group))
+    mixed = slices.transpose(2, 3)
+    if not all(map(layout.is_known, padded)) or padded != grid:
+        there = regions(messengers.new_ones(1, *grid, 1)) > 0  # (1, regions, windows, 1)
+        mixed = torch.where(there[:, :, None], mixed, slices)
+    merged = layout.window_merge(mixed.flatten(3), (region, region), padded)
+    return layout.crop(merged, grid).flatten(1, 2)
