@@ -10,8 +10,15 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "cswin_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (2, 2, 4, 4)},
+    "msg_tiny": {
+        "dims": (16, 32, 48, 64),
+        "depths": (1, 2, 1, 1),
+        "num_heads": (1, 2, 3, 4),
+        "window_size": 3,
+    },
     "pale_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "conformer_tiny": {"base_dim": 16, "embed_dim": 32, "num_heads": 2, "depth": 6},
+    "dsnet_tiny": {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "localvit_tiny": {"embed_dim": 48, "depth": 3, "reduction": 48},
     "pyramid_pico": {},
     "shuffle_tiny": {
