@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import nearest
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict_ema", "state_dict", "model")
 _LISTED = 20
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -27,9 +27,10 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
 
     Args:
         module: the module to fill.
-        state: tensors by name; or a mapping that holds them as ``"state_dict"`` or ``"model"``;
-            or the path of a ``.safetensors`` or PyTorch file of either (read with
-            ``weights_only=True``). A ``module.`` before every name is taken off.
+        state: tensors by name; or a mapping that holds them as ``"state_dict_ema"`` (which is
+            preferred), ``"state_dict"`` or ``"model"``; or the path of a ``.safetensors`` or
+            PyTorch file of either (read with ``weights_only=True``). A ``module.`` before every
+            name is taken off.
 
     Returns:
         ``module``.

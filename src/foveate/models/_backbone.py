@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map
 from foveate.contracts import Attention
+from foveate.published import WRAPPERS
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
@@ -324,8 +325,7 @@ def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
 
     A state of our own passes as it is.
     """
-    if "state_dict" in state or "model" in state:
-        state = state.get("state_dict", state.get("model"))
+    state = next((state[wrapper] for wrapper in WRAPPERS if wrapper in state), state)
     ours = model.state_dict().keys()
     if len(ours & state.keys()) > len(ours) // 2:
         return state

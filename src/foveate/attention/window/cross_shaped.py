@@ -13,7 +13,7 @@ where they are cut.
 Paper: Dong et al., "CSWin Transformer", CVPR 2022, arXiv:2107.00652.
 Published code: microsoft/CSWin-Transformer@f111ae2 ``CSWinBlock`` with its ``LePEAttention``.
 The last stage's block attends to the whole map in one branch there; its weights load as well, for
-two branches that see everything are one (``split_size`` must then cover the map). Stripes must
+two branches that see everything are one (``split_size`` None). Stripes must
 divide the map there; here the rest is padded, and the padding is not attended.
 """
 
@@ -53,7 +53,7 @@ class CrossShapedAttention(Mixer):
     Args:
         dim: channels C, even.
         num_heads: heads of both branches together, even; must divide ``dim``.
-        split_size: width of a stripe.
+        split_size: width of a stripe; None for stripes that cover the map.
         qkv_bias: whether q, k, v projections have a bias.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
@@ -63,7 +63,7 @@ class CrossShapedAttention(Mixer):
         self,
         dim: int,
         num_heads: int = 8,
-        split_size: int = 7,
+        split_size: int | None = 7,
         *,
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
@@ -77,7 +77,7 @@ class CrossShapedAttention(Mixer):
             raise ValueError(
                 f"num_heads must be even, half for each kind of stripe; got {num_heads}"
             )
-        self.split_size = positive(split_size, "split_size")
+        self.split_size = None if split_size is None else positive(split_size, "split_size")
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         half = dim // 2
