@@ -30,4 +30,5 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "resnet50_bam": {"layers": (1, 2, 1, 1), "channels": (8, 16, 24, 32)},
+    "mobilenetv2_triplet": {"width_mult": 0.25},
 }
