@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "conformer_tiny": {"base_dim": 16, "embed_dim": 32, "num_heads": 2, "depth": 6},
     "dsnet_tiny": {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "localvit_tiny": {"embed_dim": 48, "depth": 3, "reduction": 48},
+    "pvt_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "pyramid_pico": {},
     "shuffle_tiny": {
         "stem_dim": 8,

@@ -1,0 +1,314 @@
+"""MSG-Transformer: each window has a messenger, and messengers swap what they know.
+
+    stem /4, then four stages at 1/4, 1/8, 1/16, 1/32; a block is
+    [x, m] = [x, m] + attention(norm([x, m]))   inside each window, of its cells and its messenger
+    m = shuffle(m)                              slices of channels change places in each region
+    [x, m] = [x, m] + mlp(norm([x, m]))
+
+The messengers lie on a grid of their own, one a window, and are down-sampled by the convolution
+that down-samples the map. What is classified is the mean of the last stage's messengers.
+
+Shapes: images (B, in_chans, H, W), features (B, C_i, ceil(H / r_i), ceil(W / r_i)), r = 4, 8, 16,
+32, messengers (B, C_i, rows, columns) of windows. ``forward_features`` gives maps and messengers.
+
+Paper: Fang et al., "MSG-Transformer: Exchanging Local Spatial Information by Manipulating Messenger
+Tokens", CVPR 2022, arXiv:2105.15168.
+Published code: hustvl/MSG-Transformer@068da56 ``MSGTransformer``, Apache-2.0. It reads one size of
+image, which windows and regions must divide; there the last stage is one window. Here windows that
+overhang are padded and masked, and their messengers keep the slices for windows beyond the map.
+Stochastic depth leaves a branch out for an image, there for a region of windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from torch import Tensor, nn
+
+from foveate.attention.window.inside import cut_into
+from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
+from foveate.layout import map_to_tokens, tokens_to_map
+from foveate.models._backbone import (
+    Backbone,
+    Published,
+    Stage,
+    State,
+    cfg,
+    convert_parts,
+    create,
+    rename,
+)
+from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
+
+__all__ = ["MSGTransformer", "msg_base", "msg_small", "msg_tiny"]
+
+Maps = tuple[Tensor, Tensor]
+"""A map (B, C, h, w), and its windows' messengers (B, C, rows, columns)."""
+
+
+@register_notrace_module
+class Stem(nn.Module):
+    """Patches, and the first messengers: one learned region of them, repeated over the map.
+
+    Args:
+        in_chans: channels of the images.
+        dim: channels of the output.
+        window_size: side of a window.
+        region: rows and columns of windows in a region.
+    """
+
+    def __init__(self, in_chans: int, dim: int, window_size: int, region: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.patches = PatchEmbed(
+            in_chans, dim, 4, LayerNorm2d(dim, eps=1e-5), kernel_size=7, padding=2
+        )
+        self.messengers = nn.Parameter(torch.empty(1, dim, region, region))
+        nn.init.trunc_normal_(self.messengers, std=0.02)
+
+    def forward(self, x: Tensor) -> Maps:
+        x = self.patches(x)
+        window, padded = cut_into(tuple(x.shape[2:]), (self.window_size, self.window_size))
+        rows, columns = (length // side for length, side in zip(padded, window, strict=True))
+        region = self.messengers.shape[2]
+        messengers = self.messengers.tile(-(-rows // region), -(-columns // region))
+        messengers = messengers[:, :, :rows, :columns].expand(x.shape[0], -1, -1, -1)
+        return x, messengers.contiguous(memory_format=torch.channels_last)
+
+
+@register_notrace_module
+class MessengerBlock(nn.Module):
+    """Attention in windows, an exchange between their messengers, an MLP.
+
+    Args:
+        dim: channels.
+        num_heads: heads of the attention.
+        window_size: side of a window.
+        region: rows and columns of windows that exchange messages; 1 for no exchange.
+        mlp_ratio: hidden channels of the MLP over ``dim``.
+        qkv_bias: whether q, k, v projections have a bias.
+        drop: dropout of attention's output and in the MLP.
+        attn_drop: dropout of attention's weights.
+        drop_path: probability that a branch is left out for a sample.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        region: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
+        attn_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.region = region
+        self.norm1 = LayerNorm2d(dim, eps=1e-5)
+        self.attention = MessengerAttention(
+            dim,
+            num_heads,
+            window_size,
+            qkv_bias=qkv_bias,
+            own_messenger=False,
+            attn_drop=attn_drop,
+            proj_drop=drop,
+        )
+        self.norm2 = LayerNorm2d(dim, eps=1e-5)
+        self.mlp = MapMlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, maps: Maps) -> Maps:
+        x, messengers = maps
+        rows, columns = messengers.shape[2:]
+        y, told = self.attention.exchange(self.norm1(x), map_to_tokens(self.norm1(messengers)))
+        y, told = self._drop(y, told.transpose(1, 2).unflatten(2, (rows, columns)))
+        x, messengers = x + y, messengers + told
+        if self.region > 1:
+            tokens = shuffle_messengers(map_to_tokens(messengers), (rows, columns), self.region)
+            messengers = tokens_to_map(tokens, rows, columns, like=messengers)
+        y, told = self._drop(self.mlp(self.norm2(x)), self.mlp(self.norm2(messengers)))
+        return x + y, messengers + told
+
+    def _drop(self, y: Tensor, told: Tensor) -> Maps:
+        """The same samples are left out of both."""
+        if not self.training or isinstance(self.drop_path, nn.Identity):
+            return y, told
+        kept = self.drop_path(y.new_ones(y.shape[0], 1, 1, 1))
+        return y * kept, told * kept
+
+
+class Halve(nn.Module):
+    """A convolution of stride 2 and a norm, for the map and for the messengers' grid.
+
+    Args:
+        in_chans: channels of the input.
+        dim: channels of the output.
+    """
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Conv2d(in_chans, dim, 3, stride=2, padding=1)
+        self.norm = LayerNorm2d(dim, eps=1e-5)
+
+    def forward(self, maps: Maps) -> Maps:
+        x, messengers = maps
+        return self.norm(self.reduction(x)), self.norm(self.reduction(messengers))
+
+
+class MessengerStage(Stage):
+    """A stage whose map alone passes ``map``, where hooks can take it."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None) -> None:
+        super().__init__(blocks, downsample)
+        self.map = nn.Identity()
+
+    def forward(self, maps: Maps) -> Maps:
+        x, messengers = super().forward(maps)
+        return self.map(x), messengers
+
+
+class MSGTransformer(Backbone):
+    """The MSG-Transformer; a timm model in full.
+
+    Args:
+        in_chans: channels of the images.
+        num_classes: classes; 0 gives pooled messengers.
+        global_pool: how messengers are pooled, as in timm; ``""`` gives the last map.
+        dims: channels a stage.
+        depths: blocks a stage.
+        num_heads: heads a stage.
+        window_size: side of a window.
+        regions: rows and columns of windows that exchange messages, a stage.
+        shuffle: whether messengers exchange slices.
+        mlp_ratio: hidden channels of an MLP over the stage's.
+        qkv_bias: whether q, k, v projections have a bias.
+        drop_rate: dropout before the classifier.
+        proj_drop_rate: dropout of attention's output and in the MLPs.
+        attn_drop_rate: dropout of attention's weights.
+        drop_path_rate: stochastic depth, rising to this in the last block.
+    """
+
+    spared: ClassVar[tuple[str, ...]] = (*Backbone.spared, "rel_pos_msg", "messengers")
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 4, 12, 4),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        window_size: int = 7,
+        regions: Sequence[int] = (4, 4, 2, 1),
+        shuffle: bool = True,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for level, dim in enumerate(dims):
+            blocks = [
+                MessengerBlock(
+                    dim,
+                    num_heads[level],
+                    window_size,
+                    regions[level] if shuffle else 1,
+                    mlp_ratio,
+                    qkv_bias,
+                    proj_drop_rate,
+                    attn_drop_rate,
+                    rate,
+                )
+                for rate in rates[level]
+            ]
+            stages.append(MessengerStage(blocks, Halve(dims[level - 1], dim) if level else None))
+        super().__init__(
+            Stem(in_chans, dims[0], window_size, regions[0]),
+            stages,
+            dims=dims,
+            norm=LayerNorm2d(dims[-1], eps=1e-5),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        for info in self.feature_info:
+            info["module"] += ".map"
+        init_trunc_normal(self, nn.Linear)
+
+    def finish(self, x: Maps) -> Maps:
+        """Map and messengers after the final norm."""
+        return self.norm(x[0]), self.norm(x[1])
+
+    def as_map(self, x: Maps) -> Tensor:
+        """The map of the two."""
+        return x[0]
+
+    def forward_head(self, x: Maps, pre_logits: bool = False) -> Tensor:
+        """Messengers pooled, dropout and, unless ``pre_logits``, the classifier."""
+        features, messengers = x
+        pooled = self.head.global_pool.pool_type
+        return self.head(messengers if pooled else features, pre_logits=pre_logits)
+
+    def convert_published(self, state: State) -> State:
+        """The published network's state, whose stages end with the down-sampling of the next."""
+        state = rename(state, PUBLISHED_NAMES)
+        region = self.stem.messengers.shape[2]
+        first = state["stem.messengers"]  # (1, windows of a region, 1, C)
+        state["stem.messengers"] = first.squeeze(2).transpose(1, 2).unflatten(2, (region, region))
+        return convert_parts(self, state)
+
+
+PUBLISHED_NAMES = [
+    (r"^patch_embed\.", "stem.patches."),
+    (r"^msg_tokens$", "stem.messengers"),
+    (r"^layers\.(\d)\.downsample\.", lambda found: f"stages.{int(found[1]) + 1}.downsample."),
+    (r"^layers\.", "stages."),
+    (r"\.attn\.", ".attention."),
+    (r"^head\.", "head.fc."),
+]
+
+PUBLISHED = {
+    "msg_tiny": Published("25M", "3.8G", 82.4, source="README"),
+    "msg_small": Published("56M", "8.4G", 83.4, source="README"),
+    "msg_base": Published("84M", "14.2G", 84.0, source="README"),
+}
+
+_CFG = cfg(first_conv="stem.patches.proj", license="apache-2.0")
+
+default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
+
+
+@register_model
+def msg_tiny(pretrained: bool = False, **kwargs: Any) -> MSGTransformer:
+    """MSG-Transformer-T: 25 M parameters."""
+    return create(MSGTransformer, "msg_tiny", pretrained, **kwargs)
+
+
+@register_model
+def msg_small(pretrained: bool = False, **kwargs: Any) -> MSGTransformer:
+    """MSG-Transformer-S: 56 M parameters."""
+    sizes = {"dims": (96, 192, 384, 768), "num_heads": (3, 6, 12, 24)}
+    return create(MSGTransformer, "msg_small", pretrained, **{**sizes, **kwargs})
+
+
+@register_model
+def msg_base(pretrained: bool = False, **kwargs: Any) -> MSGTransformer:
+    """MSG-Transformer-B: 84 M parameters."""
+    sizes = {
+        "dims": (96, 192, 384, 768),
+        "depths": (2, 4, 28, 4),
+        "num_heads": (3, 6, 12, 24),
+    }
+    return create(MSGTransformer, "msg_base", pretrained, **{**sizes, **kwargs})
