@@ -10,11 +10,25 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "cswin_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (2, 2, 4, 4)},
+    "dat_tiny": {
+        "dims": (16, 32, 48, 64),
+        "depths": (2, 2, 1, 1),
+        "spec": ("ND", "LS", "D", "D"),
+        "num_heads": (1, 2, 3, 4),
+        "groups": (1, 2, 3, 4),
+        "window_size": (3, 3, 3, 3),
+        "layer_scale": 0.5,
+    },
     "msg_tiny": {
         "dims": (16, 32, 48, 64),
         "depths": (1, 2, 1, 1),
         "num_heads": (1, 2, 3, 4),
         "window_size": 3,
+    },
+    "mobile_former_26m": {
+        "stages": (((3, 12),), ((6, 16), (3, 16)), ((6, 24),), ((6, 32),)),
+        "token_dim": 32,
+        "hidden": 64,
     },
     "pale_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "conformer_tiny": {"base_dim": 16, "embed_dim": 32, "num_heads": 2, "depth": 6},
@@ -32,4 +46,5 @@ SMALL: dict[str, dict[str, Any]] = {
     "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "resnet50_bam": {"layers": (1, 2, 1, 1), "channels": (8, 16, 24, 32)},
     "mobilenetv2_triplet": {"width_mult": 0.25},
+    "acmix_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
 }

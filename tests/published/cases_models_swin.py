@@ -5,6 +5,7 @@ from __future__ import annotations
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from foveate.models.acmix_swin import ACmixSwin
 from foveate.models.slide_swin import SlideSwin
 from tests.published.golden import Golden, Row
 from tests.published.networks import after_downsampling, summary
@@ -36,6 +37,7 @@ def _slide_swin(ka: int, num_slide_stages: int, **kwargs):
 
 
 ROWS = [
+    Row("acmix_swin_t", ACmixSwin, after_downsampling),
     Row("slide_swin_t", _slide_swin, after_downsampling),
     Row("swin_t", _swin, _swin_stages, mechanism="Swin of timm"),
 ]

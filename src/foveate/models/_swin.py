@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from timm.layers import LayerNorm2d, calculate_drop_path_rates
 from torch import nn
 
+from foveate.arguments import pair
 from foveate.models._backbone import Backbone, Stage, State, convert_parts, rename
 from foveate.models._layers import Block, PatchEmbed, PatchMerging, init_trunc_normal
 
@@ -101,3 +102,8 @@ class Swin(Backbone):
         # The masks of shifted windows follow from the size of the map.
         state = {key: value for key, value in state.items() if not key.endswith(".attn_mask")}
         return convert_parts(self, rename(state, rules))
+
+
+def window_in_map(window_size: int, img_size: int | tuple[int, int], reduction: int) -> int:
+    """Side of a stage's windows: no larger than the map that images of ``img_size`` give."""
+    return min(window_size, -(-min(pair(img_size, "img_size")) // reduction))

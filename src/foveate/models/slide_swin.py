@@ -25,11 +25,10 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from foveate.arguments import pair
 from foveate.attention.local.slide import SlideAttention
 from foveate.attention.window.window import WindowAttention
 from foveate.models._backbone import Published, cfg, create
-from foveate.models._swin import Swin
+from foveate.models._swin import Swin, window_in_map
 
 
 class SlideSwin(Swin):
@@ -66,16 +65,15 @@ class SlideSwin(Swin):
         proj_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        shortest = min(pair(img_size, "img_size"))
         patch_size = kwargs.get("patch_size", 4)
-        drops = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate, "qkv_bias": qkv_bias}
+        options = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate, "qkv_bias": qkv_bias}
 
         def attend(level: int, index: int, dim: int, heads: int) -> nn.Module:
             if level < slide_stages:
-                return SlideAttention(dim, heads, slide_kernel_size, **drops)
-            side = -(-shortest // (patch_size * 2**level))
-            shift = window_size // 2 if index % 2 and window_size < side else 0
-            return WindowAttention(dim, heads, min(window_size, side), shift, **drops)
+                return SlideAttention(dim, heads, slide_kernel_size, **options)
+            side = window_in_map(window_size, img_size, patch_size * 2**level)
+            shift = side // 2 if index % 2 and side == window_size else 0
+            return WindowAttention(dim, heads, side, shift, **options)
 
         super().__init__(
             attend,
@@ -89,8 +87,9 @@ class SlideSwin(Swin):
 
 
 _COST = (
-    "The paper's figure counts the two depthwise paths as one and windows of 7 in the last stages; "
-    "the published configuration attends to the whole map there."
+    "The published code has as many parameters. The paper's cost counts the two depthwise paths "
+    "as one, and windows of 7 in the last stages where the published configuration attends to the "
+    "whole map."
 )
 PUBLISHED = {
     "slide_swin_tiny": Published("29M", "4.6G", 82.3, source="table 1 of the paper", note=_COST),
