@@ -74,7 +74,10 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        return self.run(self.downsample(x))
+
+    def run(self, x: Tensor) -> Tensor:
+        """The blocks alone."""
         if self.grad_checkpointing:
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
