@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
+
+from foveate.models.pvt import pvt_tiny
 
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "num_heads": (1, 1, 1, 1)}
 
 
 def create(**kwargs):
     torch.manual_seed(0)
-    return timm.create_model("pvt_tiny", num_classes=3, **{**SMALL, **kwargs}).eval()
+    return pvt_tiny(num_classes=3, **{**SMALL, **kwargs}).eval()
 
 
 @pytest.fixture
