@@ -43,8 +43,25 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_heads": (1, 2, 3, 4),
         "window_size": 3,
     },
+    "slide_cswin_tiny": {
+        "depths": (1, 1, 2, 1),
+        "dims": (16, 32, 48, 64),
+        "num_heads": (2, 2, 4, 4),
+    },
+    "slide_pvt_tiny": {
+        "depths": (1, 1, 2, 1),
+        "dims": (16, 32, 48, 64),
+        "num_heads": (1, 2, 3, 4),
+    },
+    "slide_pvt_v2_b0": {
+        "depths": (1, 1, 2, 1),
+        "dims": (16, 32, 48, 64),
+        "num_heads": (1, 2, 3, 4),
+    },
     "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "resnet50_bam": {"layers": (1, 2, 1, 1), "channels": (8, 16, 24, 32)},
     "mobilenetv2_triplet": {"width_mult": 0.25},
     "acmix_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
+    "nat_small": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
+    "dinat_mini": {"depths": (2, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
 }

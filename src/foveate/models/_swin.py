@@ -1,6 +1,8 @@
-"""Swin's network around any attention: what the families that only change Swin's attention share.
+"""Swin's network around any attention: what the families that change Swin's attention share.
 
     patches /4 -> four stages at 1/4, 1/8, 1/16, 1/32, patches of 2x2 merged between them -> norm
+
+NAT has the same stages, with convolutions that overlap in place of the patches and the merging.
 
 Shapes: images (B, in_chans, H, W) of any size, features (B, C_i, ceil(H / r_i), ceil(W / r_i)) with
 r = 4, 8, 16, 32 and C_i = embed_dim * 2^i, before the merging.
@@ -35,10 +37,13 @@ class Swin(Backbone):
         embed_dim: channels of the first stage; each further stage doubles them.
         depths: blocks a stage.
         num_heads: heads a stage.
+        stem: images to the first map; patches if None.
+        halve: what comes before each further stage, from the channels before and after.
         mlp_ratio: hidden channels of the MLP over the stage's.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the MLPs.
         drop_path_rate: stochastic depth, rising to this in the last block.
+        layer_scale: first value of a learned factor per channel of each branch; None for none.
     """
 
     spared = ("position_bias", "rpb")
@@ -54,10 +59,13 @@ class Swin(Backbone):
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
+        stem: nn.Module | None = None,
+        halve: Callable[[int, int], nn.Module] = PatchMerging,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        layer_scale: float | None = None,
     ) -> None:
         if len(depths) != len(num_heads):
             raise ValueError(
@@ -69,12 +77,21 @@ class Swin(Backbone):
         stages = []
         for level, (dim, heads) in enumerate(zip(dims, num_heads, strict=True)):
             blocks = [
-                Block(dim, attend(level, index, dim, heads), mlp_ratio, proj_drop_rate, rate)
+                Block(
+                    dim,
+                    attend(level, index, dim, heads),
+                    mlp_ratio,
+                    proj_drop_rate,
+                    rate,
+                    layer_scale,
+                )
                 for index, rate in enumerate(rates[level])
             ]
-            stages.append(Stage(blocks, PatchMerging(dims[level - 1], dim) if level else None))
+            stages.append(Stage(blocks, halve(dims[level - 1], dim) if level else None))
+        if stem is None:
+            stem = PatchEmbed(in_chans, embed_dim, patch_size, LayerNorm2d(embed_dim, eps=1e-5))
         super().__init__(
-            PatchEmbed(in_chans, embed_dim, patch_size, LayerNorm2d(embed_dim, eps=1e-5)),
+            stem,
             stages,
             dims=dims,
             reductions=[patch_size * 2**level for level in range(len(depths))],
@@ -89,13 +106,14 @@ class Swin(Backbone):
     def convert_published(self, state: State) -> State:
         """Swin's names under ours; the merging that ends a stage there starts the next one here."""
         merging = [
-            (rf"^layers\.{level}\.downsample\.", f"stages.{level + 1}.downsample.")
+            (rf"^(layers|levels)\.{level}\.downsample\.", f"stages.{level + 1}.downsample.")
             for level in range(len(self.stages) - 1)
         ]
         rules = [
             *merging,
             (r"^patch_embed\.", "stem."),
-            (r"^layers\.", "stages."),
+            (r"^(layers|levels)\.", "stages."),
+            (r"\.gamma([12])$", r".scale\1.gamma"),
             (r"\.attn\.", ".attention."),
             (r"^head\.(weight|bias)$", r"head.fc.\1"),
         ]
