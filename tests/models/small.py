@@ -64,4 +64,5 @@ SMALL: dict[str, dict[str, Any]] = {
     "acmix_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "nat_small": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "dinat_mini": {"depths": (2, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
+    "slide_nat_mini": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
 }
