@@ -52,6 +52,7 @@ class PatchEmbed(nn.Module):
         kernel_size: of the convolution; larger than ``patch_size``, patches overlap. The same if
             None.
         padding: zeros on every side; half of ``kernel_size`` for patches that overlap, if None.
+        bias: whether the convolution has one.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class PatchEmbed(nn.Module):
         norm: nn.Module | None = None,
         kernel_size: int | None = None,
         padding: int | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.patch_size = pair(patch_size, "patch_size")
         if padding is None:
             padding = 0 if kernel_size is None else kernel_size // 2
-        self.proj = nn.Conv2d(in_chans, dim, kernel_size or patch_size, patch_size, padding)
+        kernel_size = kernel_size or patch_size
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size, patch_size, padding, bias=bias)
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from foveate.arguments import odd
 from foveate.attention.window.shuffle import ShuffleAttention
-from foveate.layout import pad_to_multiple, to_channels_last
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
-from foveate.models._layers import MapMlp, init_trunc_normal
+from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
 
 __all__ = ["ShuffleTransformer", "shuffle_base", "shuffle_small", "shuffle_tiny"]
 
@@ -73,25 +72,6 @@ class ShuffleBlock(nn.Module):
         x = x + self.drop_path(self.attention(self.norm1(x)))
         x = x + self.local(self.norm2(x))
         return x + self.drop_path(self.mlp(self.norm3(x)))
-
-
-@register_notrace_module
-class Halve(nn.Module):
-    """A norm, then a convolution over patches of 2x2; a last patch is padded.
-
-    Args:
-        in_chans: channels of the input.
-        dim: channels of the output.
-    """
-
-    def __init__(self, in_chans: int, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(in_chans)
-        self.reduction = nn.Conv2d(in_chans, dim, 2, stride=2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(to_channels_last(self.norm(x)), (2, 2)).permute(0, 3, 1, 2)
-        return self.reduction(x)
 
 
 class Stem(nn.Sequential):
@@ -185,7 +165,7 @@ class ShuffleTransformer(Backbone):
         stages = [
             Stage(
                 [block(level, index) for index in range(depth)],
-                Halve(dims[level - 1], dims[level]) if level else None,
+                halve(dims[level - 1], dims[level]) if level else None,
             )
             for level, depth in enumerate(depths)
         ]
@@ -209,13 +189,19 @@ class ShuffleTransformer(Backbone):
         return super().convert_published(rename(state, PUBLISHED_NAMES))
 
 
+def halve(in_chans: int, dim: int) -> nn.Module:
+    """A norm, then a convolution over patches of 2x2; a last patch is padded."""
+    return nn.Sequential(nn.BatchNorm2d(in_chans), PatchEmbed(in_chans, dim, 2, bias=False))
+
+
 PUBLISHED_NAMES = [
     (r"^to_token\.conv1\.(\d)", r"stem.\1"),
     (r"^to_token\.conv2\.0", "stem.3"),
     (r"^to_token\.conv2\.1", "stem.4"),
     (r"^to_token\.conv3", "stem.6"),
     (r"^stage(\d)\.", lambda found: f"stages.{int(found[1]) - 1}."),
-    (r"\.patch_partition\.", ".downsample."),
+    (r"\.patch_partition\.norm\.", ".downsample.0."),
+    (r"\.patch_partition\.reduction\.", ".downsample.1.proj."),
     (r"\.layers\.(\d+)\.(\d)\.", lambda found: f".blocks.{2 * int(found[1]) + int(found[2])}."),
     (r"\.attn\.", ".attention."),
     (r"^head\.", "head.fc."),
