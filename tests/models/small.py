@@ -10,6 +10,7 @@ from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
     "cswin_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (2, 2, 4, 4)},
+    "cvt_13": {"dims": (16, 32, 48), "depths": (1, 1, 2), "num_heads": (1, 2, 3)},
     "dat_tiny": {
         "dims": (16, 32, 48, 64),
         "depths": (2, 2, 1, 1),
@@ -61,8 +62,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "slide_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "resnet50_bam": {"layers": (1, 2, 1, 1), "channels": (8, 16, 24, 32)},
     "mobilenetv2_triplet": {"width_mult": 0.25},
+    "acmix_pvt_tiny": {
+        "depths": (1, 1, 2, 1),
+        "dims": (16, 32, 48, 64),
+        "num_heads": (1, 2, 3, 4),
+    },
     "acmix_swin_tiny": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "nat_small": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "dinat_mini": {"depths": (2, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "slide_nat_mini": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
+    "acmix_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "kernel_size": 3},
+    "sasa_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "num_heads": 2},
 }

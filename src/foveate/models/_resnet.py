@@ -7,7 +7,10 @@ Maps stand at 1/2 (the stem), 1/4, 1/8, 1/16 and 1/32 of the image, rounded up.
 
 from __future__ import annotations
 
-from timm.models.resnet import ResNet
+from collections.abc import Callable
+from typing import Any
+
+from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from foveate.models._timm import Checked
@@ -15,6 +18,20 @@ from foveate.models._timm import Checked
 
 class CheckedResNet(Checked, ResNet):
     """Timm's ``ResNet``, whose arguments it takes."""
+
+
+class MixerBottleneck(Bottleneck):
+    """Timm's bottleneck with an attention in the place of its 3x3 convolution.
+
+    Args:
+        *args: those of timm's ``Bottleneck``.
+        mixer: makes the attention from its channels and its stride.
+        **kwargs: those of timm's ``Bottleneck``.
+    """
+
+    def __init__(self, *args: Any, mixer: Callable[[int, int], nn.Module], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv2 = mixer(self.bn2.num_features, self.stride)
 
 
 def stages(model: ResNet) -> list[nn.Sequential]:
