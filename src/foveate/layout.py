@@ -82,6 +82,15 @@ def is_known(size: int) -> bool:
     return not isinstance(size, torch.SymInt)
 
 
+def is_same(one: int, other: int) -> bool:
+    """Whether two sizes are equal; of symbols, whether they are whatever they stand for."""
+    if is_known(one) and is_known(other):
+        return one == other
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(one == other)
+
+
 def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
     """Split ``(B, H, W, C)`` into windows: ``(B, n, wh*ww, C)``, windows and cells row by row."""
     batch, height, width, dim = x.shape

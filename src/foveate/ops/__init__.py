@@ -5,5 +5,6 @@ from __future__ import annotations
 from foveate.ops._backends import explain, use_backend
 from foveate.ops.local import local_attention
 from foveate.ops.slide import slide_attention
+from foveate.ops.window import window_attention
 
-__all__ = ["explain", "local_attention", "slide_attention", "use_backend"]
+__all__ = ["explain", "local_attention", "slide_attention", "use_backend", "window_attention"]

@@ -83,11 +83,10 @@ class ACmixWindowAttention(WindowAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        windows = self._windows(*x.shape[2:])
         qkv = self.qkv(layout.to_channels_last(x))
-        q, k, v = layout.split_heads(windows.split(qkv), 3 * self.num_heads).chunk(3, -2)
-        y = self._attend(q, k, v, windows, self.attn_drop if self.training else 0.0)
-        return self._mix(windows.merge(y), qkv, x)
+        q, k, v = layout.split_heads(qkv, 3 * self.num_heads).chunk(3, -2)
+        y = self._attend(q, k, v, self.attn_drop if self.training else 0.0)
+        return self._mix(layout.merge_heads(y), qkv, x)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         check_map(x, self.dim)
@@ -97,13 +96,10 @@ class ACmixWindowAttention(WindowAttention):
         return self._mix(y.unflatten(1, tuple(x.shape[2:])), qkv, x)
 
     def multiply_adds(self, height: int, width: int) -> int:
-        windows = self._windows(height, width)
-        cells, area = windows.padded[0] * windows.padded[1], windows.size[0] * windows.size[1]
-        attention = 4 * height * width * self.dim**2 + 2 * cells * area * self.dim
-        return attention + self.convolution.multiply_adds(height, width)
+        return super().multiply_adds(height, width) + self.convolution.multiply_adds(height, width)
 
     def _mix(self, attended: Tensor, qkv: Tensor, x: Tensor) -> Tensor:
-        down, across = self._windows(*x.shape[2:]).shift
+        down, across = self._shift(*x.shape[2:])
         maps = layout.split_heads(qkv.roll((-down, -across), (1, 2)), 3 * self.num_heads)
         convolved = self.convolution(maps).roll((down, across), (1, 2))
         y = self.proj_drop(self.rate1 * self.proj(attended) + self.rate2 * convolved)

@@ -17,9 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate import layout
+from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, probability
-from foveate.attention.window.inside import Part, attend_inside
+from foveate.attention.window.inside import Part
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -105,5 +105,5 @@ class _OneAxis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = attend_inside(q, k, v, self.part, dropout_p=dropout_p)
+        y = ops.window_attention(q, k, v, self.part, dropout_p=dropout_p)
         return self.proj(layout.merge_heads(y))

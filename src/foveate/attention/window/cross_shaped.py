@@ -22,12 +22,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate import layout
+from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
 from foveate.attention.window.inside import (
     Part,
     apply_dense,
-    attend_inside,
     cut_into,
     dense,
     one_hot_values,
@@ -120,7 +119,7 @@ class CrossShapedAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         halves = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
         y = [
-            attend_inside(*half, stripe, dropout_p=dropout_p)
+            ops.window_attention(*half, stripe, dropout_p=dropout_p)
             for half, stripe in zip(halves, self._stripes, strict=True)
         ]
         return torch.cat(y, 3)

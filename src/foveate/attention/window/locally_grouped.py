@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from foveate import layout
+from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, pair, probability
 from foveate.attention.window.inside import (
     apply_dense,
-    attend_inside,
     dense,
     one_hot_values,
     pairs_inside,
@@ -77,12 +76,12 @@ class LocallyGroupedAttention(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._project(x)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = attend_inside(q, k, v, self.window_size, dropout_p=dropout_p)
+        y = ops.window_attention(q, k, v, self.window_size, dropout_p=dropout_p)
         return self._finish(layout.merge_heads(y), x)
 
     def weights(self, x: Tensor) -> Tensor:
         q, k, _ = self._project(x)
-        return dense(attend_inside(q, k, one_hot_values(q), self.window_size))
+        return dense(ops.window_attention(q, k, one_hot_values(q), self.window_size))
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return self._finish(apply_dense(weights, self._project(x)[2]), x)

@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from foveate import layout
+from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
 from foveate.attention.window.inside import (
     Part,
     apply_dense,
-    attend_inside,
     dense,
     one_hot_values,
     pairs_inside,
@@ -132,7 +131,7 @@ class PaleAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         halves = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
         y = [
-            attend_inside(*half, part, spread=True, scale=self.scale, dropout_p=dropout_p)
+            ops.window_attention(*half, part, spread=True, scale=self.scale, dropout_p=dropout_p)
             for half, part in zip(halves, self._parts, strict=True)
         ]
         return torch.cat(y, 3)  # (B, H, W, 2h, D)

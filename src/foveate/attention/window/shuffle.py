@@ -22,11 +22,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate import layout
+from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
 from foveate.attention.window.inside import (
     apply_dense,
-    attend_inside,
     cut_into,
     dense,
     one_hot_values,
@@ -113,7 +112,9 @@ class ShuffleAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         part = (self.window_size, self.window_size)
         bias = self._bias(cut_into(tuple(q.shape[1:3]), part)[0])
-        return attend_inside(q, k, v, part, spread=self.shuffle, bias=bias, dropout_p=dropout_p)
+        return ops.window_attention(
+            q, k, v, part, spread=self.shuffle, bias=bias, dropout_p=dropout_p
+        )
 
     def _bias(self, group: tuple[int, int]) -> Tensor | None:
         """``(h, T, T)``; a group that shrank to the map takes the middle of the table."""

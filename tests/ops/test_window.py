@@ -1,0 +1,228 @@
+"""Attention inside parts: every backend is the definition, in every shape that a part can take."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveate import ops
+from foveate.ops.native import library
+from foveate.ops.window import native, operator
+from foveate.ops.window.parts import cut
+
+needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
+
+# (batch, height, width, heads, channels of keys, of values), part, shift, spread, bias
+CASES = [
+    ((2, 14, 14, 3, 32, 32), 7, 0, False, True),
+    ((1, 14, 14, 2, 16, 16), (7, 7), (3, 3), False, True),
+    ((2, 10, 9, 2, 5, 7), (4, 3), (2, 1), False, True),
+    ((2, 10, 9, 2, 8, 3), (4, 3), (0, 2), False, False),
+    ((1, 9, 11, 2, 8, 8), (3, 4), 0, True, False),
+    ((1, 13, 17, 2, 40, 33), (6, 7), 0, True, True),
+    ((1, 12, 5, 1, 16, 3), (None, 2), 0, False, False),
+    ((1, 5, 12, 1, 1, 1), (2, None), 0, True, True),
+    ((1, 1, 1, 1, 1, 2), 7, 0, False, True),
+    ((1, 1, 9, 2, 4, 4), (3, 3), 0, False, True),
+    ((2, 6, 7, 1, 64, 20), None, 0, False, False),
+]
+
+
+def parts_of(size, part, shift, spread):
+    """Lists of cells that see each other, by brute force; shifted windows split at the seam."""
+    height, width = size[1:3]
+    wanted = part if isinstance(part, tuple) else (part, part)
+    rows, columns = cut((height, width), wanted)
+    down, across = shift if isinstance(shift, tuple) else (shift, shift)
+    padded = [-(-height // rows) * rows, -(-width // columns) * columns]
+    found: dict = {}
+    for y in range(height):
+        for x in range(width):
+            i, j = (y - down) % padded[0], (x - across) % padded[1]
+            seam = (y < down, x < across)
+            if spread:
+                steps = padded[0] // rows, padded[1] // columns
+                key = (i % steps[0], j % steps[1], seam)
+                place = (i // steps[0]) * columns + j // steps[1]
+            else:
+                key = (i // rows, j // columns, seam)
+                place = (i % rows) * columns + j % columns
+            found.setdefault(key, []).append((y, x, place))
+    return found.values()
+
+
+def by_definition(q, k, v, part, shift, spread, bias):
+    out = torch.zeros_like(v)
+    for cells in parts_of(q.shape, part, shift, spread):
+        ys, xs, places = (torch.tensor(column) for column in zip(*cells, strict=True))
+        query, key, value = (x[:, ys, xs].transpose(1, 2) for x in (q, k, v))  # (B, h, n, D)
+        logits = query @ key.mT * q.shape[4] ** -0.5
+        if bias is not None:
+            logits = logits + bias[:, places[:, None], places]
+        attended = (logits.softmax(-1) @ value).transpose(1, 2)
+        out = out.index_put((torch.arange(len(q))[:, None], ys, xs), attended)
+    return out
+
+
+def make(case, dtype=torch.float32):
+    (batch, height, width, heads, dim, value_dim), part, _, _, with_bias = case
+    qkv = torch.randn(batch, height, width, heads, 2 * dim + value_dim, dtype=dtype)
+    maps = [x.detach().requires_grad_() for x in qkv.split([dim, dim, value_dim], -1)]
+    if not with_bias:
+        return [*maps, None]
+    rows, columns = cut((height, width), part if isinstance(part, tuple) else (part, part))
+    bias = torch.randn(heads, rows * columns, rows * columns, dtype=dtype)
+    return [*maps, bias.requires_grad_()]
+
+
+def attend(tensors, case, **options):
+    _, part, shift, spread, _ = case
+    *maps, bias = tensors
+    part = (None, None) if part is None else part
+    return ops.window_attention(*maps, part, shift, spread=spread, bias=bias, **options)
+
+
+def gradients(out, tensors):
+    grad = torch.cos(torch.arange(out.numel()).double()).view(out.shape).to(out.dtype)
+    return torch.autograd.grad(out, [x for x in tensors if x is not None], grad)
+
+
+def assert_is_definition(case, tolerance, dtype=torch.float32):
+    tensors = make(case, dtype)
+    precise = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
+    out = attend(tensors, case)
+    expected = by_definition(*precise[:3], *case[1:4], precise[3])
+    assert out.dtype is dtype
+    found = [out, *gradients(out, tensors)]
+    wanted = [expected, *gradients(expected, precise)]
+    for ours, theirs in zip(found, wanted, strict=True):
+        largest = theirs.abs().max().clamp_min(1e-3)
+        assert ours.shape == theirs.shape
+        assert ((ours.double() - theirs).abs().max() / largest).item() <= tolerance
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_portable_is_the_definition(case):
+    with ops.use_backend("portable"):
+        assert_is_definition(case, 1e-12, torch.float64)
+
+
+@needs_native
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_native_is_the_definition(case, poisoned_memory):
+    with ops.use_backend("native"):
+        assert_is_definition(case, 3e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["generic", "v3", "v4"])
+def test_every_instruction_set_is_right(isa, monkeypatch):
+    order = ["generic", "v3", "v4"]
+    if order.index(isa) > order.index(library.instruction_set()):
+        pytest.skip("this machine cannot run it")
+    monkeypatch.setattr(native.library, "kernel", partial(library.kernel, isa=isa))
+    for case in CASES:
+        assert_is_definition(case, 3e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    assert_is_definition(CASES[1], 2e-2, dtype)
+
+
+@needs_native
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5]], ids=str)
+def test_backends_drop_the_same_weights(case):
+    tensors, found = make(case), []
+    for backend in ("native", "portable"):
+        torch.manual_seed(3)
+        with ops.use_backend(backend):
+            out = attend(tensors, case, dropout_p=0.3)
+            found.append([out, *gradients(out, tensors)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6 * theirs.abs().max().item())
+    assert not torch.allclose(found[0][0], attend(tensors, case))
+
+
+def test_gradients_by_differences():
+    for case in (CASES[2], CASES[4]):
+        _, part, shift, spread, _ = case
+        small = ((1, 5, 4, 1, 2, 2), part, shift, spread, False)
+        tensors = make(small, torch.float64)[:3]
+        torch.autograd.gradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
+        torch.autograd.gradgradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[4]], ids=str)
+def test_operator_keeps_the_rules(case):
+    size, part, shift, spread, _ = case
+    *maps, bias = make(case)
+    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (part, shift)]
+    torch.library.opcheck(
+        operator.window_attention, (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None)
+    )
+
+
+@needs_native
+def test_threads_share_the_parts(two_threads):
+    case = ((3, 28, 21, 2, 16, 16), 7, (3, 3), False, True)
+    assert_is_definition(case, 3e-6)
+
+
+def test_empty_batch():
+    case = ((0, 6, 6, 1, 4, 4), 3, 0, False, False)
+    tensors = make(case)
+    out = attend(tensors, case)
+    assert out.shape == (0, 6, 6, 1, 4)
+    out.sum().backward()
+
+
+def test_flops_count_pairs_inside_parts():
+    case = ((2, 10, 9, 2, 5, 7), (4, 3), 0, False, False)
+    tensors = make(case)
+    with FlopCounterMode(display=False) as counter:
+        attend(tensors, case)
+    assert counter.get_total_flops() == 2 * 2 * (12 * 9) * 12 * 2 * (5 + 7)
+
+
+def test_large_parts_fall_back_and_say_so():
+    case = ((1, 40, 40, 1, 4, 4), None, 0, False, False)
+    tensors = make(case)
+    assert attend(tensors, case).isfinite().all()
+    said = ops.explain("window_attention", *tensors[:3], (None, None))
+    assert "parts of up to 1024 cells, and got 40x40" in said or "was not built" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shift_size": 7}, "shift_size must be less than a part's"),
+        ({"shift_size": 1, "spread": True}, "spread parts cannot be shifted"),
+        ({"bias": torch.zeros(1, 4, 4)}, r"\(1, 9, 9\) for parts of 3x3, got \(1, 4, 4\)"),
+        ({"bias": torch.zeros(1, 9, 9, dtype=torch.long)}, "floating dtype"),
+        ({"dropout_p": 1.5}, "dropout_p"),
+    ],
+)
+def test_what_is_refused(options, message):
+    x = torch.randn(1, 6, 6, 1, 4)
+    with pytest.raises(ValueError, match=message):
+        ops.window_attention(x, x, x, 3, **options)
+
+
+@needs_native
+def test_compiled_whole():
+    case = CASES[1]
+    tensors = make(case)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def run(*tensors):
+        return attend(tensors, case)
+
+    out, expected = run(*tensors), attend(tensors, case)
+    torch.testing.assert_close(out, expected)
+    for ours, theirs in zip(gradients(out, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs)
