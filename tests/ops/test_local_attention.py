@@ -368,7 +368,7 @@ def test_opcheck(bias):
         out, lse = torch.ops.foveate.local_attention(*arguments)
         detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
     torch.library.opcheck(
-        torch.ops.foveate.local_attention_backward.default, (out, None, lse, bias, *detached)
+        torch.ops.foveate.local_attention_backward.default, (out, None, None, lse, bias, *detached)
     )
 
 

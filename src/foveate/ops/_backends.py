@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.triton import set_wrap_triton_enabled
 
 from foveate.arguments import one_of
 from foveate.ops.native import library
 
 Explainer = Callable[..., dict[str, str]]
 
-BACKENDS = ("native", "portable")
+BACKENDS = ("native", "triton", "portable")  # the first that can run does
+COMPILED = (torch.float32, torch.bfloat16, torch.float16)  # dtypes of the compiled kernels
+
+_WIDEST = 256  # channels of a head that the registers of a GPU hold
 
 _forced: ContextVar[str | None] = ContextVar("forced_backend", default=None)
 _explainers: dict[str, Explainer] = {}
@@ -23,10 +30,10 @@ _explainers: dict[str, Explainer] = {}
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the operators called inside by one backend: ``"portable"`` or ``"native"``.
+    """Run the operators called inside by one backend: "native", "triton" or "portable".
 
-    ``"native"`` raises where the compiled kernel cannot take the arguments, in place of falling
-    back. Gradients computed inside obey it too.
+    A compiled one raises where its kernel cannot take the arguments, in place of falling back.
+    Gradients computed inside obey it too.
     """
     token = _forced.set(one_of(name, BACKENDS, "backend"))
     try:
@@ -35,29 +42,89 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(op: str, native_obstacle: str) -> str:
-    """The backend that runs now, given why the native one cannot (empty: it can).
+def choose(op: str, obstacles: dict[str, str]) -> str:
+    """The backend that runs now, given why each cannot (empty: it can).
 
     Raises:
-        RuntimeError: if the native backend was asked for and cannot run.
+        RuntimeError: if a backend was asked for and cannot run.
     """
     forced = _forced.get()
-    if forced == "native" and native_obstacle:
-        raise RuntimeError(f"{op} cannot run by the native backend: {native_obstacle}")
-    return forced or ("portable" if native_obstacle else "native")
+    if forced is None:
+        return next(name for name in BACKENDS if not obstacles[name])
+    if obstacles[forced]:
+        raise RuntimeError(f"{op} cannot run by the {forced} backend: {obstacles[forced]}")
+    return forced
 
 
-def native_obstacle(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...]) -> str:
-    """Why compiled CPU kernels of ``dtypes`` cannot take these tensors; empty when they can."""
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        if tensor.device.type != "cpu":
-            return f"it computes on the CPU, and the tensors are on {tensor.device}"
-        if tensor.is_floating_point() and tensor.dtype not in dtypes:
-            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            return f"it computes in {names}, and got {str(tensor.dtype).removeprefix('torch.')}"
+def obstacles(q: Tensor, k: Tensor, v: Tensor, *others: Tensor | None) -> dict[str, str]:
+    """Why each backend cannot take these tensors; empty where it can."""
+    tensors = [x for x in (q, k, v, *others) if x is not None]
+    wrong = next((x.dtype for x in tensors if x.is_floating_point() and x.dtype not in COMPILED), 0)
+    if wrong:
+        names = ", ".join(_name(dtype) for dtype in COMPILED)
+        native = triton = f"it computes in {names}, and got {_name(wrong)}"
+    else:
+        native = _native_obstacle(q.device)
+        triton = _triton_obstacle(q.device, q.dtype, max(q.shape[4], v.shape[4]))
+    return {"native": native, "triton": triton, "portable": ""}
+
+
+def in_transform_obstacles() -> dict[str, str]:
+    """The same under a ``torch.func`` transform, which may ask for any derivative."""
+    why = "a torch.func transform is under way, which needs the portable form"
+    return {"native": why, "triton": why, "portable": ""}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _native_obstacle(device: torch.device) -> str:
+    if device.type != "cpu":
+        return f"it computes on the CPU, and the tensors are on {device}"
     return library.why_not()
+
+
+def _triton_obstacle(device: torch.device, dtype: torch.dtype, channels: int) -> str:
+    if device.type != "cuda" and not (device.type == "cpu" and _interpreted()):
+        return f"it computes on CUDA and ROCm GPUs, and the tensors are on {device}"
+    if _interpreted() and dtype is torch.bfloat16:
+        return "Triton's interpreter takes bfloat16 for integers"
+    if channels > _WIDEST:
+        return f"it takes heads of up to {_WIDEST} channels, and got {channels}"
+    return _no_triton(device)
+
+
+def _interpreted() -> bool:
+    """Whether Triton is told to interpret its kernels, which it then does on a CPU as well."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+@cache
+def _no_triton(device: torch.device) -> str:
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"it needs a GPU of compute capability 8.0, and {device} has {major}.{minor}"
+    return ""
+
+
+@contextmanager
+def launching_on(device: torch.device) -> Iterator[None]:
+    """Triton kernels started inside run on this device, at once and not as part of a graph."""
+    with set_wrap_triton_enabled(False):
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                yield
+        else:
+            yield
+
+
+def is_shown(backend: str) -> bool:
+    """Whether the compiler is to see the kernels of this backend instead of one opaque operator."""
+    return backend == "triton" and not _interpreted()
 
 
 def explainable(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import one_of, pair, probability
-from foveate.ops._backends import explainable, in_transform, native_obstacle
+from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, obstacles
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps
-from foveate.ops.local import native, operator, portable
+from foveate.ops.local import operator, portable
 
 BORDERS = ("shift", "zero", "mask", "reflect")
 
@@ -75,10 +75,7 @@ def local_attention(
 @explainable("local_attention")
 def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
     q, k, v, _, _, bias, _, _, key_mask, _ = _checked(*args, **_with_defaults(len(args), kwargs))
-    native_one = native_obstacle(q, k, v, bias, key_mask, dtypes=native.DTYPES)
-    if in_transform():
-        native_one = "a torch.func transform is under way, which needs the portable form"
-    return {"native": native_one, "portable": ""}
+    return in_transform_obstacles() if in_transform() else obstacles(q, k, v, bias, key_mask)
 
 
 def _with_defaults(given: int, kwargs: dict[str, object]) -> dict[str, object]:

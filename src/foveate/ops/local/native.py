@@ -12,8 +12,6 @@ from torch import Tensor
 from foveate.ops._dropout import threshold
 from foveate.ops.native import library
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 _BORDERS = {"shift": 0, "zero": 1, "mask": 2, "reflect": 3}
 _LAYOUT = "13q23q8q7q3q2d"  # fv_local in native/local_map.h
 _NONE = (0, 0, 0, 0)

@@ -1,19 +1,22 @@
 """Local attention as an operator of PyTorch: what compilers, counters and autograd see.
 
 ``foveate::local_attention`` and its backward are opaque to them; which backend computes is
-decided when they run. The forward keeps the log-sum-exp, never the weights; asked to do without,
-it may leave it NaN, as only the native backward needs it.
+decided when they run. Only the Triton kernels are shown to the compiler, which then starts them
+itself. The forward keeps the log-sum-exp, never the weights; asked to do without, it may leave it
+NaN, as only the compiled backends' backward needs it.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import choose, native_obstacle, recording
+from foveate.ops._backends import choose, is_shown, launching_on, obstacles, recording
 from foveate.ops.local import native, portable
 
 _ARGUMENTS = (
@@ -23,7 +26,7 @@ _ARGUMENTS = (
 _library = torch.library.Library("foveate", "FRAGMENT")
 _library.define(f"local_attention({_ARGUMENTS}, bool with_lse=True) -> (Tensor, Tensor)")
 _library.define(
-    "local_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor lse, "
+    "local_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor? out, Tensor lse, "
     f"bool bias_grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 local_attention = torch.ops.foveate.local_attention.default
@@ -31,8 +34,14 @@ _backward = torch.ops.foveate.local_attention_backward.default
 
 
 def _backend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> str:
-    obstacle = native_obstacle(q, k, v, bias, key_mask, dtypes=native.DTYPES)
-    return choose("local_attention", obstacle)
+    return choose("local_attention", obstacles(q, k, v, bias, key_mask))
+
+
+def _kernels() -> ModuleType:
+    """The Triton kernels; loaded by their first call."""
+    from foveate.ops.local import triton
+
+    return triton
 
 
 def _split(*arguments: Any) -> tuple[tuple, bool]:
@@ -43,8 +52,12 @@ def _split(*arguments: Any) -> tuple[tuple, bool]:
 @torch.library.impl(_library, "local_attention", "CompositeExplicitAutograd")
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     arguments, with_lse = _split(q, k, v, *rest)
-    if _backend(q, k, v, rest[2], rest[5]) == "native":
+    backend = _backend(q, k, v, rest[2], rest[5])
+    if backend == "native":
         out, lse = native.local_attention(*arguments)
+    elif backend == "triton":
+        with launching_on(q.device):
+            out, lse = _kernels().local_attention(*arguments)
     else:
         out, lse = portable.local_attention(*arguments, with_lse=with_lse)
     if lse is None:
@@ -61,6 +74,7 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _run_backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
+    out: Tensor | None,
     lse: Tensor,
     bias_grad: bool,
     q: Tensor,
@@ -68,8 +82,14 @@ def _run_backward(
     v: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if _backend(q, k, v, rest[2], rest[5]) == "native":
+    backend = _backend(q, k, v, rest[2], rest[5])
+    if backend == "native":
         return native.local_attention_backward(grad_out, grad_lse, lse, bias_grad, q, k, v, *rest)
+    if backend == "triton":
+        with launching_on(q.device):
+            return _kernels().local_attention_backward(
+                grad_out, grad_lse, out, lse, bias_grad, q, k, v, *rest
+            )
     with recording():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
         bias = rest[2].detach().requires_grad_() if bias_grad else rest[2]
@@ -87,6 +107,7 @@ def _run_backward(
 def _fake_backward(
     grad_out: Tensor,
     grad_lse: Tensor | None,
+    out: Tensor | None,
     lse: Tensor,
     bias_grad: bool,
     q: Tensor,
@@ -99,6 +120,28 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     d_bias = q.new_empty(0) if bias is None or not bias_grad else bias.new_empty(bias.shape)
     return *(x.new_empty(x.shape) for x in (q, k, v)), d_bias
+
+
+@torch.library.register_torch_dispatch(
+    "foveate::local_attention", FunctionalTensorMode, lib=_library
+)
+def _shown(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    q, k, v, _, _, bias, _, _, key_mask = args[:9]
+    if not is_shown(_backend(q, k, v, bias, key_mask)):
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return _kernels().local_attention(*_split(*args)[0])
+
+
+@torch.library.register_torch_dispatch(
+    "foveate::local_attention_backward", FunctionalTensorMode, lib=_library
+)
+def _shown_backward(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    q, k, v, _, _, bias, _, _, key_mask = args[5:14]
+    if not is_shown(_backend(q, k, v, bias, key_mask)):
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return _kernels().local_attention_backward(*args)
 
 
 def _differentiate(
@@ -121,17 +164,19 @@ class _LocalAttention(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         arguments, with_lse = _split(*arguments)
         q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p, seed = arguments
-        native_may_follow = not native_obstacle(q, k, v, bias, key_mask, dtypes=native.DTYPES)
+        against = obstacles(q, k, v, bias, key_mask)
+        compiled_may_follow = not (against["native"] and against["triton"])
         with torch._C._AutoDispatchBelowAutograd():
-            out, lse = local_attention(*arguments, with_lse or native_may_follow)
-        ctx.save_for_backward(lse, q, k, v, bias, key_mask, seed)
+            out, lse = local_attention(*arguments, with_lse or compiled_may_follow)
+        output = None if against["triton"] else out
+        ctx.save_for_backward(output, lse, q, k, v, bias, key_mask, seed)
         ctx.settings = kernel_size, dilation, scale, border, dropout_p
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple:
-        lse, q, k, v, bias, key_mask, seed = ctx.saved_tensors
+        out, lse, q, k, v, bias, key_mask, seed = ctx.saved_tensors
         kernel_size, dilation, scale, border, dropout_p = ctx.settings
         if grad_out is None:
             grad_out = v.new_zeros((*q.shape[:4], v.shape[4]))
@@ -143,7 +188,7 @@ class _LocalAttention(torch.autograd.Function):
             grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments) + 1))
-        dq, dk, dv, d_bias = _backward(grad_out, grad_lse, lse, bias_grad, *arguments)
+        dq, dk, dv, d_bias = _backward(grad_out, grad_lse, out, lse, bias_grad, *arguments)
         return dq, dk, dv, None, None, d_bias if bias_grad else None, *[None] * 6
 
 
@@ -179,6 +224,7 @@ def _flops(
 def _flops_backward(
     grad_shape: Any,
     grad_lse_shape: Any,
+    given_out_shape: Any,
     lse_shape: Any,
     bias_grad: bool,
     q_shape: Any,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import pair, probability
-from foveate.ops._backends import explainable, in_transform, native_obstacle
+from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, obstacles
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps
-from foveate.ops.slide import native, operator, portable
+from foveate.ops.slide import operator, portable
 
 
 def slide_attention(
@@ -66,11 +66,8 @@ def slide_attention(
 
 @explainable("slide_attention")
 def _obstacles(*args: object, **kwargs: object) -> dict[str, str]:
-    q, k, v, *weights = _checked(*args, **kwargs)[:7]
-    native_one = native_obstacle(q, k, v, *weights, dtypes=native.DTYPES)
-    if in_transform():
-        native_one = "a torch.func transform is under way, which needs the portable form"
-    return {"native": native_one, "portable": ""}
+    tensors = _checked(*args, **kwargs)[:7]
+    return in_transform_obstacles() if in_transform() else obstacles(*tensors)
 
 
 def _checked(

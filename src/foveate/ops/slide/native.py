@@ -11,8 +11,6 @@ from torch import Tensor
 from foveate.ops import _dropout
 from foveate.ops.native import library
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 _COMMON = "8q3q15q4q2qq4q2d"
 
 

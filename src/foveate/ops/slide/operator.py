@@ -1,8 +1,9 @@
 """Slide attention as an operator of PyTorch: what compilers, counters and autograd see.
 
 ``foveate::slide_attention`` and its backward are opaque to them; which backend computes is
-decided when they run. When a gradient will be asked for, the forward keeps the probabilities: one
-number a query and slot.
+decided when they run. Only the Triton kernels are shown to the compiler, which then starts them
+itself. When a gradient will be asked for, the forward keeps the probabilities: one number a query
+and slot.
 
 FLOPs are counted by the operator's meaning, whatever the backend: every slot's key and value is a
 depthwise convolution (``taps`` multiply-adds a channel), and meets its query and its probability
@@ -12,13 +13,15 @@ backward counts two such products for each, one where the convolutions' weights 
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import choose, native_obstacle, recording
+from foveate.ops._backends import choose, is_shown, launching_on, obstacles, recording
 from foveate.ops.slide import native, portable
 
 _ARGUMENTS = (
@@ -38,13 +41,24 @@ _backward = torch.ops.foveate.slide_attention_backward.default
 
 
 def _backend(tensors: tuple[Tensor, ...]) -> str:
-    return choose("slide_attention", native_obstacle(*tensors, dtypes=native.DTYPES))
+    return choose("slide_attention", obstacles(*tensors))
+
+
+def _kernels() -> ModuleType:
+    """The Triton kernels; loaded by their first call."""
+    from foveate.ops.slide import triton
+
+    return triton
 
 
 @torch.library.impl(_library, "slide_attention", "CompositeExplicitAutograd")
 def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
-    if _backend(arguments[:_TENSORS]) == "native":
+    backend = _backend(arguments[:_TENSORS])
+    if backend == "native":
         return native.slide_attention(*arguments)
+    if backend == "triton":
+        with launching_on(arguments[0].device):
+            return _kernels().slide_attention(*arguments)
     *meaning, keep = arguments
     out, probabilities = portable.slide_attention(*meaning)
     kept = probabilities.permute(0, 3, 4, 1, 2) if keep else probabilities.new_empty(0)
@@ -63,8 +77,14 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _run_backward(
     grad_out: Tensor, probabilities: Tensor, weight_grads: bool, *arguments: Any
 ) -> list[Tensor]:
-    if _backend(arguments[:_TENSORS]) == "native":
+    backend = _backend(arguments[:_TENSORS])
+    if backend == "native":
         return native.slide_attention_backward(grad_out, probabilities, weight_grads, *arguments)
+    if backend == "triton":
+        with launching_on(arguments[0].device):
+            return _kernels().slide_attention_backward(
+                grad_out, probabilities, weight_grads, *arguments
+            )
     with recording():
         tensors = [x.detach() for x in arguments[:_TENSORS]]
         wanted = [x.requires_grad_() for x in tensors[: _TENSORS if weight_grads else 3]]
@@ -77,6 +97,26 @@ def _fake_backward(
     grad_out: Tensor, probabilities: Tensor, weight_grads: bool, *arguments: Any
 ) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in arguments[: _TENSORS if weight_grads else 3]]
+
+
+@torch.library.register_torch_dispatch(
+    "foveate::slide_attention", FunctionalTensorMode, lib=_library
+)
+def _shown(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    if not is_shown(_backend(args[:_TENSORS])):
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return _kernels().slide_attention(*args)
+
+
+@torch.library.register_torch_dispatch(
+    "foveate::slide_attention_backward", FunctionalTensorMode, lib=_library
+)
+def _shown_backward(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    if not is_shown(_backend(args[3 : 3 + _TENSORS])):
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+    with mode:
+        return _kernels().slide_attention_backward(*args)
 
 
 def _differentiate(

@@ -1,0 +1,204 @@
+"""The Triton kernels: run in the interpreter or on a GPU, compiled for one that is not here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses import FakeTensorMode
+
+from foveate.ops import _backends, explain, local_attention, use_backend
+
+triton = pytest.importorskip("triton")
+interpreted = triton.knobs.runtime.interpret
+compiles = pytest.mark.skipif(interpreted, reason="Triton is told to interpret, not to compile")
+
+CASES = Path(__file__).with_name("triton_cases.py")
+ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = 227 << 10  # of one program on Hopper
+SPILLED = 128  # bytes of a thread
+
+
+def run_cases(*options):
+    """``triton_cases.py`` in a process of its own."""
+    on_gpu = torch.cuda.is_available()
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(CASES)],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "0" if on_gpu else "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert " passed" in result.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_kernels_are_the_portable_forms():
+    run_cases()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_kernels_are_the_portable_forms_in_a_sweep():
+    run_cases("-m", "slow")
+
+
+# ---- compiled for a GPU that need not be there
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What would be started, in place of starting it."""
+    from foveate.ops import _triton
+
+    caught = []
+
+    def catch(kernel, programs, configs, key, arguments):
+        assert programs(configs[0].kwargs) > 0
+        assert set(key) <= set(arguments)
+        caught.append((kernel, configs, arguments))
+
+    monkeypatch.setattr(_triton, "launch", catch)
+    return caught
+
+
+def launch_local(dim, dtype, kernel=(7, 7), bias=None, dilation=(1, 1), border="shift", p=0.0):
+    from foveate.ops.local import triton as kernels
+
+    size, heads = (2, 14, 20), 3
+    q, k, v = torch.empty(*size, 3, heads, dim, dtype=dtype).unbind(3)
+    biases = {
+        "table": torch.empty(heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1),
+        "each": torch.empty(*size, heads, *kernel),
+    }
+    mask = torch.ones(size, dtype=torch.bool) if p else None
+    seed = torch.tensor(3) if p else None
+    settings = (kernel, dilation, biases.get(bias), 0.3, border, mask, p, seed)
+    out, lse = kernels.local_attention(q, k, v, *settings)
+    grad_lse = lse if bias else None
+    kernels.local_attention_backward(out, grad_lse, out, lse, bias is not None, q, k, v, *settings)
+
+
+def launch_slide(dim, dtype, kernel=(3, 3), weight_dtype=None, p=0.0):
+    from foveate.ops.slide import triton as kernels
+
+    heads, slots = 3, kernel[0] * kernel[1]
+    q, k, v = torch.empty(2, 14, 20, 3, heads, dim, dtype=dtype).unbind(3)
+    shapes = [(slots, slots, dim), (heads, slots, dim), (slots, slots, dim), (1, slots, dim)]
+    weights = [torch.empty(shape, dtype=weight_dtype or dtype) for shape in shapes]
+    settings = (kernel, 0.3, p, torch.tensor(3) if p else None)
+    out, kept = kernels.slide_attention(q, k, v, *weights, *settings, True)
+    kernels.slide_attention_backward(out, kept, True, q, k, v, *weights, *settings)
+
+
+def compile_all(launches, every_config=False):
+    """Each distinct kernel of what was launched, for Hopper."""
+    from tests.ops.triton_target import compile_kernel
+
+    assert launches
+    for kernel, configs, arguments in launches:
+        for config in configs if every_config else configs[:1]:
+            usage = compile_kernel(kernel, config, arguments)
+            assert usage.shared <= SHARED_MEMORY, (kernel.__name__, config, usage)
+            if not every_config:  # the search leaves out what spills more
+                assert usage.stack <= SPILLED, (kernel.__name__, config, usage)
+
+
+LOCAL = {
+    "bfloat16": {"dim": 32, "dtype": torch.bfloat16, "bias": "table"},
+    "float16, dropout": {
+        "dim": 24, "dtype": torch.float16, "bias": "each", "p": 0.1, "dilation": (2, 3),
+        "border": "reflect", "kernel": (4, 5),
+    },
+    "float32": {"dim": 32, "dtype": torch.float32, "border": "zero"},
+}  # fmt: skip
+
+
+@compiles
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_kernels_compile(name, launches):
+    launch_local(**LOCAL[name])
+    compile_all(launches)
+
+
+@compiles
+@pytest.mark.parametrize(("dtype", "p"), [(torch.bfloat16, 0.1), (torch.float32, 0.0)])
+def test_slide_kernels_compile(dtype, p, launches):
+    launch_slide(32, dtype, weight_dtype=torch.float32, p=p)
+    compile_all(launches)
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [16, 32, 64, 128, 256])
+def test_every_config_compiles(dim, dtype, launches):
+    for border in ("shift", "zero", "mask", "reflect"):
+        launch_local(dim, dtype, border=border, bias="table" if border == "shift" else None)
+    launch_slide(dim, dtype)
+    launch_slide(dim, dtype, kernel=(7, 7))
+    compile_all(launches, every_config=True)
+
+
+# ---- as a backend
+
+
+class Hopper:
+    """The part of a Triton driver that tracing asks."""
+
+    def get_current_target(self):
+        from tests.ops.triton_target import HOPPER
+
+        return HOPPER
+
+    def get_current_device(self):
+        return 0
+
+
+@compiles
+def test_the_compiler_sees_the_kernels(monkeypatch):
+    monkeypatch.setattr(_backends, "_no_triton", lambda device: "")
+    driver = triton.runtime.driver
+    monkeypatch.setattr(driver, "_active", Hopper())
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    def run(q, k, v, table):
+        return local_attention(q, k, v, 3, bias=table) * 2
+
+    def run_backward(grad, lse, q, k, v, table):
+        return torch.ops.foveate.local_attention_backward(
+            grad, None, grad, lse, True, q, k, v, [3, 3], [1, 1], table, 0.5, "shift", None, 0.0,
+            None,
+        )  # fmt: skip
+
+    for function, kernels in ((run, 1), (run_backward, 3)):
+        with FakeTensorMode(), torch.no_grad():
+            q, k, v = torch.empty(2, 14, 20, 3, 3, 32, device="cuda").unbind(3)
+            inputs = q, k, v, torch.empty(3, 5, 5, device="cuda")
+            if kernels == 3:
+                inputs = q, q[..., 0], *inputs
+            compiled = torch.compile(
+                function, backend=aot_autograd(fw_compiler=keep), fullgraph=True, dynamic=True
+            )
+            compiled(*inputs)
+        assert sum("triton_kernel_wrapper" in target for target in graphs[-1]) == kernels
+        assert not any("foveate" in target for target in graphs[-1])
+
+
+def test_explain_tells_why_not_triton():
+    q = torch.randn(1, 5, 5, 1, 4)
+    if not interpreted:
+        assert "triton: cannot: it computes on CUDA" in explain("local_attention", q, q, q, 3)
+        with use_backend("triton"), pytest.raises(RuntimeError, match="tensors are on cpu"):
+            local_attention(q, q, q, 3)
