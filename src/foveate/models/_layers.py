@@ -7,13 +7,18 @@ as one step whatever pads by the shape of its map.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from foveate.arguments import pair
+from foveate.contracts import Attention
 from foveate.layout import pad_to_multiple, to_channels_last
+from foveate.registry import create_attention, describe, option_names
 
 
 class MapMlp(nn.Module):
@@ -111,6 +116,7 @@ class Block(nn.Module):
         drop_path: probability that a branch is left out for a sample.
         layer_scale: first value of a learned factor per channel of each branch; None for none.
         eps: of the norms.
+        act: activation of the MLP.
     """
 
     def __init__(
@@ -122,19 +128,46 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         eps: float = 1e-5,
+        act: type[nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(dim, eps=eps)
         self.attention = attention
         self.scale1 = _scale(dim, layer_scale)
         self.norm2 = LayerNorm2d(dim, eps=eps)
-        self.mlp = MapMlp(dim, int(dim * mlp_ratio), drop)
+        self.mlp = MapMlp(dim, int(dim * mlp_ratio), drop, act)
         self.scale2 = _scale(dim, layer_scale)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+def create_mixer(name: str, dim: int, **options: Any) -> Attention:
+    """The mixer ``name`` with those of a stage's settings that it has an option for."""
+    known = option_names(describe(name))
+    settings = {option: value for option, value in options.items() if option in known}
+    return create_attention(name, dim, role="mixer", **settings)
+
+
+def check_stages(**settings: Sequence[Any]) -> None:
+    """Refuse settings that do not all have one entry a stage.
+
+    Raises:
+        ValueError: if their lengths differ.
+    """
+    if len({len(setting) for setting in settings.values()}) > 1:
+        given = ", ".join(f"{name}={tuple(setting)}" for name, setting in settings.items())
+        raise ValueError(f"expected one entry a stage in each of {given}")
+
+
+def drop_together(drop_path: nn.Module, *branches: Tensor) -> tuple[Tensor, ...]:
+    """Branches (B, C, ., .) of one residual: a sample is left out of all of them or of none."""
+    if not drop_path.training or isinstance(drop_path, nn.Identity):
+        return branches
+    kept = drop_path(branches[0].new_ones(branches[0].shape[0], 1, 1, 1))
+    return tuple(branch * kept for branch in branches)
 
 
 def init_trunc_normal(model: nn.Module, *kinds: type[nn.Module]) -> None:

@@ -42,7 +42,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
+from foveate.models._layers import MapMlp, PatchEmbed, drop_together, init_trunc_normal
 
 __all__ = ["MSGTransformer", "msg_base", "msg_small", "msg_tiny"]
 
@@ -128,20 +128,15 @@ class MessengerBlock(nn.Module):
         x, messengers = maps
         rows, columns = messengers.shape[2:]
         y, told = self.attention.exchange(self.norm1(x), map_to_tokens(self.norm1(messengers)))
-        y, told = self._drop(y, told.transpose(1, 2).unflatten(2, (rows, columns)))
+        told = told.transpose(1, 2).unflatten(2, (rows, columns))
+        y, told = drop_together(self.drop_path, y, told)
         x, messengers = x + y, messengers + told
         if self.region > 1:
             tokens = shuffle_messengers(map_to_tokens(messengers), (rows, columns), self.region)
             messengers = tokens_to_map(tokens, rows, columns, like=messengers)
-        y, told = self._drop(self.mlp(self.norm2(x)), self.mlp(self.norm2(messengers)))
+        y, told = self.mlp(self.norm2(x)), self.mlp(self.norm2(messengers))
+        y, told = drop_together(self.drop_path, y, told)
         return x + y, messengers + told
-
-    def _drop(self, y: Tensor, told: Tensor) -> Maps:
-        """The same samples are left out of both."""
-        if not self.training or isinstance(self.drop_path, nn.Identity):
-            return y, told
-        kept = self.drop_path(y.new_ones(y.shape[0], 1, 1, 1))
-        return y * kept, told * kept
 
 
 class Halve(nn.Module):
