@@ -32,8 +32,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import Block, PatchEmbed, init_trunc_normal
-from foveate.registry import create_attention
+from foveate.models._layers import Block, PatchEmbed, check_stages, create_mixer, init_trunc_normal
 
 __all__ = [
     "CSWinTransformer",
@@ -83,19 +82,24 @@ class CSWinTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
+        check_stages(
+            depths=depths,
+            dims=dims,
+            num_heads=num_heads,
+            split_size=split_size,
+            attention=attention,
+        )
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
 
         def block(level: int, rate: float) -> Block:
-            stripes = {"split_size": split_size[level]}
-            mixer = create_attention(
+            mixer = create_mixer(
                 attention[level],
                 dims[level],
-                role="mixer",
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,
                 proj_drop=proj_drop_rate,
-                **(stripes if attention[level] == "cross_shaped" else {}),
+                split_size=split_size[level],
             )
             return Block(dims[level], mixer, mlp_ratio, proj_drop_rate, rate)
 

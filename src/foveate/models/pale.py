@@ -38,7 +38,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import Block, PatchEmbed, init_trunc_normal
+from foveate.models._layers import Block, PatchEmbed, check_stages, init_trunc_normal
 
 __all__ = ["PaleTransformer", "pale_base", "pale_small", "pale_tiny"]
 
@@ -95,6 +95,7 @@ class PaleTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
+        check_stages(depths=depths, dims=dims, num_heads=num_heads)
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
 
         def block(level: int, rate: float) -> PaleBlock:

@@ -39,8 +39,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import Block, PatchEmbed, init_trunc_normal
-from foveate.registry import create_attention
+from foveate.models._layers import Block, PatchEmbed, check_stages, create_mixer, init_trunc_normal
 
 __all__ = ["PyramidVisionTransformer", "pvt_large", "pvt_medium", "pvt_small", "pvt_tiny"]
 
@@ -156,6 +155,14 @@ class PyramidVisionTransformer(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
+        check_stages(
+            depths=depths,
+            dims=dims,
+            num_heads=num_heads,
+            sr_ratios=sr_ratios,
+            attention=attention,
+            mlp_ratios=mlp_ratios,
+        )
         if attention[-1] != "spatial_reduction" or sr_ratios[-1] != 1:
             raise ValueError(
                 "the last stage attends to the class token and the whole map, by "
@@ -164,16 +171,14 @@ class PyramidVisionTransformer(Backbone):
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
 
         def block(level: int, rate: float) -> Block:
-            reduction = {"sr_ratio": sr_ratios[level]}
-            mixer = create_attention(
+            mixer = create_mixer(
                 attention[level],
                 dims[level],
-                role="mixer",
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,
                 proj_drop=proj_drop_rate,
-                **(reduction if attention[level] == "spatial_reduction" else {}),
+                sr_ratio=sr_ratios[level],
             )
             return Block(dims[level], mixer, mlp_ratios[level], proj_drop_rate, rate, eps=1e-6)
 

@@ -27,8 +27,14 @@ from torch import Tensor, nn
 
 from foveate.layout import to_channels_last
 from foveate.models._backbone import Backbone, Published, Stage, cfg, create
-from foveate.models._layers import Block, MapMlp, PatchEmbed, init_trunc_normal
-from foveate.registry import create_attention
+from foveate.models._layers import (
+    Block,
+    MapMlp,
+    PatchEmbed,
+    check_stages,
+    create_mixer,
+    init_trunc_normal,
+)
 
 __all__ = [
     "SlidePVTv2",
@@ -115,19 +121,25 @@ class SlidePVTv2(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
+        check_stages(
+            depths=depths,
+            dims=dims,
+            num_heads=num_heads,
+            sr_ratios=sr_ratios,
+            attention=attention,
+            mlp_ratios=mlp_ratios,
+        )
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
 
         def block(level: int, rate: float) -> ConvolutionBlock:
-            reduction = {"sr_ratio": sr_ratios[level]}
-            mixer = create_attention(
+            mixer = create_mixer(
                 attention[level],
                 dims[level],
-                role="mixer",
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,
                 proj_drop=proj_drop_rate,
-                **(reduction if attention[level] == "spatial_reduction" else {}),
+                sr_ratio=sr_ratios[level],
             )
             return ConvolutionBlock(dims[level], mixer, mlp_ratios[level], proj_drop_rate, rate)
 

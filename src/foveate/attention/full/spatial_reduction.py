@@ -18,6 +18,8 @@ smaller than r, refused there, is padded with zeros to r.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,11 +86,7 @@ class SpatialReductionAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        q = self._heads(self.q(layout.map_to_tokens(x)))  # (B, h, H*W, D)
-        k, v = map(self._heads, self.kv(self._reduce(x)).chunk(2, -1))  # (B, h, M, D)
-        dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
-        y = self.proj_drop(self.proj(layout.merge_heads(y.transpose(1, 2))))
+        y = self.proj_drop(self.proj(self._attend(*self._project(x))))
         return layout.tokens_to_map(y, *x.shape[2:], like=x)
 
     def multiply_adds(self, height: int, width: int) -> int:
@@ -97,9 +95,20 @@ class SpatialReductionAttention(Mixer):
             keys = _POOLED**2
             reduction = keys * self.dim**2
         else:
-            keys = max(height // self.sr_ratio, 1) * max(width // self.sr_ratio, 1)
+            keys = math.prod(self._reduced_size(height, width))
             reduction = keys * self.sr_ratio**2 * self.dim**2 if self.sr_ratio > 1 else 0
         return reduction + 2 * (cells + keys) * self.dim**2 + 2 * cells * keys * self.dim
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``(B, H*W, C)``, then keys and values ``(B, M, C)``."""
+        k, v = self.kv(self._reduce(x)).chunk(2, -1)
+        return self.q(layout.map_to_tokens(x)), k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dropout_p = self.attn_drop if self.training else 0.0
+        q, k, v = map(self._heads, (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)  # (B, h, H*W, D)
+        return layout.merge_heads(y.transpose(1, 2))
 
     def _reduce(self, x: Tensor) -> Tensor:
         """``(B, M, C)``."""
@@ -113,6 +122,9 @@ class SpatialReductionAttention(Mixer):
             down, right = max(self.sr_ratio - height, 0), max(self.sr_ratio - width, 0)
             x = F.pad(x, (0, right, 0, down)) if down or right else x
         return self.norm(layout.map_to_tokens(self.sr(x)))
+
+    def _reduced_size(self, height: int, width: int) -> tuple[int, int]:
+        return max(height // self.sr_ratio, 1), max(width // self.sr_ratio, 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return layout.split_heads(x, self.num_heads).transpose(1, 2)
