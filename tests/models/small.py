@@ -73,5 +73,5 @@ SMALL: dict[str, dict[str, Any]] = {
     "slide_nat_mini": {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 2, 2, 4)},
     "acmix_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "kernel_size": 3},
     "sasa_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "num_heads": 2},
-    "ran56": {"stem_dim": 8, "dims": (16, 24, 32, 48), "modules": (1, 2, 1)},
+    "ran56": {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (2, 1, 1), "trunk_blocks": 1},
 }

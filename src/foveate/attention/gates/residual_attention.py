@@ -32,22 +32,34 @@ from foveate.registry import register
 
 
 class PreActivationBlock(nn.Module):
-    """A residual bottleneck: 1x1, 3x3, 1x1, each behind a batch norm and a ReLU."""
+    """A residual bottleneck: 1x1, 3x3, 1x1, each behind a batch norm and a ReLU.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: channels in.
+        out: channels out; ``dim`` by default.
+        stride: of the 3x3 convolution. Where it or the channels change the map, the shortcut is a
+            1x1 convolution of the activated input.
+    """
+
+    def __init__(self, dim: int, out: int | None = None, stride: int = 1) -> None:
         super().__init__()
-        width = dim // 4
+        out = dim if out is None else out
+        width = out // 4
         self.bn1 = nn.BatchNorm2d(dim)
         self.conv1 = nn.Conv2d(dim, width, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, dim, 1, bias=False)
+        self.conv3 = nn.Conv2d(width, out, 1, bias=False)
+        same = stride == 1 and out == dim
+        self.conv4 = None if same else nn.Conv2d(dim, out, 1, stride, bias=False)
+        self.drop_path = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.bn1(x).relu())
-        y = self.conv2(self.bn2(y).relu())
-        return x + self.conv3(self.bn3(y).relu())
+        y = self.bn1(x).relu()
+        shortcut = x if self.conv4 is None else self.conv4(y)
+        y = self.conv2(self.bn2(self.conv1(y)).relu())
+        return shortcut + self.drop_path(self.conv3(self.bn3(y).relu()))
 
 
 @register(

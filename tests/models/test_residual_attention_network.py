@@ -1,0 +1,42 @@
+"""The stem's pooling, the form for small images, and stochastic depth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers import DropPath
+from torch.nn import functional as F
+
+from foveate.models.residual_attention_network import CaffePool, ResidualAttentionNetwork
+
+NARROW = {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (1, 1, 0), "trunk_blocks": 1}
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 2)])
+def test_pooling_is_caffes_and_loses_no_odd_row(size):
+    x = torch.randn(2, 3, *size)
+    y = CaffePool()(x)
+    assert list(y.shape[2:]) == [-(-side // 2) for side in size]
+    if size != (1, 2):
+        caffe = F.max_pool2d(x, 3, 2, ceil_mode=True)
+        assert torch.equal(y[..., : caffe.shape[2], : caffe.shape[3]], caffe)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("port", [False, True])
+def test_small_images_lose_two_halvings_only(port):
+    model = ResidualAttentionNetwork(small_images=True, port=port, num_classes=10, **NARROW).eval()
+    maps = model.forward_intermediates(torch.randn(2, 3, 32, 20), intermediates_only=True)
+    assert [tuple(x.shape[2:]) for x in maps] == [(32, 20), (16, 10), (8, 5), (8, 5)]
+
+
+def test_stochastic_depth_rises_over_the_residual_blocks():
+    model = ResidualAttentionNetwork(drop_path_rate=0.2, **NARROW)
+    rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.2)
+
+
+def test_stages_must_agree():
+    with pytest.raises(ValueError, match="one number for each stage but the last"):
+        ResidualAttentionNetwork(modules=(1, 1))
