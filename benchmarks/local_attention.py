@@ -4,105 +4,31 @@ Everything gets the same q, k, v: views of one projection's output ``(B, H, W, 3
 repetitions of all contestants are interleaved, so that a busy moment strikes all alike; medians
 are shown. ``peak`` is the float32 rate of a large matrix multiply on the same threads.
 
-    python benchmarks/local_attention.py --json local.json
+    python -m benchmarks.local_attention --save
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.measure import machine, matmul_peak, peak_memory, save, timed
+from benchmarks.peers import (
+    Maps,
+    by_depthwise,
+    by_flex,
+    by_full_attention,
+    by_natten,
+    by_unfold,
+    by_windows,
+    slide_weights,
+)
 from foveate import ops
-from foveate.ops.native import library
-
-Maps = Sequence[Tensor]  # q, k, v: (B, H, W, heads, D)
-
-
-def by_unfold(q: Tensor, k: Tensor, v: Tensor, kernel: int) -> Tensor:
-    """im2col: every query's keys and values side by side in memory; zero padding."""
-    batch, height, width, heads, dim = q.shape
-
-    def windows(x: Tensor) -> Tensor:
-        x = x.flatten(3).permute(0, 3, 1, 2)
-        x = F.unfold(x, kernel, padding=kernel // 2)
-        return x.view(batch, heads, dim, kernel * kernel, height * width)
-
-    query = q.flatten(3).permute(0, 3, 1, 2).reshape(batch, heads, dim, 1, height * width)
-    logits = (query * dim**-0.5 * windows(k)).sum(2)  # (B, h, k*k, N)
-    out = (logits.softmax(2).unsqueeze(2) * windows(v)).sum(3)
-    return out.view(batch, heads, dim, height, width).permute(0, 3, 4, 1, 2)
-
-
-def by_flex(height: int, width: int, kernel: int) -> Callable[..., Tensor]:
-    """Compiled FlexAttention whose block mask is the neighbourhood."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    half = kernel // 2
-
-    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        row = (query // width).clamp(half, height - 1 - half)
-        column = (query % width).clamp(half, width - 1 - half)
-        return ((row - key // width).abs() <= half) & ((column - key % width).abs() <= half)
-
-    mask = create_block_mask(near, None, None, height * width, height * width, device="cpu")
-    compiled = torch.compile(flex_attention, dynamic=False)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
-        return compiled(q, k, v, block_mask=mask)
-
-    return attend
-
-
-def by_windows(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Swin's window attention through SDPA: each query sees its window, wherever it stands."""
-    batch, height, width, heads, dim = q.shape
-
-    def partition(x: Tensor) -> Tensor:
-        x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).permute(0, 1, 3, 5, 2, 4, 6)
-        return x.reshape(-1, heads, window * window, dim)
-
-    out = F.scaled_dot_product_attention(*(partition(x) for x in (q, k, v)))
-    out = out.view(batch, height // window, width // window, heads, window, window, dim)
-    return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, heads, dim)
-
-
-def slide_weights(heads: int, dim: int, kernel: int) -> list[Tensor]:
-    """The fused slide operator's depthwise kernels and biases, for keys and for values."""
-    slots = kernel * kernel
-    weight = torch.eye(slots).unsqueeze(-1).repeat(1, 1, dim)
-    return [
-        x
-        for _ in range(2)
-        for x in (weight + 0.1 * torch.randn_like(weight), 0.1 * torch.randn(heads, slots, dim))
-    ]
-
-
-def by_depthwise(q: Tensor, k: Tensor, v: Tensor, weights: list[Tensor], kernel: int) -> Tensor:
-    """Slide attention in its published form: depthwise convolutions make all shifted maps."""
-    batch, height, width, heads, dim = q.shape
-    slots = kernel * kernel
-
-    def shifted(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        x = x.permute(0, 3, 4, 1, 2).reshape(batch * heads, dim, height, width)
-        filters = weight.permute(2, 0, 1).reshape(dim * slots, 1, kernel, kernel)
-        x = F.conv2d(x, filters, padding=kernel // 2, groups=dim)
-        x = x.view(batch, heads, dim, slots, height, width)
-        return x + bias.transpose(1, 2)[:, :, :, None, None]
-
-    query = q.permute(0, 3, 4, 1, 2).unsqueeze(3) * dim**-0.5
-    logits = (query * shifted(k, *weights[:2])).sum(2, keepdim=True)
-    out = (logits.softmax(3) * shifted(v, *weights[2:])).sum(3)
-    return out.permute(0, 3, 4, 1, 2)
 
 
 def contestants(size: tuple[int, ...], kernel: int, slide_kernel: int) -> dict[str, Callable]:
@@ -113,45 +39,21 @@ def contestants(size: tuple[int, ...], kernel: int, slide_kernel: int) -> dict[s
         f"im2col {kernel}x{kernel}": partial(by_unfold, kernel=kernel),
         f"compiled FlexAttention {kernel}x{kernel}": by_flex(height, width, kernel),
         f"window SDPA {kernel}x{kernel}": partial(by_windows, window=kernel),
+        "full SDPA": by_full_attention,
     }
+    if find_spec("natten"):
+        found[f"NATTEN {kernel}x{kernel}"] = partial(by_natten, kernel=kernel)
     weights = slide_weights(heads, dim, slide_kernel)
     name = f"{slide_kernel}x{slide_kernel}"
-    if hasattr(ops, "slide_attention"):
-        found[f"slide {name}"] = lambda q, k, v: ops.slide_attention(
-            q, k, v, *weights, kernel_size=slide_kernel
-        )
+    found[f"slide {name}"] = lambda q, k, v: ops.slide_attention(
+        q, k, v, *weights, kernel_size=slide_kernel
+    )
     found[f"slide {name}, depthwise"] = partial(by_depthwise, weights=weights, kernel=slide_kernel)
     return found
 
 
-def training(function: Callable, maps: Maps, grad: Tensor) -> Callable[[], object]:
-    return lambda: torch.autograd.grad(function(*maps), maps, grad)
-
-
-def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each, one repetition of all after the other."""
-    for run in runs.values():
-        run(), run()
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes that PyTorch's allocator holds at most, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        result = run()
-        del result
-    held = most = 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+def train(function: Callable, maps: Maps, grad: Tensor) -> object:
+    return torch.autograd.grad(function(*maps), maps, grad)
 
 
 def measure(size: tuple[int, ...], kernel: int, slide_kernel: int, repetitions: int) -> dict:
@@ -162,20 +64,19 @@ def measure(size: tuple[int, ...], kernel: int, slide_kernel: int, repetitions: 
     leaves = [x.detach().requires_grad_() for x in maps]
     grad = torch.randn(size)
     functions = contestants(size, kernel, slide_kernel)
-    square = torch.randn(1536, 1536)
 
     def forward(function: Callable) -> object:
         with torch.no_grad():
             return function(*maps)
 
-    runs: dict[str, Callable[[], object]] = {"peak": lambda: square @ square}
+    runs: dict[str, Callable[[], object]] = {}
     for name, function in functions.items():
         runs[f"{name} forward"] = partial(forward, function)
-        if "Flex" not in name:  # no backward on CPUs
-            runs[f"{name} training"] = training(function, leaves, grad)
+        if "Flex" not in name and "NATTEN" not in name:  # no backward on CPUs
+            runs[f"{name} training"] = partial(train, function, leaves, grad)
     seconds = timed(runs, repetitions)
 
-    peak = 2 * len(square) ** 3 / seconds["peak"]
+    peak = matmul_peak()
     maps_bytes = 2 * sum(x.numel() * x.element_size() for x in leaves)
     rows = []
     for name in functions:
@@ -195,9 +96,6 @@ def measure(size: tuple[int, ...], kernel: int, slide_kernel: int, repetitions: 
         )
     return {
         "size": list(size),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "native": library.instruction_set() if library.available() else library.why_not(),
         "peak_gflops": peak / 1e9,
         "maps_and_gradients_bytes": maps_bytes,
         "rows": rows,
@@ -205,11 +103,11 @@ def measure(size: tuple[int, ...], kernel: int, slide_kernel: int, repetitions: 
 
 
 def table(result: dict) -> str:
+    """The figures as a Markdown table."""
     batch, height, width, heads, dim = result["size"]
     ours = result["rows"][0]
     lines = [
-        f"{batch} images {height}x{width}, {heads} heads of {dim}, float32, "
-        f"{result['threads']} threads, native kernels: {result['native']}",
+        f"{batch} images {height}x{width}, {heads} heads of {dim}, float32; {machine()}",
         f"matrix multiply: {result['peak_gflops']:.0f} GFLOP/s",
         "",
         "| | forward, ms | times ours | forward + backward, ms | times ours | GFLOP/s, forward "
@@ -244,16 +142,15 @@ def main() -> None:
     parser.add_argument("--slide-kernel", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--save", action="store_true", help="keep the figures in results/")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     size = (given.batch, given.height, given.width, given.heads, given.dim)
     result = measure(size, given.kernel, given.slide_kernel, given.repetitions)
     print(table(result))
-    if given.json:
-        with open(given.json, "w") as file:
-            json.dump(result, file, indent=1)
+    if given.save:
+        print(save("local_attention", result))
 
 
 if __name__ == "__main__":

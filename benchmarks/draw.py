@@ -1,0 +1,142 @@
+"""Draws what ``results/`` holds into ``docs/performance.md``, between its marks.
+
+python -m benchmarks.draw
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from benchmarks.measure import RESULTS
+
+DOCS = RESULTS.parent.parent / "docs"
+PAGE = DOCS / "performance.md"
+BEGIN, END = "<!-- drawn from benchmarks/results -->", "<!-- end of what is drawn -->"
+AXES = {"side": "side of the map, pixels", "kernel": "side of the kernel", "batch": "batch"}
+
+Result = dict[str, Any]
+
+
+def page() -> str:
+    """A section for every machine that results were kept of."""
+    sections = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        results = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        sections += section(folder.name, results)
+    return "\n".join(sections)
+
+
+def section(name: str, results: dict[str, Result]) -> list[str]:
+    """What one machine's results say."""
+    lines = ["", f"## {machine(next(iter(results.values())))}", ""]
+    if "local_attention" in results:
+        lines += [*headline(results["local_attention"]), ""]
+    if "scaling" in results:
+        figure = f"scaling_{name}.png"
+        draw_scaling(results["scaling"], DOCS / "images" / figure)
+        lines += [f"![Time a pixel as map, kernel and batch grow](images/{figure})", ""]
+        lines += [*growth(results["scaling"]), ""]
+    if "models" in results:
+        lines += [*models(results["models"]), ""]
+    return lines
+
+
+def machine(result: Result) -> str:
+    threads = f", {result['threads']} threads" if "threads" in result else ""
+    return f"{result['device']}{threads}, PyTorch {result['torch'].partition('+')[0]}"
+
+
+def headline(result: Result) -> list[str]:
+    """Local and slide attention beside what else computes them."""
+    batch, height, width, heads, dim = result["size"]
+    ours = {"local": result["rows"][0]}
+    ours["slide"] = next(row for row in result["rows"] if row["name"].startswith("slide"))
+    lines = [
+        f"{batch} images of {height}x{width}, {heads} heads of {dim} channels, float32; large matrix "
+        f"multiplies run at {result['peak_gflops']:.0f} GFLOP/s.",
+        "",
+        "| | forward, ms | times ours | forward + backward, ms | times ours "
+        "| GFLOP/s, forward | of peak | extra memory |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["rows"]:
+        reference = ours["slide" if row["name"].startswith("slide") else "local"]
+        both = row["training_ms"]
+        cells = [
+            row["name"],
+            f"{row['forward_ms']:.2f}",
+            f"{row['forward_ms'] / reference['forward_ms']:.1f}",
+            f"{both:.1f}" if both else "none",
+            f"{both / reference['training_ms']:.1f}" if both else "",
+            f"{row['gflops']:.0f}",
+            f"{row['share_of_peak']:.0%}",
+            f"{row['extra_memory']:.2f}" if both else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def series(result: Result, axis: str) -> dict[str, list[tuple[int, Result]]]:
+    """The rows of one series by contestant, in the order of what grows."""
+    found: dict[str, list[tuple[int, Result]]] = {}
+    for row in result["rows"]:
+        if row["series"] == axis:
+            found.setdefault(row["name"], []).append((row[axis], row))
+    return found
+
+
+def draw_scaling(result: Result, path: Path) -> None:
+    """Time a pixel against map, kernel and batch, on logarithmic scales."""
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained", sharey=True)
+    for panel, (axis, label) in zip(panels, AXES.items(), strict=True):
+        for name, points in series(result, axis).items():
+            if axis == "kernel" and name == "slide 3x3":
+                continue
+            x = [value for value, _ in points]
+            panel.plot(x, [row["nanoseconds_a_pixel"] for _, row in points], "o-", label=name)
+        panel.set(xscale="log", yscale="log", xlabel=label, xticks=x, xticklabels=x)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("nanoseconds a pixel, forward")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def growth(result: Result) -> list[str]:
+    """How much more a pixel costs on the largest map than at 56x56."""
+    lines = ["| 448x448 against 56x56, one image | time a pixel | extra memory a pixel |"]
+    lines.append("|---|--:|--:|")
+    for name, points in series(result, "side").items():
+        by_side = dict(points)
+        if 448 in by_side:
+            ratios = [
+                by_side[448][key] / by_side[56][key]
+                for key in ("nanoseconds_a_pixel", "bytes_a_pixel")
+            ]
+            lines.append(f"| {name} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return lines
+
+
+def models(result: Result) -> list[str]:
+    """Whole networks beside timm's."""
+    rows = result["rows"]
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    for row in rows:
+        values = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
+        lines.append("| " + " | ".join(values) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(before + BEGIN + "\n" + page() + "\n" + END + after)

@@ -1,0 +1,77 @@
+"""How the benchmarks measure, and where their figures are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from foveate.analysis.profile import device_name
+from foveate.ops.native import library
+
+# PyTorch's recorder greets on standard error unless told not to before its first use.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of each, one repetition of all after the other."""
+    for run in runs.values():
+        run(), run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def matmul_peak(repetitions: int = 9) -> float:
+    """FLOP/s of a large float32 matrix multiply on this process's threads."""
+    square = torch.randn(1536, 1536)
+    seconds = timed({"peak": lambda: square @ square}, repetitions)["peak"]
+    return 2 * len(square) ** 3 / seconds
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes that PyTorch's allocator holds at most, beyond what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        result = run()
+        del result
+    held = most = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures depend on."""
+    kernels = library.instruction_set() if library.available() else library.why_not()
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "native": kernels,
+    }
+
+
+def save(benchmark: str, result: dict[str, Any], device: str = "cpu") -> Path:
+    """Keep a result as ``results/HARDWARE/BENCHMARK.json``."""
+    names = [device_name(device), *([f"{torch.get_num_threads()} threads"] * (device == "cpu"))]
+    hardware = re.sub(r"[^a-z0-9]+", "_", " ".join(names).lower()).strip("_")
+    path = RESULTS / hardware / f"{benchmark}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**machine(device), **result}, indent=1) + "\n")
+    return path
