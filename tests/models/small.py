@@ -32,11 +32,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "hidden": 64,
     },
     "pale_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
-    "conformer_tiny": {"base_dim": 16, "embed_dim": 32, "num_heads": 2, "depth": 6},
+    "conformer_tiny": {"base_channel": 16, "embed_dim": 32, "num_heads": 2, "depth": 6},
     "dsnet_tiny": {"depths": (1, 1, 1, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "localvit_tiny": {"embed_dim": 48, "depth": 3, "reduction": 48},
     "pvt_tiny": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)},
     "pyramid_pico": {},
+    "seaformer_tiny": {"dims": (16, 16, 24, 32, 48), "depths": (1, 1), "num_heads": 2},
     "shuffle_tiny": {
         "stem_dim": 8,
         "dims": (16, 32, 48, 64),
@@ -74,4 +75,5 @@ SMALL: dict[str, dict[str, Any]] = {
     "acmix_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "kernel_size": 3},
     "sasa_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "num_heads": 2},
     "ran56": {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (2, 1, 1), "trunk_blocks": 1},
+    "rga_resnet50": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "img_size": (64, 32)},
 }
