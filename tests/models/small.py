@@ -76,4 +76,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "sasa_resnet26": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "num_heads": 2},
     "ran56": {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (2, 1, 1), "trunk_blocks": 1},
     "rga_resnet50": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "img_size": (64, 32)},
+    "san10_patchwise": {"layers": (1, 1, 1, 1, 1), "kernels": (3,) * 5, "dims": (32,) * 4 + (64,)},
+    "acmix_san10": {"layers": (1, 1, 1, 1, 1), "kernels": (3,) * 5, "dims": (32,) * 4 + (64,)},
 }

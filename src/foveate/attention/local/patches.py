@@ -52,9 +52,14 @@ def coordinates(x: Tensor) -> Tensor:
 
 
 def check_san_options(
-    dim: int, kernel_size: int, rel_dim: int | None, share: int, dilation: int
-) -> int:
-    """Channels of the relation, after the checks that both kinds of SAN need.
+    dim: int,
+    kernel_size: int,
+    dim_out: int | None,
+    rel_dim: int | None,
+    share: int,
+    dilation: int,
+) -> tuple[int, int]:
+    """Channels that come out and of the relation, after the checks that both kinds of SAN need.
 
     Raises:
         ValueError: if an option does not fit.
@@ -62,9 +67,11 @@ def check_san_options(
     positive(dim, "dim")
     positive(dilation, "dilation")
     odd(kernel_size, "kernel_size")
-    if dim % positive(share, "share"):
-        raise ValueError(f"share={share} must divide dim={dim}")
-    return positive(max(1, dim // 4) if rel_dim is None else rel_dim, "rel_dim")
+    name, width = ("dim", dim) if dim_out is None else ("dim_out", positive(dim_out, "dim_out"))
+    if width % positive(share, "share"):
+        raise ValueError(f"share={share} must divide {name}={width}")
+    rel_dim = max(1, dim // 4) if rel_dim is None else positive(rel_dim, "rel_dim")
+    return width, rel_dim
 
 
 def _reflected(length: int, kernel_size: int, dilation: int, device: torch.device) -> Tensor:

@@ -3,11 +3,12 @@
     w_n = softmax_n g(relu(f([phi(x_p) - psi(x_n), P(p) - P(n)])))      n in the k x k window of p
     out_p = sum_n w_n * beta(x_n)
 
-``g``, ``f`` and the projections are linear, with batch normalisation. ``w_n`` has C / s channels;
+``g``, ``f`` and the projections are linear, with batch normalisation. ``w_n`` has O / s channels;
 s channels share one. There is no product of query and key and no projection after.
 
-Shapes: x (B, C, H, W), N = H * W, T = k * k taps, r channels of the relation, m = C / s weights.
-Cost: ``N (C^2 + 2 C r) + N T (r (r + 2) + r m + C)`` multiply-adds, and 4 N for the positions.
+Shapes: x (B, C, H, W), out (B, O, H, W), N = H * W, T = k * k taps, r channels of the relation,
+m = O / s weights.
+Cost: ``N (C O + 2 C r) + N T (r (r + 2) + r m + O)`` multiply-adds, and 4 N for the positions.
 
 Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
 Published code: hszhao/SAN@d88b022 ``SAM(sa_type=0)``. As there, channel c has weight ``c % m``
@@ -49,8 +50,9 @@ class PairwiseAttention(Mixer):
     Args:
         dim: channels C.
         kernel_size: side of the window, odd.
+        dim_out: channels that come out; ``dim`` by default.
         rel_dim: channels of the relation; a quarter of ``dim`` by default, as in the paper.
-        share: how many channels share one weight; must divide ``dim``.
+        share: how many channels share one weight; must divide those that come out.
         dilation: distance of the taps.
     """
 
@@ -59,19 +61,22 @@ class PairwiseAttention(Mixer):
         dim: int,
         kernel_size: int = 7,
         *,
+        dim_out: int | None = None,
         rel_dim: int | None = None,
         share: int = 8,
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        rel_dim = check_san_options(dim, kernel_size, rel_dim, share, dilation)
+        self.dim_out, rel_dim = check_san_options(
+            dim, kernel_size, dim_out, rel_dim, share, dilation
+        )
         self.dim = dim
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.share = share
         self.conv1 = nn.Conv2d(dim, rel_dim, 1)
         self.conv2 = nn.Conv2d(dim, rel_dim, 1)
-        self.conv3 = nn.Conv2d(dim, dim, 1)
+        self.conv3 = nn.Conv2d(dim, self.dim_out, 1)
         self.conv_p = nn.Conv2d(2, 2, 1)
         self.conv_w = nn.Sequential(
             nn.BatchNorm2d(rel_dim + 2),
@@ -79,7 +84,7 @@ class PairwiseAttention(Mixer):
             nn.Conv2d(rel_dim + 2, rel_dim, 1, bias=False),
             nn.BatchNorm2d(rel_dim),
             nn.ReLU(),
-            nn.Conv2d(rel_dim, dim // share, 1),
+            nn.Conv2d(rel_dim, self.dim_out // share, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,16 +98,17 @@ class PairwiseAttention(Mixer):
         return dense(weights, (x.shape[2], x.shape[3]), self.kernel_size, self.dilation)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
-        values = self.conv3(x).flatten(2).unflatten(1, (self.share, -1))  # (B, s, m, N)
-        y = (weights[:, None] @ values[..., None]).reshape(x.shape)
+        values = self.conv3(x)
+        channels = values.flatten(2).unflatten(1, (self.share, -1))  # (B, s, m, N)
+        y = (weights[:, None] @ channels[..., None]).reshape(values.shape)
         return y.contiguous(memory_format=memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:
         positions, taps = height * width, self.kernel_size**2
-        relation, weights = self.conv1.out_channels, self.dim // self.share
-        project = self.dim**2 + 2 * self.dim * relation
+        relation, weights = self.conv1.out_channels, self.dim_out // self.share
+        project = self.dim * (self.dim_out + 2 * relation)
         mapping = relation * (relation + 2) + relation * weights
-        return positions * (project + taps * (mapping + self.dim) + 4)
+        return positions * (project + taps * (mapping + self.dim_out) + 4)
 
     def _tap_weights(self, x: Tensor) -> Tensor:
         """``(B, C / share, T, N)``, summing to one over the taps."""

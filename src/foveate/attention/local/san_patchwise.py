@@ -3,11 +3,12 @@
     w = g(relu(f([phi(x_p), psi(x_n) for all n])))      n in the k x k window of p
     out_p = sum_n w_n * beta(x_n)
 
-``g`` gives a vector of C / s weights to each of the k x k places: it can tell them apart, as a
+``g`` gives a vector of O / s weights to each of the k x k places: it can tell them apart, as a
 convolution does and no softmax over similarities can. The weights are not normalised.
 
-Shapes: x (B, C, H, W), N = H * W, T = k * k taps, r channels of the relation, m = C / s weights.
-Cost: ``N (C^2 + 2 C r + r (T + 1) m + m^2 T + T C)`` multiply-adds.
+Shapes: x (B, C, H, W), out (B, O, H, W), N = H * W, T = k * k taps, r channels of the relation,
+m = O / s weights.
+Cost: ``N (C O + 2 C r + r (T + 1) m + m^2 T + T O)`` multiply-adds.
 
 Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
 Published code: hszhao/SAN@d88b022 ``SAM(sa_type=1)``. As there, channel c has weight ``c % m``
@@ -44,8 +45,9 @@ class PatchwiseAttention(Mixer):
     Args:
         dim: channels C.
         kernel_size: side of the window, odd.
+        dim_out: channels that come out; ``dim`` by default.
         rel_dim: channels of the relation; a quarter of ``dim`` by default, as in the paper.
-        share: how many channels share one weight; must divide ``dim``.
+        share: how many channels share one weight; must divide those that come out.
         dilation: distance of the taps.
     """
 
@@ -54,19 +56,22 @@ class PatchwiseAttention(Mixer):
         dim: int,
         kernel_size: int = 7,
         *,
+        dim_out: int | None = None,
         rel_dim: int | None = None,
         share: int = 8,
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        rel_dim = check_san_options(dim, kernel_size, rel_dim, share, dilation)
+        self.dim_out, rel_dim = check_san_options(
+            dim, kernel_size, dim_out, rel_dim, share, dilation
+        )
         self.dim = dim
         self.kernel_size = kernel_size
         self.dilation = dilation
-        taps, weights = kernel_size**2, dim // share
+        taps, weights = kernel_size**2, self.dim_out // share
         self.conv1 = nn.Conv2d(dim, rel_dim, 1)
         self.conv2 = nn.Conv2d(dim, rel_dim, 1)
-        self.conv3 = nn.Conv2d(dim, dim, 1)
+        self.conv3 = nn.Conv2d(dim, self.dim_out, 1)
         self.conv_w = nn.Sequential(
             nn.BatchNorm2d(rel_dim * (taps + 1)),
             nn.ReLU(),
@@ -78,16 +83,18 @@ class PatchwiseAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        centre = self.conv1(x).flatten(2)  # (B, r, N)
-        around = neighbours(self.conv2(x), self.kernel_size, self.dilation).flatten(1, 2)
-        weights = self.conv_w(torch.cat([centre, around], 1)[:, :, None])  # (B, m*T, 1, N)
-        weights = weights.squeeze(2).unflatten(1, (-1, self.kernel_size**2))
-        y = aggregate(self.conv3(x), weights, self.kernel_size, self.dilation)
+        y = self._attend(self.conv1(x), self.conv2(x), self.conv3(x))
         return y.contiguous(memory_format=memory_format(x))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        around = neighbours(k, self.kernel_size, self.dilation).flatten(1, 2)  # (B, r*T, N)
+        weights = self.conv_w(torch.cat([q.flatten(2), around], 1)[:, :, None])  # (B, m*T, 1, N)
+        weights = weights.squeeze(2).unflatten(1, (-1, self.kernel_size**2))
+        return aggregate(v, weights, self.kernel_size, self.dilation)
 
     def multiply_adds(self, height: int, width: int) -> int:
         taps = self.kernel_size**2
         relation, weights = self.conv1.out_channels, self.conv_w[2].out_channels
-        project = self.dim**2 + 2 * self.dim * relation
+        project = self.dim * (self.dim_out + 2 * relation)
         mapping = relation * (taps + 1) * weights + weights**2 * taps
-        return height * width * (project + mapping + taps * self.dim)
+        return height * width * (project + mapping + taps * self.dim_out)

@@ -29,10 +29,18 @@ class ShiftedConvolution(nn.Module):
         stride: of the convolution.
         shift: "learned", "fixed" or "tensor".
         bias: whether the pointwise maps have a bias.
+        maps: how many maps there are; those of q, k and v, ``3 * num_heads``, if None.
     """
 
     def __init__(
-        self, num_heads: int, head_dim: int, kernel_size: int, stride: int, shift: str, bias: bool
+        self,
+        num_heads: int,
+        head_dim: int,
+        kernel_size: int,
+        stride: int,
+        shift: str,
+        bias: bool,
+        maps: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -40,7 +48,7 @@ class ShiftedConvolution(nn.Module):
         self.kernel_size = odd(kernel_size, "conv_kernel_size")
         self.stride = stride
         self.shift = one_of(shift, SHIFTS, "shift")
-        self.fc = nn.Linear(3 * num_heads, kernel_size**2, bias=bias)
+        self.fc = nn.Linear(maps or 3 * num_heads, kernel_size**2, bias=bias)
         one_tap = torch.eye(kernel_size**2).unflatten(1, (kernel_size, kernel_size))
         if shift == "learned":
             self.shifts = nn.Parameter(
@@ -65,7 +73,7 @@ class ShiftedConvolution(nn.Module):
 
     def multiply_adds(self, height: int, width: int) -> int:
         taps = self.kernel_size**2
-        total = height * width * 3 * self.num_heads * self.head_dim * taps
+        total = height * width * self.fc.in_features * self.head_dim * taps
         if self.shift == "tensor":
             return total
         outputs = self.head_dim * (self.num_heads if self.shift == "learned" else 1)
