@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from foveate.analysis import count_flops
+from foveate.analysis.flops import count_flops
 from foveate.attention.local.acmix_patchwise import ACmixPatchwiseAttention
 from foveate.attention.local.patches import aggregate, coordinates, neighbours
 from foveate.attention.local.san_pairwise import PairwiseAttention
