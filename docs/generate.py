@@ -1,4 +1,4 @@
-"""Writes the pages that are computed: ``parity.md``, ``generated/mechanisms.md`` and a page each.
+"""Writes what is computed: ``parity.md``, ``models.md``, ``generated/`` with a page a mechanism.
 
 Run from a checkout with the ``docs`` and ``test`` extras: ``python docs/generate.py``.
 """
@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
+import timm
 
 matplotlib.use("Agg")
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 import foveate
 from foveate.checks.subject import Subject, examine
+from foveate.models import published_figures
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -31,6 +33,7 @@ QUERY = (9, 21)
 SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_published")
 
 sys.path.insert(0, str(ROOT))
+from tests.models.test_contract import agrees  # noqa: E402
 from tests.published.test_published import ROWS, largest_differences  # noqa: E402
 
 
@@ -67,6 +70,54 @@ def write_parity() -> None:
         parity = f" {spec.parity.rstrip('.')}." if spec.parity else ""
         lines.append(f"* **{name}** ({spec.source or 'no published code'}).{parity}{cases}")
     (DOCS / "parity.md").write_text("\n".join(lines) + "\n")
+
+
+def write_models() -> None:
+    """One row a backbone: its parameters and multiply-adds beside its publication's."""
+    lines = [
+        "# Models",
+        "",
+        "Computed by `python docs/generate.py`. Every backbone is a timm model: "
+        '`import foveate.models`, then `timm.create_model("pale_tiny")`, with `features_only=True` '
+        "or as an encoder of another library. Multiply-adds are of one image of the size given, "
+        "matrix products, convolutions and attention alone. A dash: the publication gives none. "
+        "Where ours differ by more than one percent and the printed rounding, the note says why.",
+        "",
+        "| model | parameters | published | multiply-adds | published | size | top-1, published "
+        "| note |",
+        "|---|--:|--:|--:|--:|---|--:|---|",
+    ]
+    sources = defaultdict(list)
+    for name, figures in published_figures().items():
+        params, multiply_adds = cost(name, figures.size)
+        for ours, printed in ((params, figures.params), (multiply_adds, figures.multiply_adds)):
+            if printed and not figures.note and not agrees(ours, printed):
+                raise ValueError(f"{name}: {ours:.4g} where {printed} is published, and no note")
+        height, width = figures.size
+        cells = [
+            f"`{name}`",
+            f"{params / 1e6:.2f}M",
+            figures.params or "–",
+            f"{multiply_adds / 1e9:.2f}G"
+            if multiply_adds >= 1e9
+            else f"{multiply_adds / 1e6:.0f}M",
+            figures.multiply_adds or "–",
+            f"{height}x{width}",
+            f"{figures.top1:.1f}" if figures.top1 else "–",
+            figures.note.replace("|", "/"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+        sources[figures.source].append(name)
+    lines += ["", "## Where the published figures stand", ""]
+    lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
+    (DOCS / "models.md").write_text("\n".join(lines) + "\n")
+
+
+def cost(name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image."""
+    model = timm.create_model(name, device="meta").eval()
+    flops = foveate.count_flops(model, torch.empty(1, 3, *size, device="meta"))
+    return sum(p.numel() for p in model.parameters()), flops // 2
 
 
 def write_mechanisms() -> None:
@@ -171,4 +222,5 @@ def photograph(dim: int) -> Tensor:
 if __name__ == "__main__":
     torch.set_grad_enabled(True)
     write_parity()
+    write_models()
     write_mechanisms()

@@ -13,6 +13,7 @@ from timm.layers import create_feature_extractor
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+import foveate
 from foveate.models import list_backbones, published_figures
 from tests.models.small import SMALL
 
@@ -271,6 +272,16 @@ def test_parameters_are_the_publications_or_the_difference_is_explained(name):
     if figures.params and not figures.note:
         ours = sum(p.numel() for p in model.parameters())
         assert agrees(ours, figures.params), f"{ours / 1e6:.3f}M, published {figures.params}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(published_figures()))
+def test_multiply_adds_are_the_publications_or_the_difference_is_explained(name):
+    figures = published_figures()[name]
+    if figures.multiply_adds and not figures.note:
+        model = timm.create_model(name, device="meta").eval()
+        flops = foveate.count_flops(model, torch.empty(1, 3, *figures.size, device="meta"))
+        assert agrees(flops / 2, figures.multiply_adds), f"{flops / 2e9:.3f}G"
 
 
 def agrees(ours: float, printed: str) -> bool:
