@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from foveate.models.pvt import pvt_tiny
+from tests.published.golden import load_case
 
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "num_heads": (1, 1, 1, 1)}
 
@@ -54,11 +55,21 @@ def test_embeddings_made_for_another_size_are_resampled(x):
 def test_a_published_map_that_is_not_square_is_read_by_the_models_size():
     model = create(img_size=(64, 96))
     positions = torch.arange(16 * 24).float()[None, :, None].expand(1, -1, 8)
-    state = {f"pos_embed{i}": torch.zeros(1, 1, 1) for i in (2, 3)}
-    state |= {"pos_embed1": positions, "pos_embed4": torch.zeros(1, 7, 32)}
-    state |= {"cls_token": torch.zeros(1, 1, 32)}
-    embeddings = model.convert_published(state)["stem.pos_embed"]
+    embeddings = model.convert_published({"pos_embed1": positions})["stem.pos_embed"]
     assert torch.equal(embeddings[0, 0], torch.arange(16 * 24).float().view(16, 24))
+
+
+@torch.no_grad()
+def test_published_weights_load_through_timm(tmp_path):
+    path = tmp_path / "pvt.pth"
+    golden = load_case("pvt_tiny")
+    torch.save(golden.state, path)
+    overlay = {"file": str(path)}
+    model = pvt_tiny(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3).eval()
+    published = golden.state["block4.1.mlp.fc2.weight"]
+    assert torch.equal(model.stages[3].blocks[1].mlp.fc2.weight, published)
+    with pytest.raises(RuntimeError, match=r"Missing key|size mismatch"):
+        create(pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 @pytest.mark.parametrize(

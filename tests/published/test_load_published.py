@@ -27,9 +27,10 @@ def _state() -> dict[str, Tensor]:
     [
         lambda state: state,
         lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": _state(), "state_dict_ema": state},
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
     ],
-    ids=["plain", "model", "data_parallel"],
+    ids=["plain", "model", "averaged", "data_parallel"],
 )
 def test_loads_and_returns_the_module(wrap) -> None:
     module, state = nn.Linear(3, 2), _state()

@@ -259,16 +259,20 @@ class PyramidVisionTransformer(Backbone):
             (r"\.attn\.", ".attention."),
             (r"^head\.(weight|bias)$", r"head.fc.\1"),
         ]
-        state = rename(state, rules)
-        last = "stages.3.downsample."
-        state[f"{last}cls_token"] = state[f"{last}cls_token"].flatten(1)
-        positions = state[f"{last}patches.pos_embed"]
-        state[f"{last}cls_pos_embed"] = positions[:, 0]
-        state[f"{last}patches.pos_embed"] = positions[:, 1:]
-        for key, ours in self.state_dict().items():
-            if key.endswith(".pos_embed"):
-                state[key] = _as_map(state[key], tuple(ours.shape[2:]))
-        return convert_parts(self, state)
+        sizes = {
+            key: (value.shape[2], value.shape[3])
+            for key, value in self.named_parameters()
+            if key.endswith(".pos_embed")
+        }
+        converted = {}
+        for key, value in rename(state, rules).items():
+            if key == "stages.3.downsample.patches.pos_embed":
+                converted["stages.3.downsample.cls_pos_embed"] = value[:, 0]
+                value = value[:, 1:]
+            if key in sizes:
+                value = _as_map(value, sizes[key])
+            converted[key] = value.flatten(1) if key.endswith(".cls_token") else value
+        return convert_parts(self, converted)
 
 
 def _as_map(positions: Tensor, size: tuple[int, int]) -> Tensor:
