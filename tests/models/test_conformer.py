@@ -7,7 +7,7 @@ import torch
 
 from foveate.models.conformer import conformer_small, conformer_tiny
 
-SMALL = {"base_dim": 16, "embed_dim": 32, "num_heads": 2, "depth": 6, "num_classes": 5}
+SMALL = {"base_channel": 16, "embed_dim": 32, "num_heads": 2, "depth": 6, "num_classes": 5}
 
 
 def small(**kwargs):

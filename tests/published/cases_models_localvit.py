@@ -21,7 +21,12 @@ ACTS = {
 def _feed_forward(in_dim: int, act: str = "hs+se", **options: Any) -> LocalFeedForward:
     act_layer, gate = ACTS[act]
     return LocalFeedForward(
-        in_dim, options.get("expand_ratio", 4.0), act_layer, gate, options.get("reduction", 4)
+        in_dim,
+        options.get("expand_ratio", 4.0),
+        act_layer,
+        gate,
+        options.get("reduction", 4),
+        depthwise=not options.get("wo_dp_conv", False),
     )
 
 

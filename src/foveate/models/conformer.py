@@ -39,7 +39,7 @@ from foveate.models._layers import PatchEmbed, init_trunc_normal
 
 __all__ = ["conformer_base", "conformer_small", "conformer_tiny"]
 
-State2 = tuple[Tensor, Tensor]
+MapAndTokens = tuple[Tensor, Tensor]
 """The map and the tokens."""
 
 _ConvNorm = partial(ConvNormAct, norm_kwargs={"eps": 1e-6})
@@ -188,7 +188,7 @@ class Exchange(nn.Module):
         self.to_map = TokensToMap(embed_dim, dim // 4, token_stride)
         self.fusion = Bottleneck(dim, dim, 2 if last else 1, project=last)
 
-    def forward(self, state: State2) -> State2:
+    def forward(self, state: MapAndTokens) -> MapAndTokens:
         x, tokens = state
         hidden = self.conv.enter(x)
         x = self.conv.leave(x, hidden)
@@ -220,7 +220,7 @@ class Stem(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.transformer = transformer
 
-    def forward(self, images: Tensor) -> State2:
+    def forward(self, images: Tensor) -> MapAndTokens:
         x = self.pool(self.conv(images))
         token = self.cls_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([token, map_to_tokens(self.patches(x))], 1)
@@ -235,8 +235,8 @@ class Conformer(Backbone):
         num_classes: classes; 0 gives both branches' pooled features side by side.
         global_pool: of the map, as in timm; ``""`` keeps the map, and leaves the tokens out.
         patch_size: pixels along the side of a token, a multiple of 16.
-        base_dim: channels of the map before ``channel_ratio``.
-        channel_ratio: channels of the map at 1/4 over ``base_dim``; they double twice.
+        base_channel: channels of the map before ``channel_ratio``.
+        channel_ratio: channels of the map at 1/4 over ``base_channel``; they double twice.
         embed_dim: channels of the tokens.
         depth: blocks, a third of them at 1/4, 1/8 and 1/16 each.
         num_heads: heads of the tokens' attention.
@@ -257,7 +257,7 @@ class Conformer(Backbone):
         num_classes: int = 1000,
         global_pool: str = "avg",
         patch_size: int = 16,
-        base_dim: int = 64,
+        base_channel: int = 64,
         channel_ratio: float = 4,
         embed_dim: int = 384,
         depth: int = 12,
@@ -273,7 +273,7 @@ class Conformer(Backbone):
             raise ValueError(f"depth must be a multiple of three, at least 6, got {depth}")
         if patch_size % 16 or patch_size < 16:
             raise ValueError(f"patch_size must be a multiple of 16, got {patch_size}")
-        dims = [int(base_dim * channel_ratio) * 2**level for level in range(3)]
+        dims = [int(base_channel * channel_ratio) * 2**level for level in range(3)]
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         transformers = [
             TokenBlock(
@@ -321,12 +321,12 @@ class Conformer(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def finish(self, x: State2) -> State2:
+    def finish(self, x: MapAndTokens) -> MapAndTokens:
         """The map, and the tokens after their norm."""
         features, tokens = x
         return features, self.norm(tokens)
 
-    def as_map(self, x: State2) -> Tensor:
+    def as_map(self, x: MapAndTokens) -> Tensor:
         """The map of the two."""
         return x[0]
 
@@ -338,12 +338,12 @@ class Conformer(Backbone):
         """
         self.separate_logits = enable
 
-    def branch_logits(self, x: State2) -> tuple[Tensor, Tensor]:
+    def branch_logits(self, x: MapAndTokens) -> tuple[Tensor, Tensor]:
         """The logits of the convolutional branch and of the transformer, from the features."""
         features, tokens = x
         return self.head(features), self.token_head(self.head.drop(tokens[:, 0]))
 
-    def forward_head(self, x: State2, pre_logits: bool = False) -> Any:
+    def forward_head(self, x: MapAndTokens, pre_logits: bool = False) -> Any:
         """The sum of both branches' logits, or both; the pooled features side by side before.
 
         Args:

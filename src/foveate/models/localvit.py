@@ -165,7 +165,8 @@ class LocalViT(VisionTransformer):
     """A vision transformer with convolutions between its attentions.
 
     Args:
-        img_size: of the images that the position embeddings are made for; any other is read too.
+        img_size: of the images that the position embeddings are made for; they are interpolated
+            for any other, and those of a checkpoint made for another resampled.
         patch_size: side of a patch.
         in_chans: channels of the images.
         num_classes: classes; 0 gives pooled features.
@@ -306,6 +307,14 @@ class LocalViT(VisionTransformer):
 
     def _run(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         return checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+
+    def _load_from_state_dict(self, state_dict: State, prefix: str, *args: Any) -> None:
+        """Position embeddings made for other (square) images are resampled."""
+        name = f"{prefix}pos_embed"
+        if name in state_dict and state_dict[name].shape[1] != self.pos_embed.shape[1]:
+            grid = list(self.patch_embed.grid_size)
+            state_dict[name] = resample_abs_pos_embed(state_dict[name], grid)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters, beside biases and norms, that weight decay should spare."""
