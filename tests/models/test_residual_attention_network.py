@@ -23,11 +23,27 @@ def test_pooling_is_caffes_and_loses_no_odd_row(size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("port", [False, True])
-def test_small_images_lose_two_halvings_only(port):
-    model = ResidualAttentionNetwork(small_images=True, port=port, num_classes=10, **NARROW).eval()
-    maps = model.forward_intermediates(torch.randn(2, 3, 32, 20), intermediates_only=True)
-    assert [tuple(x.shape[2:]) for x in maps] == [(32, 20), (16, 10), (8, 5), (8, 5)]
+@pytest.mark.parametrize(
+    ("stem", "sides"), [("small", (33, 17, 9, 9)), ("small_pooled", (17, 9, 5, 5))]
+)
+def test_for_small_images_the_last_stage_keeps_the_size(stem, sides):
+    model = ResidualAttentionNetwork(stem=stem, port=True, num_classes=10, **NARROW).eval()
+    maps = model.forward_intermediates(torch.randn(2, 3, 33, 20), intermediates_only=True)
+    assert tuple(x.shape[2] for x in maps) == sides
+    assert [-(-33 // info["reduction"]) for info in model.feature_info] == list(sides)
+
+
+def test_the_form_for_larger_images_has_one_stage_more():
+    model = ResidualAttentionNetwork(
+        dims=(8, 16, 24, 32, 40), modules=(1, 1, 2, 3), levels=(4, 3, 2, 1), port=True
+    )
+    published = {
+        "residual_block0.conv1.weight": "stages.0.downsample.conv1.weight",
+        "attention_module3_3.last_blocks.conv1.weight": "stages.3.blocks.2.last.conv1.weight",
+        "residual_block6.conv1.weight": "stages.4.blocks.1.conv1.weight",
+    }
+    ours = model.convert_published({name: torch.zeros(()) for name in published})
+    assert set(ours) == set(published.values())
 
 
 def test_stochastic_depth_rises_over_the_residual_blocks():

@@ -9,7 +9,7 @@ from foveate.attention.gates.residual_attention import PreActivationBlock
 from foveate.models.residual_attention_network import ResidualAttentionNetwork
 from tests.published.golden import Row
 
-SMALL_IMAGES = {"stem_dim": 32, "dims": (128, 256, 512, 1024), "small_images": True}
+SMALL_IMAGES = {"stem_dim": 32, "dims": (128, 256, 512, 1024), "stem": "small"}
 
 
 def _network(**options: Any) -> Callable[..., ResidualAttentionNetwork]:

@@ -8,12 +8,15 @@ import pkgutil
 import timm
 
 from foveate.models._backbone import Backbone, Published
+from foveate.models.attention_unet import AttentionUNet, attention_unet
 from foveate.models.pyramid import CONTROLS, create_slot, list_slots
 
 __all__ = [
     "CONTROLS",
+    "AttentionUNet",
     "Backbone",
     "Published",
+    "attention_unet",
     "create_slot",
     "list_backbones",
     "list_slots",

@@ -6,7 +6,7 @@ An attention module (:mod:`foveate.attention.gates.residual_attention`) gates a 
 blocks by an hourglass; its hourglass halves the map three times in the first stage, twice in the
 second, once in the third. Attention-56 has one module a stage, Attention-92 one, two and three.
 Maps at 1/4, 1/8, 1/16 and 1/32; for 32x32 images the stem keeps the size, and maps stand at 1/1,
-1/2, 1/4 and 1/4.
+1/2, 1/4 and 1/4, or half of that behind a pooling stem.
 
 Paper: Wang et al., "Residual Attention Network for Image Classification", CVPR 2017,
 arXiv:1704.06904.
@@ -29,10 +29,15 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.arguments import one_of
 from foveate.attention.gates.residual_attention import PreActivationBlock, ResidualAttention
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 
 __all__ = ["ResidualAttentionNetwork", "ran56", "ran56_32", "ran92", "ran92_32"]
+
+
+STEMS = {"imagenet": 4, "small": 1, "small_pooled": 2}
+"""By how much a stem reduces the image."""
 
 
 class CaffePool(nn.Module):
@@ -56,7 +61,8 @@ class ResidualAttentionNetwork(Backbone):
         modules: attention modules a stage, the last excepted.
         levels: how many times the hourglass of a stage's modules halves the map.
         trunk_blocks: residual blocks in a module's trunk.
-        small_images: a 3x3 stem without stride or pooling, and no stride in the last stage.
+        stem: "imagenet" (7x7 with stride 2, then pooling), or for small images "small" (3x3) or
+            "small_pooled" (5x5, then pooling), with which the last stage keeps its size.
         port: modules and pooling as in the PyTorch port, not as the authors define them.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the residual blocks, rising to this in the last.
@@ -72,7 +78,7 @@ class ResidualAttentionNetwork(Backbone):
         modules: Sequence[int] = (1, 1, 1),
         levels: Sequence[int] = (3, 2, 1),
         trunk_blocks: int = 2,
-        small_images: bool = False,
+        stem: str = "imagenet",
         port: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -91,24 +97,22 @@ class ResidualAttentionNetwork(Backbone):
             ]
             before = dims[level - 1] if level else stem_dim
             stages.append(Stage(blocks, PreActivationBlock(before, dim, 2 if level else 1)))
-        last = PreActivationBlock(dims[-2], dims[-1], 1 if small_images else 2)
+        first = STEMS[one_of(stem, STEMS, "stem")]
+        last_stride = 2 if stem == "imagenet" else 1
+        last = PreActivationBlock(dims[-2], dims[-1], last_stride)
         stages.append(Stage([PreActivationBlock(dims[-1]) for _ in range(2)], last))
-        first = 1 if small_images else 4
-        reductions = [first * 2**level for level in range(len(dims))]
+        reductions = [first * 2**level for level in range(len(dims) - 1)]
         super().__init__(
-            _stem(in_chans, stem_dim, small_images, port),
+            _stem(in_chans, stem_dim, stem, port),
             stages,
             dims=dims,
-            reductions=[*reductions[:-1], reductions[-2] if small_images else reductions[-1]],
+            reductions=[*reductions, last_stride * reductions[-1]],
             norm=nn.Sequential(nn.BatchNorm2d(dims[-1]), nn.ReLU()),
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
         if drop_path_rate > 0:
             blocks = [module for module in self.modules() if isinstance(module, PreActivationBlock)]
             for block, rate in zip(
@@ -122,32 +126,29 @@ class ResidualAttentionNetwork(Backbone):
             names = _caffe_names(self)
             parts = [(*key.rsplit(".", 1), value) for key, value in state.items()]
             return {f"{names.get(name, name)}.{leaf}": value for name, leaf, value in parts}
-        rules = [
-            (r"^conv1\.", "stem."),
-            (r"^mpool2\.", "norm."),
-            (r"^fc\.", "head.fc."),
-        ]
-        for number, stage in enumerate(self.stages[:-1], 1):
-            rules.append((rf"^residual_block{number}\.", f"stages.{number - 1}.downsample."))
-            rules.append((rf"^attention_module{number}\.", f"stages.{number - 1}.blocks.0."))
-            for index in range(1, len(stage.blocks)):
-                new = f"stages.{number - 1}.blocks.{index}."
-                rules.append((rf"^attention_module{number}_{index + 1}\.", new))
-        final = len(self.stages)
-        for index, part in enumerate(("downsample", "blocks.0", "blocks.1")):
-            new = f"stages.{final - 1}.{part}."
-            rules.append((rf"^residual_block{final + index}\.", new))
+        rules = [(r"^conv1\.", "stem."), (r"^mpool2\.", "norm."), (r"^fc\.", "head.fc.")]
+        final = len(self.stages) - 1
+        for level, stage in enumerate(self.stages):
+            number = level + 4 - final  # the port's last stage is its fourth
+            rules.append((rf"^residual_block{number}\.", f"stages.{level}.downsample."))
+            for index in range(len(stage.blocks)):
+                name = f"attention_module{number}" + (f"_{index + 1}" if index else "")
+                if level == final:
+                    name = f"residual_block{number + 1 + index}"
+                rules.append((rf"^{name}\.", f"stages.{level}.blocks.{index}."))
         state = super().convert_published(rename(state, rules))
-        unused = {f"stages.{final - 1}.blocks.{index}.conv4.weight" for index in range(2)}
+        unused = {f"stages.{final}.blocks.{index}.conv4.weight" for index in range(2)}
         return {key: value for key, value in state.items() if key not in unused}
 
 
-def _stem(in_chans: int, dim: int, small_images: bool, port: bool) -> nn.Sequential:
-    size, stride = (3, 1) if small_images else (7, 2)
+def _stem(in_chans: int, dim: int, form: str, port: bool) -> nn.Sequential:
+    size, stride = {"imagenet": (7, 2), "small": (3, 1), "small_pooled": (5, 1)}[form]
     conv = nn.Conv2d(in_chans, dim, size, stride, size // 2, bias=False)
     stem = nn.Sequential(conv, nn.BatchNorm2d(dim), nn.ReLU())
-    if not small_images:
+    if form == "imagenet":
         stem.append(nn.MaxPool2d(3, 2, padding=1) if port else CaffePool())
+    if form == "small_pooled":
+        stem.append(nn.MaxPool2d(2, ceil_mode=True))
     return stem
 
 
@@ -260,7 +261,7 @@ _SMALL_IMAGES = {
     "stem_dim": 32,
     "dims": (128, 256, 512, 1024),
     "levels": (2, 1, 0),
-    "small_images": True,
+    "stem": "small",
     "port": True,
     "num_classes": 10,
 }
