@@ -158,9 +158,11 @@ class CvT(TokenBackbone):
 
     def convert_published(self, state: State) -> State:
         """The published network's state, whose stages begin with their patches."""
-        state = rename(state, PUBLISHED_NAMES)
-        token = f"stages.{len(self.stages) - 1}.cls_token"
-        return convert_parts(self, state | {token: state[token].mT[..., None]})
+        state = {
+            key: value.mT[..., None] if key.endswith(".cls_token") else value
+            for key, value in rename(state, PUBLISHED_NAMES).items()
+        }
+        return convert_parts(self, state)
 
 
 PUBLISHED_NAMES = [
@@ -185,7 +187,13 @@ PUBLISHED = {
     ),
 }
 
-_CFG = cfg(first_conv="stem.proj", pool_size=(14, 14), license="mit")
+_CFG = cfg(
+    first_conv="stem.proj",
+    pool_size=(14, 14),
+    license="mit",
+    origin_url="https://github.com/microsoft/CvT",
+    paper_ids="arXiv:2103.15808",
+)
 
 default_cfgs = generate_default_cfgs(
     {

@@ -323,7 +323,12 @@ PUBLISHED = {
     "dat_base": Published("93M", "16.6G", 84.9, source="arXiv:2309.01430; README"),
 }
 
-_CFG = cfg(first_conv="stem.0", license="apache-2.0")
+_CFG = cfg(
+    first_conv="stem.0",
+    license="apache-2.0",
+    origin_url="https://github.com/LeapLabTHU/DAT",
+    paper_ids="arXiv:2309.01430",
+)
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

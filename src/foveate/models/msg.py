@@ -258,10 +258,16 @@ class MSGTransformer(Backbone):
 
     def convert_published(self, state: State) -> State:
         """The published network's state, whose stages end with the down-sampling of the next."""
-        state = rename(state, PUBLISHED_NAMES)
         region = self.stem.messengers.shape[2]
-        first = state["stem.messengers"]  # (1, windows of a region, 1, C)
-        state["stem.messengers"] = first.squeeze(2).transpose(1, 2).unflatten(2, (region, region))
+
+        def on_grid(first: Tensor) -> Tensor:
+            """``(1, windows of a region, 1, C)`` as ``(1, C, region, region)``."""
+            return first.squeeze(2).mT.unflatten(2, (region, region))
+
+        state = {
+            key: on_grid(value) if key == "stem.messengers" else value
+            for key, value in rename(state, PUBLISHED_NAMES).items()
+        }
         return convert_parts(self, state)
 
 
@@ -280,7 +286,12 @@ PUBLISHED = {
     "msg_base": Published("84M", "14.2G", 84.0, source="README"),
 }
 
-_CFG = cfg(first_conv="stem.patches.proj", license="apache-2.0")
+_CFG = cfg(
+    first_conv="stem.patches.proj",
+    license="apache-2.0",
+    origin_url="https://github.com/hustvl/MSG-Transformer",
+    paper_ids="arXiv:2105.15168",
+)
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

@@ -382,7 +382,13 @@ PUBLISHED = {
     "seaformer_large": Published("14.0M", "1.2G", 79.9, source="README"),
 }
 
-_CFG = cfg(first_conv="stem.0.conv", pool_size=(4, 4), license="apache-2.0")
+_CFG = cfg(
+    first_conv="stem.0.conv",
+    pool_size=(4, 4),
+    license="apache-2.0",
+    origin_url="https://github.com/fudan-zvg/SeaFormer",
+    paper_ids="arXiv:2301.13156",
+)
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

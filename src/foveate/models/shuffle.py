@@ -219,7 +219,12 @@ PUBLISHED = {
     "shuffle_base": Published("88M", "15.6G", 84.0, source="README"),
 }
 
-_CFG = cfg(first_conv="stem.0", license="mit")
+_CFG = cfg(
+    first_conv="stem.0",
+    license="mit",
+    origin_url="https://github.com/mulinmeng/Shuffle-Transformer",
+    paper_ids="arXiv:2106.03650",
+)
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 
