@@ -1,0 +1,72 @@
+"""Train a backbone of a paper, or any other timm model, on a folder of photographs.
+
+The folder holds one folder a class, or ``train/`` and ``val/`` of such. A run that is interrupted
+goes on where it stopped when it is started again.
+
+    python examples/train_backbone.py flowers/ --model pale_tiny --size 64 --epochs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+import foveate.models  # noqa: F401  registers the backbones
+from foveate.tasks.batches import held_out_batches, train_batches
+from foveate.tasks.classification import Recipe, train
+from foveate.tasks.images import loader_processes, prepare
+from foveate.tasks.randomness import seed_all
+
+
+def show(event: dict[str, Any]) -> None:
+    """One line an epoch."""
+    if "accuracy" in event:
+        print(f"epoch {event['epoch']}: loss {event['loss']:.3f}, {event['accuracy']:.1%} right")
+
+
+def main() -> None:
+    """Read the command line, train, say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="folder of photographs")
+    parser.add_argument("--model", default="pale_tiny")
+    parser.add_argument("--size", type=int, default=64, help="side to train at, pixels")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--drop-path", type=float, default=0.0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pretrained", action="store_true", help="start from published weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/backbone"))
+    given = parser.parse_args()
+
+    size = (given.size, given.size)
+    images = prepare(given.out / "data", given.data, size)
+    most = max(Counter(images.test.labels).values()) / len(images.test)
+    print(f"{len(images.train)} images to learn from, {len(images.test)} held out, "
+          f"{len(images.classes)} classes; the largest has {most:.1%}")  # fmt: skip
+    seed_all(given.seed)
+    model = timm.create_model(
+        given.model,
+        pretrained=given.pretrained,
+        num_classes=len(images.classes),
+        drop_path_rate=given.drop_path,
+    )
+    recipe = Recipe(epochs=given.epochs, lr=given.lr, device=given.device)
+    learning = train_batches(
+        images, size, given.batch_size, given.seed,
+        processes=loader_processes(images.train, given.device),
+    )  # fmt: skip
+    directory = given.out / given.model
+    directory.mkdir(parents=True, exist_ok=True)
+    outcome = train(model, learning, held_out_batches(images, size, 128), recipe, directory, show)
+    print(f"{given.model}: {outcome['accuracy']:.1%} right, {outcome['train_seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
