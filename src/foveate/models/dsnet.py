@@ -43,6 +43,10 @@ from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
 __all__ = ["dsnet_base", "dsnet_small", "dsnet_tiny"]
 
 
+_CONVOLUTIONS = ("mlp.fc1", "mlp.fc2", "to_local.q", "to_coarse.k", "to_coarse.v")
+"""Linear layers that are 1x1 convolutions in the port, and start as these do."""
+
+
 @register_notrace_module
 class DualStream(nn.Module):
     """A stream at full resolution and one that attends at a coarse one, and their alignment.
@@ -193,7 +197,9 @@ class DSNet(Backbone):
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-        init_trunc_normal(self, nn.Linear)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.endswith(_CONVOLUTIONS):
+                init_trunc_normal(module, nn.Linear)
 
     def convert_published(self, state: State) -> State:
         """The co-attention's joint projections fall apart between its two directions."""
