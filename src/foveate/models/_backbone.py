@@ -100,7 +100,7 @@ class Backbone(nn.Module):
     """
 
     spared: ClassVar[tuple[str, ...]] = (
-        "relative_position_bias",
+        "position_bias",
         "rel_pos_bias",
         "pos_embed",
         "cls_token",

@@ -135,7 +135,7 @@ class PyramidVisionTransformer(Backbone):
         ValueError: if the last stage, which has the class token, is not left to full attention.
     """
 
-    spared = ("cls_token",)
+    spared = ("cls_token", "position_bias")
 
     def __init__(
         self,
