@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import one_of, pair, probability
-from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, obstacles
+from foveate.ops._backends import explainable, in_transform, in_transform_obstacles
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps
 from foveate.ops.local import operator, portable
@@ -74,8 +74,8 @@ def local_attention(
 
 @explainable("local_attention")
 def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
-    q, k, v, _, _, bias, _, _, key_mask, _ = _checked(*args, **_with_defaults(len(args), kwargs))
-    return in_transform_obstacles() if in_transform() else obstacles(q, k, v, bias, key_mask)
+    arguments = _checked(*args, **_with_defaults(len(args), kwargs))
+    return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
 
 
 def _with_defaults(given: int, kwargs: dict[str, object]) -> dict[str, object]:

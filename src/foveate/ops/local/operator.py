@@ -33,8 +33,19 @@ local_attention = torch.ops.foveate.local_attention.default
 _backward = torch.ops.foveate.local_attention_backward.default
 
 
-def _backend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> str:
-    return choose("local_attention", obstacles(q, k, v, bias, key_mask))
+_LONGEST = 512  # side of a window by Triton; longer ones would break its arithmetic
+
+
+def why_not(q: Tensor, k: Tensor, v: Tensor, kernel_size: list[int], *rest: Any) -> dict[str, str]:
+    """Why each backend cannot take these arguments; empty where it can."""
+    against = obstacles(q, k, v, rest[1], rest[4])
+    if not against["triton"] and max(kernel_size) > _LONGEST:
+        against["triton"] = f"it takes windows up to {_LONGEST} long, and got {kernel_size}"
+    return against
+
+
+def _backend(*arguments: Any) -> str:
+    return choose("local_attention", why_not(*arguments))
 
 
 def _kernels() -> ModuleType:
@@ -52,7 +63,7 @@ def _split(*arguments: Any) -> tuple[tuple, bool]:
 @torch.library.impl(_library, "local_attention", "CompositeExplicitAutograd")
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     arguments, with_lse = _split(q, k, v, *rest)
-    backend = _backend(q, k, v, rest[2], rest[5])
+    backend = _backend(q, k, v, *rest)
     if backend == "native":
         out, lse = native.local_attention(*arguments)
     elif backend == "triton":
@@ -82,7 +93,7 @@ def _run_backward(
     v: Tensor,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    backend = _backend(q, k, v, rest[2], rest[5])
+    backend = _backend(q, k, v, *rest)
     if backend == "native":
         return native.local_attention_backward(grad_out, grad_lse, lse, bias_grad, q, k, v, *rest)
     if backend == "triton":
@@ -126,8 +137,7 @@ def _fake_backward(
     "foveate::local_attention", FunctionalTensorMode, lib=_library
 )
 def _shown(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
-    q, k, v, _, _, bias, _, _, key_mask = args[:9]
-    if not is_shown(_backend(q, k, v, bias, key_mask)):
+    if not is_shown(_backend(*args)):
         return mode.__torch_dispatch__(op, types, args, kwargs)
     with mode:
         return _kernels().local_attention(*_split(*args)[0])
@@ -137,8 +147,7 @@ def _shown(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
     "foveate::local_attention_backward", FunctionalTensorMode, lib=_library
 )
 def _shown_backward(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
-    q, k, v, _, _, bias, _, _, key_mask = args[5:14]
-    if not is_shown(_backend(q, k, v, bias, key_mask)):
+    if not is_shown(_backend(*args[5:])):
         return mode.__torch_dispatch__(op, types, args, kwargs)
     with mode:
         return _kernels().local_attention_backward(*args)
@@ -164,7 +173,7 @@ class _LocalAttention(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         arguments, with_lse = _split(*arguments)
         q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p, seed = arguments
-        against = obstacles(q, k, v, bias, key_mask)
+        against = why_not(*arguments)
         compiled_may_follow = not (against["native"] and against["triton"])
         with torch._C._AutoDispatchBelowAutograd():
             out, lse = local_attention(*arguments, with_lse or compiled_may_follow)

@@ -39,6 +39,7 @@ from foveate.ops._triton import (
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+FAR = tl.constexpr(2**29)  # where no window is and no key
 
 _KEY = ("D", "DV", "KH", "KW", "DIL_H", "DIL_W", "BORDER", "BIAS")
 
@@ -94,7 +95,7 @@ def local_attention_backward(
     dk = k.new_empty((k.shape[0], *grown, *k.shape[3:]))
     dv = v.new_empty((v.shape[0], *grown, *v.shape[3:]))
     delta = torch.empty_like(lse)
-    # Under "mask", slots outside the map are never visited.
+    # Slots that may not be attended are never written.
     d_bias = bias.new_zeros(bias.shape) if bias_grad else q.new_empty(0)
     d_each = d_bias if bias_grad and bias.dim() == 6 else None
     if q.shape[0]:
@@ -200,17 +201,19 @@ _CONFIGS = (
     (
         128,
         (
+            _config(4, 8, 32, 2, 2),
+            _config(4, 8, 32, 2, 3),
             _config(8, 8, 32, 4, 2),
             _config(8, 8, 64, 4, 2),
             _config(8, 8, 64, 4, 3),
             _config(8, 16, 32, 4, 2),
             _config(8, 16, 64, 8, 2),
-            _config(16, 16, 32, 8, 2),
         ),
     ),
     (
         256,
         (
+            _config(4, 8, 32, 2, 2),
             _config(8, 8, 32, 4, 2),
             _config(8, 8, 32, 8, 2),
             _config(8, 8, 64, 8, 2),
@@ -252,10 +255,13 @@ def _members(position, length, DILATION: tl.constexpr):
 def _block(first, rows, columns, top, left, SIZE: tl.constexpr):
     """The positions of ``SIZE`` cells of a rectangle, row by row from its cell ``first``.
 
-    Also whether each is a cell of the rectangle.
+    Also whether each is a cell of the rectangle. The division by ``columns`` is a multiplication,
+    exact while ``rows * columns * columns`` stays below 2 ** 31.
     """
     cell = first + tl.arange(0, SIZE)
-    return top + cell // columns, left + cell % columns, cell < rows * columns
+    inverse = ((2**31 - 1) // columns + 1).to(tl.uint32)  # of 2 ** 31, rounded up
+    row = tl.umulhi((2 * cell).to(tl.uint32), inverse).to(tl.int32)
+    return top + row, left + cell - row * columns, row < rows
 
 
 @triton.jit
@@ -308,12 +314,15 @@ def _queries_at(
     D: tl.constexpr, BLOCK_D: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr,
 ):  # fmt: skip
-    """Vectors of the queries at (y, x), their numbers, and where their windows start."""
+    """Vectors of the queries at (y, x), their numbers, and where their windows start.
+
+    A query that is not there has a window that holds no key.
+    """
     at = offset_of(image, y * DIL_H + class_y, x * DIL_W + class_x, head, q_b, q_y, q_x, q_h)
     vectors = load_rows(q, at, valid, q_d, D, BLOCK_D)
     number = number_of(image, y, x, head, class_y, class_x, H, W, heads, DIL_H, DIL_W)
-    start_y, start_x = _window(y, members_y, KH, BORDER), _window(x, members_x, KW, BORDER)
-    return vectors, number, start_y, start_x
+    start_y = tl.where(valid, _window(y, members_y, KH, BORDER), FAR)
+    return vectors, number, start_y, _window(x, members_x, KW, BORDER)
 
 
 @triton.jit
@@ -323,58 +332,78 @@ def _keys_at(
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values at (ky, kx), zero where none may be seen, and which may be attended."""
+    """Keys and values at (ky, kx), zero where there are none; and ky, for comparisons.
+
+    A key that may not be attended has moved out of every window; one that is not ``there`` lies
+    in none, or belongs to no one's tile.
+    """
     row = _on_map(ky, class_y, H, DIL_H, BORDER)
     column = _on_map(kx, class_x, W, DIL_W, BORDER)
     inside = there & (row >= 0) & (row < H) & (column >= 0) & (column < W)
-    seen = there if BORDER == "zero" else inside
+    if BORDER == "mask":
+        ky = tl.where(inside, ky, -FAR)
     if key_mask is not None:
         place = (image.to(tl.int64) * H + row) * W + column
         allowed = tl.load(key_mask + place, mask=inside, other=1) != 0
         inside = inside & allowed
-        seen = seen & allowed
+        ky = tl.where(allowed, ky, -FAR)
     at = offset_of(image, row, column, head, k_b, k_y, k_x, k_h)
     keys = load_rows(k, at, inside, k_d, D, BLOCK_D)
     at = offset_of(image, row, column, head, v_b, v_y, v_x, v_h)
     values = load_rows(v, at, inside, v_d, DV, BLOCK_DV)
-    return keys, values, seen
+    return keys, values, ky
 
 
 @triton.jit
 def _in_window(ky, kx, start_y, start_x, KH: tl.constexpr, KW: tl.constexpr):
     """Which keys lie in the windows that start there."""
-    dy, dx = ky - start_y, kx - start_x
-    return (dy >= 0) & (dy < KH) & (dx >= 0) & (dx < KW)
+    return ((ky - start_y).to(tl.uint32) < KH) & ((kx - start_x).to(tl.uint32) < KW)
 
 
 # ---- logits
 
 
 @triton.jit
+def _slot(ky, kx, start_y, start_x, KW: tl.constexpr):
+    """Which slot of a window a key is; one subtraction a pair."""
+    return (ky * KW + kx) - (start_y * KW + start_x)
+
+
+@triton.jit
 def _logits(
-    products, bias, seen, number, head, y, x, start_y, start_x, ky, kx, scale,
+    products, bias, seen, number, head, y, x, ky, kx, slot, scale,
     KH: tl.constexpr, KW: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """Scaled and biased products in powers of two, ``-inf`` where a key is not seen."""
     logits = products * (scale * LOG2E)
     if BIAS == "table":
-        place = (head * (2 * KH - 1) + ky - y + KH - 1) * (2 * KW - 1) + kx - x + KW - 1
+        ROW: tl.constexpr = 2 * KW - 1
+        origin = (head * (2 * KH - 1) + KH - 1) * ROW + KW - 1
+        place = (ky * ROW + kx + origin) - (y * ROW + x)
         logits += tl.load(bias + place, mask=seen, other=0.0).to(tl.float32) * LOG2E
     if BIAS == "each":
-        place = number * (KH * KW) + (ky - start_y) * KW + kx - start_x
+        place = number * (KH * KW) + slot
         logits += tl.load(bias + place, mask=seen, other=0.0).to(tl.float32) * LOG2E
     return tl.where(seen, logits, float("-inf"))
 
 
 @triton.jit
+def _log_sums(lse, number, valid):
+    """Queries' log-sum-exps in powers of two; zero, not ``-inf``, for one without any key."""
+    sums = tl.load(lse + number, mask=valid, other=0.0) * LOG2E
+    return tl.where(sums == float("-inf"), 0.0, sums)
+
+
+@triton.jit
 def _softmax_gradient(
-    logits, grad, lse, delta, seen, seed, number, slot, threshold, kept_scale
+    logits, grad, lse, delta, seed, number, slot, threshold, kept_scale
 ):  # fmt: skip
     """Weights as they met the values, and the gradient of the logits.
 
-    ``grad`` is that of the weights, ``delta`` what each query's weights sum it to.
+    ``grad`` is that of the weights, ``delta`` what each query's weights sum it to; ``lse`` is in
+    powers of two.
     """
-    weights = tl.where(seen, tl.exp2(logits - lse * LOG2E), 0.0)
+    weights = tl.exp2(logits - lse)
     grad = dropped(grad, seed, number, slot, threshold, kept_scale)
     d_logits = weights * (grad - delta)
     return dropped(weights, seed, number, slot, threshold, kept_scale), d_logits
@@ -412,25 +441,25 @@ def _forward(
     mixed = tl.zeros((TILE_H * TILE_W, BLOCK_DV), tl.float32)
     for first in range(0, rows * columns, KEYS):
         ky, kx, there = _block(first, rows, columns, top, left, KEYS)
-        keys, values, open_keys = _keys_at(
+        keys, values, ky = _keys_at(
             k, v, key_mask, ky, kx, there, image, head, class_y, class_x,
             k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d, H, W,
             D, DV, BLOCK_D, BLOCK_DV, DIL_H, DIL_W, BORDER,
         )  # fmt: skip
-        seen = open_keys[None, :] & valid[:, None] & _in_window(
+        seen = _in_window(
             ky[None, :], kx[None, :], start_y[:, None], start_x[:, None], KH, KW
-        )  # (M, N)  # fmt: skip
+        )  # (M, N)
+        slot = _slot(ky[None, :], kx[None, :], start_y[:, None], start_x[:, None], KW)
         logits = _logits(
             tl.dot(queries, tl.trans(keys), input_precision=PRECISION), bias, seen,
-            number[:, None], head, y[:, None], x[:, None], start_y[:, None], start_x[:, None],
-            ky[None, :], kx[None, :], scale, KH, KW, BIAS,
+            number[:, None], head, y[:, None], x[:, None], ky[None, :], kx[None, :], slot,
+            scale, KH, KW, BIAS,
         )  # fmt: skip
         higher = tl.maximum(peak, tl.max(logits, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         weights = tl.exp2(logits - safe[:, None])
         shrink = tl.exp2(peak - safe)
         total = total * shrink + tl.sum(weights, 1)
-        slot = (ky[None, :] - start_y[:, None]) * KW + kx[None, :] - start_x[:, None]
         weights = dropped(weights, seed, number[:, None], slot, threshold, kept_scale)
         mixed = tl.dot(
             weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION
@@ -465,7 +494,7 @@ def _query_gradients(
     )  # fmt: skip
     grads = load_rows(grad, number * DV, valid, 1, DV, BLOCK_DV)  # (M, DV)
     outs = load_rows(out, number * DV, valid, 1, DV, BLOCK_DV)
-    sums = tl.load(lse + number, mask=valid, other=0.0)
+    sums = _log_sums(lse, number, valid)
     shares = tl.sum(grads.to(tl.float32) * outs.to(tl.float32), 1)
     if grad_lse is not None:
         shares -= tl.load(grad_lse + number, mask=valid, other=0.0)
@@ -476,29 +505,28 @@ def _query_gradients(
     d_queries = tl.zeros((TILE_H * TILE_W, BLOCK_D), tl.float32)
     for first in range(0, rows * columns, KEYS):
         ky, kx, there = _block(first, rows, columns, top, left, KEYS)
-        keys, values, open_keys = _keys_at(
+        keys, values, ky = _keys_at(
             k, v, key_mask, ky, kx, there, image, head, class_y, class_x,
             k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d, H, W,
             D, DV, BLOCK_D, BLOCK_DV, DIL_H, DIL_W, BORDER,
         )  # fmt: skip
-        window = valid[:, None] & _in_window(
+        seen = _in_window(
             ky[None, :], kx[None, :], start_y[:, None], start_x[:, None], KH, KW
-        )
-        seen = open_keys[None, :] & window  # (M, N)
+        )  # (M, N)
+        slot = _slot(ky[None, :], kx[None, :], start_y[:, None], start_x[:, None], KW)
         logits = _logits(
             tl.dot(queries, tl.trans(keys), input_precision=PRECISION), bias, seen,
-            number[:, None], head, y[:, None], x[:, None], start_y[:, None], start_x[:, None],
-            ky[None, :], kx[None, :], scale, KH, KW, BIAS,
+            number[:, None], head, y[:, None], x[:, None], ky[None, :], kx[None, :], slot,
+            scale, KH, KW, BIAS,
         )  # fmt: skip
-        slot = (ky[None, :] - start_y[:, None]) * KW + kx[None, :] - start_x[:, None]
         _, d_logits = _softmax_gradient(
             logits, tl.dot(grads, tl.trans(values), input_precision=PRECISION),
-            sums[:, None], shares[:, None], seen, seed, number[:, None], slot,
+            sums[:, None], shares[:, None], seed, number[:, None], slot,
             threshold, kept_scale,
         )  # fmt: skip
         if d_each is not None:
             place = number[:, None] * (KH * KW) + slot
-            tl.store(d_each + place, d_logits.to(d_each.dtype.element_ty), mask=window)
+            tl.store(d_each + place, d_logits.to(d_each.dtype.element_ty), mask=seen)
         d_queries = tl.dot(d_logits.to(keys.dtype), keys, d_queries, input_precision=PRECISION)
 
     store_rows(dq, number * D, valid, d_queries * scale, D, BLOCK_D)
@@ -527,7 +555,7 @@ def _key_gradients(
     cell_y, cell_x = cells_of(top, left, TILE_H, TILE_W)  # on the grown map
     ours = (cell_y < members_y + MARGIN_H) & (cell_x < members_x + MARGIN_W)
     ky, kx = cell_y - BEFORE_H, cell_x - BEFORE_W
-    keys, values, open_keys = _keys_at(
+    keys, values, ky = _keys_at(
         k, v, key_mask, ky, kx, ours, image, head, class_y, class_x,
         k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d, H, W,
         D, DV, BLOCK_D, BLOCK_DV, DIL_H, DIL_W, BORDER,
@@ -544,20 +572,20 @@ def _key_gradients(
             q_b, q_y, q_x, q_h, q_d, H, W, heads, D, BLOCK_D, KH, KW, DIL_H, DIL_W, BORDER,
         )  # fmt: skip
         grads = load_rows(grad, number * DV, valid, 1, DV, BLOCK_DV)
-        sums = tl.load(lse + number, mask=valid, other=0.0)
+        sums = _log_sums(lse, number, valid)
         shares = tl.load(delta + number, mask=valid, other=0.0)
-        seen = open_keys[:, None] & valid[None, :] & _in_window(
+        seen = _in_window(
             ky[:, None], kx[:, None], start_y[None, :], start_x[None, :], KH, KW
-        )  # (M, N)  # fmt: skip
+        )  # (M, N)
+        slot = _slot(ky[:, None], kx[:, None], start_y[None, :], start_x[None, :], KW)
         logits = _logits(
             tl.dot(keys, tl.trans(queries), input_precision=PRECISION), bias, seen,
-            number[None, :], head, y[None, :], x[None, :], start_y[None, :], start_x[None, :],
-            ky[:, None], kx[:, None], scale, KH, KW, BIAS,
+            number[None, :], head, y[None, :], x[None, :], ky[:, None], kx[:, None], slot,
+            scale, KH, KW, BIAS,
         )  # fmt: skip
-        slot = (ky[:, None] - start_y[None, :]) * KW + kx[:, None] - start_x[None, :]
         weights, d_logits = _softmax_gradient(
             logits, tl.dot(values, tl.trans(grads), input_precision=PRECISION),
-            sums[None, :], shares[None, :], seen, seed, number[None, :], slot,
+            sums[None, :], shares[None, :], seed, number[None, :], slot,
             threshold, kept_scale,
         )  # fmt: skip
         d_values = tl.dot(weights.to(grads.dtype), grads, d_values, input_precision=PRECISION)
@@ -594,7 +622,7 @@ def _table_gradients(
     )  # fmt: skip
     grads = load_rows(grad, number * DV, valid, 1, DV, BLOCK_DV).to(tl.float32)
     queries = queries.to(tl.float32)
-    sums = tl.load(lse + number, mask=valid, other=0.0)
+    sums = _log_sums(lse, number, valid)
     shares = tl.load(delta + number, mask=valid, other=0.0)
 
     # A window starts further back from its query the further down the map it lies.
@@ -610,19 +638,19 @@ def _table_gradients(
             _window(left, members_x, KW, BORDER) - left + KW,
         ):
             ky, kx = y + dy, x + dx
-            keys, values, open_keys = _keys_at(
+            keys, values, ky = _keys_at(
                 k, v, key_mask, ky, kx, valid, image, head, class_y, class_x,
                 k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d, H, W,
                 D, DV, BLOCK_D, BLOCK_DV, DIL_H, DIL_W, BORDER,
             )  # fmt: skip
-            seen = open_keys & _in_window(ky, kx, start_y, start_x, KH, KW)
+            seen = _in_window(ky, kx, start_y, start_x, KH, KW)
+            slot = _slot(ky, kx, start_y, start_x, KW)
             logits = _logits(
-                tl.sum(queries * keys, 1), bias, seen, number, head, y, x, start_y, start_x,
-                ky, kx, scale, KH, KW, BIAS,
+                tl.sum(queries * keys, 1), bias, seen, number, head, y, x, ky, kx, slot,
+                scale, KH, KW, BIAS,
             )  # fmt: skip
-            slot = (ky - start_y) * KW + kx - start_x
             _, d_logits = _softmax_gradient(
-                logits, tl.sum(grads * values, 1), sums, shares, seen, seed, number, slot,
+                logits, tl.sum(grads * values, 1), sums, shares, seed, number, slot,
                 threshold, kept_scale,
             )  # fmt: skip
             place = (dy + KH - 1) * (2 * KW - 1) + dx + KW - 1
