@@ -35,7 +35,7 @@ from foveate.registry import register
     paper="Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2022, "
     "arXiv:2111.14556",
     source="LeapLabTHU/ACmix@81dddb6dff98f5e238a7fb6ab174e256489c07fa",
-    tags=("weights", "self", "local", "heads", "published"),
+    tags=("weights", "self", "local", "heads", "published", "fusable"),
     parity="Maps that windows do not divide are padded, and the padding masked.",
 )
 class ACmixWindowAttention(WindowAttention):

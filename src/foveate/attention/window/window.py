@@ -41,7 +41,7 @@ from foveate.registry import register
     paper="Liu et al., Swin Transformer, ICCV 2021, arXiv:2103.14030",
     source="microsoft/Swin-Transformer@f82860bfb5225915aca09c3227159ee9e1df874d",
     licence="MIT",
-    tags=("weights", "self", "local", "heads", "published"),
+    tags=("weights", "self", "local", "heads", "published", "fusable"),
     parity="Padding is masked by default; pad='zero' attends to it, as the detection code does.",
 )
 class WindowAttention(Mixer):
@@ -115,6 +115,18 @@ class WindowAttention(Mixer):
             y = y + layout.merge_heads(more.transpose(1, 2)).unflatten(1, (height, width))
         return self._finish(y, x)
 
+    @property
+    def fused(self) -> bool:
+        """Whether the table has been laid out."""
+        return hasattr(self, "pair_bias")
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Lay the table out as a number for every pair of a window's cells, once for all calls."""
+        if not self.fused:
+            self.pair_bias = nn.Parameter(self._bias(self.window_size).contiguous())
+            del self.relative_position_bias_table
+
     def multiply_adds(self, height: int, width: int) -> int:
         cells, padded = height * width, math.prod(self._padded((height, width)))
         projected = padded if self.pad == "zero" else cells
@@ -152,9 +164,13 @@ class WindowAttention(Mixer):
     def _bias(self, window: tuple[int, int]) -> Tensor:
         """``(h, T, T)``; a window that shrank to the map takes the middle of the table."""
         (full_h, full_w), (wh, ww) = self.window_size, window
+        if self.fused:
+            bias = self.pair_bias.view(-1, full_h, full_w, full_h, full_w)
+            return bias[:, :wh, :ww, :wh, :ww].flatten(3).flatten(1, 2)
         table = self.relative_position_bias_table.view(2 * full_h - 1, 2 * full_w - 1, -1)
         table = table[full_h - wh : full_h + wh - 1, full_w - ww : full_w + ww - 1].flatten(0, 1)
-        return table[layout.relative_index(window, table.device)].permute(2, 0, 1)
+        index = layout.relative_index(window, table.device)
+        return table.index_select(0, index.flatten()).unflatten(0, index.shape).permute(2, 0, 1)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)
