@@ -21,31 +21,33 @@ from foveate import ops
 from foveate.ops.native import library
 
 BORDERS = ("shift", "zero", "mask", "reflect")
+DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16)
 DIMS = (1, 3, 8, 15, 16, 31, 32, 33, 64, 128)
 INSTRUCTION_SETS = ("generic", "v3", "v4")
 MOST_PRODUCTS = 150_000  # of one case: unoptimized code takes its time
 MOST_WEIGHTS = 20_000  # of slide attention, in each of its two kernels
 
 
-def laid_out(pick: random.Random, size: tuple[int, ...]) -> Tensor:
+def laid_out(pick: random.Random, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Random numbers ``(B, H, W, heads, D)`` in one of the ways that views lie in memory.
 
     What surrounds them is in other allocations or NaN, so that a read of it shows.
     """
     layout = pick.choice(("packed", "projection", "channels first", "reversed", "crop", "expanded"))
-    x = torch.randn(size)
+    x = torch.randn(size).to(dtype)
     if layout == "packed":
         return x.clone()
     if layout == "expanded":
         return x[:1].clone().expand(size)
     if layout == "crop":
-        padded = torch.full([n + 3 for n in size], float("nan"))
+        padded = torch.full([n + 3 for n in size], float("nan"), dtype=dtype)
         inner = padded[tuple(slice(1, 1 + n) for n in size)]
     elif layout == "projection":
-        inner = torch.full((*size[:3], 3, *size[3:]), float("nan"))[:, :, :, pick.randrange(3)]
+        three = torch.full((*size[:3], 3, *size[3:]), float("nan"), dtype=dtype)
+        inner = three[:, :, :, pick.randrange(3)]
     else:
         order = (0, 3, 4, 1, 2) if layout == "channels first" else (4, 3, 2, 1, 0)
-        inner = torch.empty([size[i] for i in order])
+        inner = torch.empty([size[i] for i in order], dtype=dtype)
         inner = inner.permute([order.index(i) for i in range(5)])
     return inner.copy_(x)
 
@@ -70,7 +72,8 @@ def local_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Ca
             break
     size = (batch, height, width, heads)
     value_dim = pick.choice([dim, dim, pick.choice(DIMS)])
-    tensors = [laid_out(pick, (*size, d)) for d in (dim, dim, value_dim)]
+    dtype = pick.choice(DTYPES)
+    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
     bias = pick.choice(["none", "table", "each"])
     if bias == "table":
         tensors.append(torch.randn(heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1))
@@ -111,7 +114,8 @@ def slide_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Ca
         if products <= MOST_PRODUCTS * 4 and slots * slots * wider <= MOST_WEIGHTS:
             break
     size = (batch, height, width, heads)
-    tensors = [laid_out(pick, (*size, d)) for d in (dim, dim, value_dim)]
+    dtype = pick.choice(DTYPES)
+    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
     for d in (dim, value_dim):
         tensors += [
             torch.randn(slots, slots, d),
@@ -122,7 +126,7 @@ def slide_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Ca
 
 
 def told(tensors: list[Tensor], options: dict) -> str:
-    maps = " ".join(f"{tuple(x.shape)}/{x.stride()}" for x in tensors[:3])
+    maps = " ".join(f"{x.dtype}{tuple(x.shape)}/{x.stride()}" for x in tensors[:3])
     words = {name: x for name, x in options.items() if not isinstance(x, Tensor)}
     return f"{maps} {words}"
 

@@ -1,6 +1,6 @@
 """Slide attention by the compiled CPU kernels: packs the arguments of ``native/slide.c``.
 
-They compute in float32; half precision is widened before and rounded after.
+Maps may be in half precision; the kernels compute in float32.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from torch import Tensor
 from foveate.ops import _dropout
 from foveate.ops.native import library
 
-_COMMON = "8q3q15q4q2qq4q2d"
+_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # native/storage.h
+_COMMON = "9q3q15q4q2qq4q2d"  # struct common in native/slide_map.h
 
 
 def slide_attention(
@@ -29,13 +30,16 @@ def slide_attention(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output ``(B, H, W, h, Dv)`` and, if ``keep``, probabilities ``(B, h, n, H, W)``."""
-    maps, weights = _float32(q, k, v), _packed(key_weight, key_bias, value_weight, value_bias)
-    out = torch.empty((*q.shape[:4], v.shape[4]))
-    probabilities = torch.empty(probabilities_shape(q, kernel_size) if keep else 0)
+    maps = [_aligned(x) for x in (q, k, v)]
+    weights = _packed(key_weight, key_bias, value_weight, value_bias)
+    out = torch.empty(v.shape, dtype=v.dtype)
+    probabilities = torch.empty(
+        probabilities_shape(q, kernel_size) if keep else 0, dtype=torch.float32
+    )
     library.kernel("slide_forward", _COMMON + "q")(
         *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed), out.data_ptr()
     )
-    return out.to(v.dtype), probabilities
+    return out, probabilities
 
 
 def slide_attention_backward(
@@ -56,11 +60,11 @@ def slide_attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and, if ``weight_grads``, of the weights and biases."""
     given = (q, k, v, key_weight, key_bias, value_weight, value_bias)
-    maps, weights = _float32(q, k, v), _packed(key_weight, key_bias, value_weight, value_bias)
-    (gradient,) = _float32(grad_out)
-    grads = [torch.empty(q.shape), torch.zeros(k.shape), torch.zeros(v.shape)]
+    maps, gradient = [_aligned(x) for x in (q, k, v)], _aligned(grad_out)
+    weights = _packed(key_weight, key_bias, value_weight, value_bias)
+    grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:
-        grads += [torch.empty(weight.shape) for weight in weights]
+        grads += [torch.empty(x.shape, dtype=torch.float32) for x in weights]
     addresses = [grad.data_ptr() for grad in grads] + [0] * (7 - len(grads))
     library.kernel("slide_backward", _COMMON + "q5q7q")(
         *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed),
@@ -76,8 +80,9 @@ def probabilities_shape(q: Tensor, kernel_size: list[int]) -> tuple[int, ...]:
     return (q.shape[0], q.shape[3], kernel_size[0] * kernel_size[1], q.shape[1], q.shape[2])
 
 
-def _float32(*tensors: Tensor) -> list[Tensor]:
-    return [x.to(torch.float32) for x in tensors]
+def _aligned(x: Tensor) -> Tensor:
+    """``x`` at an address that its elements may have; memory from elsewhere may lie anywhere."""
+    return x.clone() if x.data_ptr() % x.element_size() else x
 
 
 def _packed(*tensors: Tensor) -> list[Tensor]:
@@ -101,6 +106,7 @@ def _common(
         *q.shape,
         v.shape[4],
         *kernel_size,
+        _STORAGE[q.dtype],
         *(x.data_ptr() for x in maps),
         *q.stride(),
         *k.stride(),
