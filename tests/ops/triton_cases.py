@@ -247,6 +247,13 @@ def test_slide_attention_is_the_portable_one(name):
     assert_same(slide_attention, *SLIDE[name])
 
 
+def test_weight_gradients_of_many_chunks(monkeypatch):
+    from foveate.ops.slide import triton as kernels
+
+    monkeypatch.setattr(kernels, "_PIXELS", 7)
+    assert_same(slide_attention, *slide_case((2, 3, 5), (1, 2), heads=2, bias_heads=1))
+
+
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dim", [8, 16, 24, 32, 48, 64, 96, 128, 256])

@@ -74,10 +74,8 @@ def padded(channels: int) -> int:
 
 
 def precision() -> str:
-    """How float32 products are made, as PyTorch's own matrix products are told to."""
-    if torch.get_float32_matmul_precision() != "highest":
-        return "tf32"
-    return "ieee"
+    """How float32 products are made: as PyTorch's own matrix products are told to."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 # ---- in kernels

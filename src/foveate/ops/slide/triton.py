@@ -467,12 +467,19 @@ def _weight_gradients_of_chunks(
     dy, dx = tap // KW - KH // 2, tap % KW - KW // 2
     dtype: tl.constexpr = q.dtype.element_ty
     total = tl.zeros((SLOTS, BLOCK_D), tl.float32)
+    # Only the chunk's first pixel needs 64 bits: the others are counted from its row's start.
     begin = chunk.to(tl.int64) * CHUNK
-    end = tl.minimum(begin + CHUNK, pixels)
-    for first in range(begin, end, BLOCK):
+    count = tl.minimum(pixels - begin, CHUNK).to(tl.int32)
+    left, row = (begin % W).to(tl.int32), begin // W
+    top, first_image = (row % H).to(tl.int32), (row // H).to(tl.int32)
+    for first in range(0, count, BLOCK):
         pixel = first + tl.arange(0, BLOCK)
-        valid = pixel < end
-        image, y, x = pixel // W // H, pixel // W % H, pixel % W
+        valid = pixel < count
+        x = left + pixel
+        y = top + x // W
+        x = x % W
+        image = first_image + y // H
+        y = y % H
         vectors = _near(
             q, y, x, valid, image, head, 0, 0, q_b, q_y, q_x, q_h, q_d, H, W, D, BLOCK_D
         )  # fmt: skip
@@ -482,7 +489,7 @@ def _weight_gradients_of_chunks(
                 near_b, near_y, near_x, near_h, near_d, H, W, D, BLOCK_D,
             )  # fmt: skip
         slot = tl.arange(0, SLOTS)
-        plane = ((image * heads + head) * TAPS)[:, None] + slot[None, :]
+        plane = ((image.to(tl.int64) * heads + head) * TAPS)[:, None] + slot[None, :]
         weights = tl.load(
             a + plane * (H * W) + (y * W + x)[:, None],
             mask=valid[:, None] & (slot < TAPS)[None, :], other=0.0,
