@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ SIZES = [
     (1, 6, 6, 2, 7, 7, (5, 5)),
     (1, 4, 5, 1, 4, 6, (7, 7)),
     (1, 11, 10, 3, 32, 32, (3, 3)),
+    (1, 70, 2, 1, 2, 2, (67, 1)),
 ]
 
 
@@ -129,6 +131,58 @@ def test_native_blocks_meet(size, two_threads):
 
 
 @needs_native
+def test_threads_change_no_map():
+    tensors = make((2, 13, 18, 1, 8, 8, (5, 3)))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5, 40):
+            torch.set_num_threads(threads)
+            out = ops.slide_attention(*tensors, (5, 3))
+            results.append([out, *gradients(out, tensors)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0][:4], other[:4]))
+        for ours, theirs in zip(results[0][4:], other[4:], strict=True):
+            assert_near(ours, theirs, 1e-5)
+
+
+def assert_like_its_copy(maps, weights):
+    """Views give what their copies give, and so do their gradients."""
+    results = []
+    for given in (maps, [x.clone() for x in maps]):
+        leaves = [x.detach().requires_grad_() for x in given]
+        out = ops.slide_attention(*leaves, *weights, 3)
+        results.append([out, *gradients(out, leaves)])
+    assert all(map(torch.equal, *results))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_elements_between_the_addresses_of_their_type(dtype):
+    size = (2, 3, 4, 2, 17)
+    maps = []
+    for x in make((*size, 17, (3, 3)), requires_grad=False)[:3]:
+        memory = bytearray(x.numel() * dtype.itemsize + 1)
+        maps.append(torch.frombuffer(memory, dtype=dtype, offset=1).view(size).copy_(x))
+    assert all(x.data_ptr() % dtype.itemsize for x in maps)
+    assert_like_its_copy(maps, make((*size, 17, (3, 3)), requires_grad=False)[3:])
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="reserves memory without using it")
+def test_rows_further_apart_than_32_bits_count():
+    without_reserve = 0x4000
+    memory = mmap.mmap(-1, 13 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | without_reserve)
+    everything = torch.frombuffer(memory, dtype=torch.float32)
+    wide = everything.as_strided((1, 3, 4, 3, 2, 16), (0, 3 << 29, 96, 32, 16, 1))
+    wide.copy_(torch.randn(wide.shape))
+    weights = make((1, 3, 4, 2, 16, 16, (3, 3)), requires_grad=False)[3:]
+    assert_like_its_copy(wide.unbind(3), weights)
+
+
+@needs_native
 @pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop"])
 def test_any_strides(layout):
     size = (2, 6, 7, 2, 8, 8, (3, 3))
@@ -207,7 +261,7 @@ def test_identity_kernels_give_plain_local_attention():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["native", "portable"])
 def test_half_precision(dtype, backend):
-    tensors = [x.detach().to(dtype).requires_grad_() for x in make((2, 6, 7, 2, 8, 8, (3, 3)))]
+    tensors = [x.detach().to(dtype).requires_grad_() for x in make((2, 6, 7, 2, 8, 40, (3, 3)))]
     precise = [x.detach().double().requires_grad_() for x in tensors]
     expected = ops.slide_attention(*precise, 3)
     with ops.use_backend(backend):
@@ -390,6 +444,8 @@ def test_native_reads_no_memory_it_has_not_written():
         ({4: lambda x: x[:1, :3]}, r"key_bias must be \(heads or 1, slots, D\)"),
         ({6: lambda x: x.expand(3, -1, -1)}, "value_bias must be"),
         ({6: lambda x: x.double()}, "value_bias must be torch.float32"),
+        ({2: lambda x: x.to("meta")}, "v is on meta, q on cpu"),
+        ({5: lambda x: x.to("meta")}, "value_weight is on meta, q on cpu"),
     ],
 )
 def test_mistakes_are_refused(change, words):

@@ -64,7 +64,7 @@ FV_EXPORT int FV(slide_forward)(const struct forward *call) {
   const int64_t out_line = line_size(s->columns, v.chunks);
   const int64_t sums_size = GROUP * L * L, scores_size = s->groups * GROUP * s->columns;
   const int64_t scratch = s->kernel_height * (key_line + value_line) + query_line + out_line +
-                          sums_size + scores_size;
+                          sums_size + scores_size + addresses_size(s);
   float *memory = fv_alloc(key_packed + value_packed + s->threads * scratch);
   if (!memory) return 1;
   expect_writes(s, &out);
@@ -80,7 +80,7 @@ FV_EXPORT int FV(slide_forward)(const struct forward *call) {
     float *mixed = near + query_line, *sums = mixed + out_line, *scores = sums + sums_size;
     const struct ring keys = {scores + scores_size, key_line};
     const struct ring values = {keys.lines + s->kernel_height * key_line, value_line};
-    float *far[MAX_KERNEL_HEIGHT];
+    float **far = (float **)(values.lines + s->kernel_height * value_line);
     const fv_range rows = fv_split(s->rows, fv_threads(), fv_thread());
     for (int64_t row = rows.begin; row < rows.end;) {
       const struct strip at = strip_at(s, row, rows.end);

@@ -187,7 +187,7 @@ static void unpack(const struct problem *s, const float *partial, int64_t stride
 /* Floats that one thread needs for one side. */
 static int64_t side_size(const struct problem *s, int chunks, bool weights_too) {
   return 2 * line_size(s->columns, chunks) +
-         2 * s->kernel_height * line_size(s->pitch, chunks) +
+         2 * s->kernel_height * line_size(s->pitch, chunks) + 2 * addresses_size(s) +
          (weights_too ? packed_size(s, chunks) : 0);
 }
 
@@ -206,7 +206,10 @@ static float *lay_out(const struct problem *s, struct side *side, bool weights_t
   side->d_line = memory + line;
   side->ring = (struct ring){memory + 2 * line, far_line};
   side->d_ring = (struct ring){memory + 2 * line + s->kernel_height * far_line, far_line};
-  return memory + 2 * (line + s->kernel_height * far_line);
+  memory += 2 * (line + s->kernel_height * far_line);
+  side->lines = (float **)memory;
+  side->d_lines = (float **)(memory + addresses_size(s));
+  return memory + 2 * addresses_size(s);
 }
 
 /* Gradients of q, k, v and the weights. Returns 1 without memory. */
@@ -242,10 +245,7 @@ FV_EXPORT int FV(slide_backward)(const struct backward *call) {
   if (s->threads > 0) {
 #pragma omp parallel num_threads(s->threads)
     {
-      float *lines[4][MAX_KERNEL_HEIGHT];
       struct side own_keys = keys, own_values = values;
-      own_keys.lines = lines[0], own_keys.d_lines = lines[1];
-      own_values.lines = lines[2], own_values.d_lines = lines[3];
       float *rest = all_scratch + fv_thread() * scratch;
       rest = lay_out(s, &own_keys, weights_too, rest);
       rest = lay_out(s, &own_values, weights_too, rest);

@@ -25,7 +25,6 @@
 #else
 #define TILE 1
 #endif
-#define MAX_KERNEL_HEIGHT 64
 
 /* What forward and backward have in common; strides are in elements. */
 struct common {
@@ -207,6 +206,11 @@ struct ring {
   float *lines;
   int64_t size; /* of a line, in floats */
 };
+
+/* Floats that take the addresses of a window's lines. */
+static inline int64_t addresses_size(const struct problem *s) {
+  return (s->kernel_height * (int64_t)(sizeof(float *) / sizeof(float)) + L - 1) / L * L;
+}
 
 static inline int64_t line_size(int64_t pitch, int chunks) { return pitch * chunks * L; }
 

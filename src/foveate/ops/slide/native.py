@@ -86,7 +86,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def _packed(*tensors: Tensor) -> list[Tensor]:
-    return [x.to(torch.float32).contiguous() for x in tensors]
+    return [_aligned(x.to(torch.float32).contiguous()) for x in tensors]
 
 
 def _common(
