@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import foveate
-import foveate.models  # noqa: F401  registers the backbones
+import foveate.models
 from benchmarks.measure import machine, save, timed
 
 PEERS = {"slide_swin_tiny": "swin_tiny_patch4_window7_224"}
