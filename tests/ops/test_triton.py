@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,19 @@ def test_explain_tells_why_not_triton():
         assert "triton: cannot: it computes on CUDA" in explain("local_attention", q, q, q, 3)
         with use_backend("triton"), pytest.raises(RuntimeError, match="tensors are on cpu"):
             local_attention(q, q, q, 3)
+
+
+def test_a_gradient_taken_in_another_thread_obeys(monkeypatch):
+    """As on a GPU, whose gradients PyTorch computes in a thread of the device's own."""
+    from foveate.ops.local import operator
+
+    def refuse(*arguments):
+        raise AssertionError("portable was asked for")
+
+    monkeypatch.setattr(operator.native, "local_attention_backward", refuse)
+    q = torch.randn(1, 5, 5, 1, 4, requires_grad=True)
+    with use_backend("portable"):
+        out = local_attention(q, q, q, 3)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(out.sum().backward).result()
+    assert q.grad is not None

@@ -33,13 +33,29 @@ def use_backend(name: str) -> Iterator[None]:
     """Run the operators called inside by one backend: "native", "triton" or "portable".
 
     A compiled one raises where its kernel cannot take the arguments, in place of falling back.
-    Gradients computed inside obey it too.
+    Gradients computed inside obey it too, and so do, elsewhere, those of what was computed inside.
+    A graph that ``torch.compile`` traced with Triton kernels keeps them.
     """
     token = _forced.set(one_of(name, BACKENDS, "backend"))
     try:
         yield
     finally:
         _forced.reset(token)
+
+
+def told() -> str | None:
+    """The backend that :func:`use_backend` asks for."""
+    return _forced.get()
+
+
+@contextmanager
+def as_told(name: str | None) -> Iterator[None]:
+    """What a forward was told, for its backward: PyTorch may run that in another thread."""
+    if name is None or told():
+        yield
+    else:
+        with use_backend(name):
+            yield
 
 
 def choose(op: str, obstacles: dict[str, str]) -> str:

@@ -16,7 +16,15 @@ from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import choose, is_shown, launching_on, obstacles, recording
+from foveate.ops._backends import (
+    as_told,
+    choose,
+    is_shown,
+    launching_on,
+    obstacles,
+    recording,
+    told,
+)
 from foveate.ops.local import native, portable
 
 _ARGUMENTS = (
@@ -180,6 +188,7 @@ class _LocalAttention(torch.autograd.Function):
         output = None if against["triton"] else out
         ctx.save_for_backward(output, lse, q, k, v, bias, key_mask, seed)
         ctx.settings = kernel_size, dilation, scale, border, dropout_p
+        ctx.told = told()
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -197,7 +206,8 @@ class _LocalAttention(torch.autograd.Function):
             grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments) + 1))
-        dq, dk, dv, d_bias = _backward(grad_out, grad_lse, out, lse, bias_grad, *arguments)
+        with as_told(ctx.told):
+            dq, dk, dv, d_bias = _backward(grad_out, grad_lse, out, lse, bias_grad, *arguments)
         return dq, dk, dv, None, None, d_bias if bias_grad else None, *[None] * 6
 
 

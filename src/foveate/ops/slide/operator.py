@@ -21,7 +21,15 @@ from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import choose, is_shown, launching_on, obstacles, recording
+from foveate.ops._backends import (
+    as_told,
+    choose,
+    is_shown,
+    launching_on,
+    obstacles,
+    recording,
+    told,
+)
 from foveate.ops.slide import native, portable
 
 _ARGUMENTS = (
@@ -137,6 +145,7 @@ class _SlideAttention(torch.autograd.Function):
         seed = arguments[_TENSORS + 3]
         ctx.save_for_backward(probabilities, *arguments[:_TENSORS], seed)
         ctx.settings = arguments[_TENSORS : _TENSORS + 3]
+        ctx.told = told()
         ctx.mark_non_differentiable(probabilities)
         return out, probabilities
 
@@ -151,7 +160,8 @@ class _SlideAttention(torch.autograd.Function):
             found = dict(zip(places, grads, strict=True))
         else:
             weight_grads = any(i >= 3 for i in places)
-            grads = _backward(grad_out, probabilities, weight_grads, *arguments)
+            with as_told(ctx.told):
+                grads = _backward(grad_out, probabilities, weight_grads, *arguments)
             found = {i: grads[i] for i in places}
         return tuple(found.get(i) for i in range(_TENSORS + 5))
 
