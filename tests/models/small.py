@@ -78,4 +78,5 @@ SMALL: dict[str, dict[str, Any]] = {
     "rga_resnet50": {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "img_size": (64, 32)},
     "san10_patchwise": {"layers": (1, 1, 1, 1, 1), "kernels": (3,) * 5, "dims": (32,) * 4 + (64,)},
     "acmix_san10": {"layers": (1, 1, 1, 1, 1), "kernels": (3,) * 5, "dims": (32,) * 4 + (64,)},
+    "batnet": {"width": 0.1, "parts": 1, "hidden": 16},
 }

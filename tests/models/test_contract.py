@@ -22,6 +22,9 @@ MODELS = [
     *(pytest.param(name, SMALL[name], id=f"{name}-small") for name in SMALL),
     *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in list_backbones()),
 ]
+WITHOUT_RESIDUALS = ("batnet", "batnet_multi")
+"""An Inception network has no residual branch that stochastic depth could drop."""
+
 every_model = pytest.mark.parametrize(("name", "kwargs"), MODELS)
 
 
@@ -52,7 +55,7 @@ def is_classifier(model: nn.Module) -> bool:
 
 @every_model
 def test_forward_and_backward_reach_every_parameter(name, kwargs):
-    model = create(name, kwargs, drop_path_rate=0.1)
+    model = create(name, kwargs, **({} if name in WITHOUT_RESIDUALS else {"drop_path_rate": 0.1}))
     logits = model(images())
     assert logits.shape[:2] == (2, 7)
     model.train()
@@ -268,10 +271,12 @@ def test_exported(name):
 @pytest.mark.parametrize("name", sorted(published_figures()))
 def test_parameters_are_the_publications_or_the_difference_is_explained(name):
     figures = published_figures()[name]
-    model = timm.create_model(name, device="meta")
+    ours = sum(p.numel() for p in timm.create_model(name, device="meta").parameters())
+    said = f"{ours / 1e6:.3f}M, published {figures.params}"
     if figures.params and not figures.note:
-        ours = sum(p.numel() for p in model.parameters())
-        assert agrees(ours, figures.params), f"{ours / 1e6:.3f}M, published {figures.params}"
+        assert agrees(ours, figures.params), said
+    elif figures.params:  # what a note explains is still the same network
+        assert agrees(ours, figures.params, share=0.06), said
 
 
 @pytest.mark.slow
@@ -284,12 +289,12 @@ def test_multiply_adds_are_the_publications_or_the_difference_is_explained(name)
         assert agrees(flops / 2, figures.multiply_adds), f"{flops / 2e9:.3f}G"
 
 
-def agrees(ours: float, printed: str) -> bool:
-    """Within one percent of the printed figure, or within its rounding."""
+def agrees(ours: float, printed: str, share: float = 0.01) -> bool:
+    """Within a share of the printed figure, or within its rounding."""
     digits, unit = re.fullmatch(r"([\d.]+)([KMG])", printed).groups()
     scale = {"K": 1e3, "M": 1e6, "G": 1e9}[unit]
     rounding = 0.5 * 10.0 ** -len(digits.partition(".")[2]) * scale
-    return abs(ours - float(digits) * scale) <= max(rounding, 0.01 * float(digits) * scale)
+    return abs(ours - float(digits) * scale) <= max(rounding, share * float(digits) * scale)
 
 
 def test_every_family_has_a_small_form():

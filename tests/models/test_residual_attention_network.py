@@ -7,7 +7,8 @@ import torch
 from timm.layers import DropPath
 from torch.nn import functional as F
 
-from foveate.models.residual_attention_network import CaffePool, ResidualAttentionNetwork
+from foveate.models._layers import CornerPool
+from foveate.models.residual_attention_network import ResidualAttentionNetwork
 
 NARROW = {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (1, 1, 0), "trunk_blocks": 1}
 
@@ -15,7 +16,7 @@ NARROW = {"stem_dim": 8, "dims": (16, 24, 32, 48), "levels": (1, 1, 0), "trunk_b
 @pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 2)])
 def test_pooling_is_caffes_and_loses_no_odd_row(size):
     x = torch.randn(2, 3, *size)
-    y = CaffePool()(x)
+    y = CornerPool()(x)
     assert list(y.shape[2:]) == [-(-side // 2) for side in size]
     if size != (1, 2):
         caffe = F.max_pool2d(x, 3, 2, ceil_mode=True)

@@ -14,6 +14,7 @@ import torch
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.contracts import Attention
@@ -103,6 +104,19 @@ class PatchMerging(nn.Module):
         x = pad_to_multiple(to_channels_last(x), (2, 2))
         cells = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
         return self.reduction(self.norm(torch.cat(cells, -1))).permute(0, 3, 1, 2)
+
+
+class CornerPool(nn.Module):
+    """Maxima of 3x3 windows with stride 2 that start in the corner and may run over the edge.
+
+    It is Caffe's pooling on sides that are even. On odd ones the last row, which Caffe reads with
+    the window before, has a window of its own, so that a side is halved up.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        over = (0, 1 + width % 2, 0, 1 + height % 2)
+        return F.max_pool2d(F.pad(x, over, value=float("-inf")), 3, 2)
 
 
 class Block(nn.Module):

@@ -26,27 +26,18 @@ from typing import Any
 
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from foveate.arguments import one_of
 from foveate.attention.gates.residual_attention import PreActivationBlock, ResidualAttention
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
+from foveate.models._layers import CornerPool
 
 __all__ = ["ResidualAttentionNetwork", "ran56", "ran56_32", "ran92", "ran92_32"]
 
 
 STEMS = {"imagenet": 4, "small": 1, "small_pooled": 2}
 """By how much a stem reduces the image."""
-
-
-class CaffePool(nn.Module):
-    """Maxima of 3x3 windows with stride 2 that start in the corner and may run over the edge."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        over = (0, 1 + width % 2, 0, 1 + height % 2)
-        return F.max_pool2d(F.pad(x, over, value=float("-inf")), 3, 2)
 
 
 class ResidualAttentionNetwork(Backbone):
@@ -146,7 +137,7 @@ def _stem(in_chans: int, dim: int, form: str, port: bool) -> nn.Sequential:
     conv = nn.Conv2d(in_chans, dim, size, stride, size // 2, bias=False)
     stem = nn.Sequential(conv, nn.BatchNorm2d(dim), nn.ReLU())
     if form == "imagenet":
-        stem.append(nn.MaxPool2d(3, 2, padding=1) if port else CaffePool())
+        stem.append(nn.MaxPool2d(3, 2, padding=1) if port else CornerPool())
     if form == "small_pooled":
         stem.append(nn.MaxPool2d(2, ceil_mode=True))
     return stem
