@@ -1,7 +1,8 @@
 """Local attention by the compiled CPU kernels: packs the arguments of ``native/local.c``.
 
-The kernels compute in float32; half precision is converted on the way in and out. A reflected
-border is a map of keys that was padded beforehand.
+The kernels compute in float32 and read and write float32, bfloat16 or float16; only the small
+relative tables, the log-sum-exp and its gradient are float32 always. A reflected border is a map of
+keys that was padded beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from foveate.ops._dropout import threshold
 from foveate.ops.native import library
 
 _BORDERS = {"shift": 0, "zero": 1, "mask": 2, "reflect": 3}
-_LAYOUT = "13q23q8q7q3q2d"  # fv_local in native/local_map.h
+_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_LAYOUT = "13q23q8q9q3q2d"  # fv_local in native/local_map.h
 _NONE = (0, 0, 0, 0)
 
 
@@ -31,16 +33,13 @@ def local_attention(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp, as the portable form gives them."""
-    out = torch.empty((*q.shape[:4], v.shape[4]), dtype=torch.float32)
+    out = torch.empty((*q.shape[:4], v.shape[4]), dtype=q.dtype)
     lse = torch.empty(q.shape[:4], dtype=torch.float32)
-    settings = _settings(kernel_size, dilation, bias, scale, border, dropout_p, seed)
+    settings = _settings(q, kernel_size, dilation, bias, scale, border, dropout_p, seed)
     if out.numel():
-        k32, v32, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
-        _call(
-            "local_forward", _in_float32(q), _in_float32(k32), _in_float32(v32),
-            _float32_bias(bias), mask, settings, out=out, lse=lse,
-        )  # fmt: skip
-    return out.to(q.dtype), lse
+        k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
+        _call("local_forward", q, k, v, bias, mask, settings, out=out, lse=lse)
+    return out, lse
 
 
 def local_attention_backward(
@@ -61,29 +60,23 @@ def local_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and, if asked, of the bias; else an empty tensor in its place."""
-    settings = _settings(kernel_size, dilation, bias, scale, border, dropout_p, seed)
-    k32, v32, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
-    dq = torch.empty(q.shape, dtype=torch.float32)
-    dk = torch.empty(k32.shape, dtype=torch.float32)
-    dv = torch.empty(v32.shape, dtype=torch.float32)
-    d_bias = torch.zeros(bias.shape if bias_grad else 0, dtype=torch.float32)
+    settings = _settings(q, kernel_size, dilation, bias, scale, border, dropout_p, seed)
+    k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    d_bias = torch.empty(0, dtype=q.dtype)
+    if bias is not None and bias_grad:
+        d_bias = torch.zeros(bias.shape, dtype=torch.float32 if bias.dim() == 3 else bias.dtype)
     if q.numel():
         _call(
-            "local_backward", _in_float32(q), _in_float32(k32), _in_float32(v32),
-            _float32_bias(bias), mask, settings,
-            lse=lse, grad_out=_in_float32(grad_out),
-            grad_lse=None if grad_lse is None else grad_lse.float().contiguous(),
+            "local_backward", q, k, v, bias, mask, settings,
+            lse=lse, grad_out=_channels_together(grad_out),
+            grad_lse=None if grad_lse is None else grad_lse.contiguous(),
             dq=dq, dk=dk, dv=dv, d_bias=d_bias if bias_grad else None,
         )  # fmt: skip
     if border == "reflect":
         dk = _folded(dk, q.shape, kernel_size, dilation)
         dv = _folded(dv, q.shape, kernel_size, dilation)
-    return (
-        dq.to(q.dtype),
-        dk.to(k.dtype),
-        dv.to(v.dtype),
-        d_bias.to(bias.dtype if bias_grad else q.dtype),
-    )
+    return dq, dk, dv, d_bias.to(bias.dtype) if bias is not None and bias_grad else d_bias
 
 
 def _call(
@@ -104,7 +97,9 @@ def _call(
     dv: Tensor | None = None,
     d_bias: Tensor | None = None,
 ) -> None:
-    """Run a kernel on float32 tensors; the order is that of ``fv_local``."""
+    """Run a kernel; the order is that of ``fv_local``."""
+    q, k, v = (_channels_together(x) for x in (q, k, v))
+    bias = _readable_bias(bias)
     tensors = (q, k, v, out, lse, bias, key_mask, grad_out, grad_lse, dq, dk, dv, d_bias)
     per_query = bias is not None and bias.dim() == 6
     library.kernel(name, _LAYOUT)(
@@ -123,6 +118,7 @@ def _call(
 
 
 def _settings(
+    q: Tensor,
     kernel_size: list[int],
     dilation: list[int],
     bias: Tensor | None,
@@ -134,23 +130,22 @@ def _settings(
     word = seed.item() if dropout_p else 0
     bias_kind = 0 if bias is None else 1 if bias.dim() == 3 else 2
     return (
-        *kernel_size, *dilation, _BORDERS[border], bias_kind, torch.get_num_threads(),
+        *kernel_size, *dilation, _BORDERS[border], bias_kind, _STORAGE[q.dtype],
+        _STORAGE[q.dtype if bias is None else bias.dtype], torch.get_num_threads(),
         word & 0xFFFFFFFF, word >> 32, threshold(dropout_p),
         scale, 1 / (1 - dropout_p),
     )  # fmt: skip
 
 
-def _in_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 with neighbouring channels."""
-    x = x.float()
+def _channels_together(x: Tensor) -> Tensor:
+    """``x`` with neighbouring channels."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
-def _float32_bias(bias: Tensor | None) -> Tensor | None:
-    """A table contiguous; numbers per query with neighbouring slots."""
+def _readable_bias(bias: Tensor | None) -> Tensor | None:
+    """A table in float32, contiguous; numbers per query with neighbouring slots."""
     if bias is None or bias.dim() == 3:
         return None if bias is None else bias.float().contiguous()
-    bias = bias.float()
     rows_touch = bias.shape[4] == 1 or bias.stride(4) == bias.shape[5]
     cells_touch = bias.shape[5] == 1 or bias.stride(5) == 1
     return bias if rows_touch and cells_touch else bias.contiguous()
@@ -176,12 +171,13 @@ def _reflected(
 
 def _folded(grad: Tensor, shape: torch.Size, kernel: list[int], dilation: list[int]) -> Tensor:
     """What a mirrored map's gradient sums to on the map."""
+    dtype, grad = grad.dtype, grad.float()
     for axis in (0, 1):
         index = _reflected_positions(shape[1 + axis], kernel[axis], dilation[axis])
         size = [*grad.shape]
         size[1 + axis] = shape[1 + axis]
         grad = grad.new_zeros(size).index_add_(1 + axis, index, grad)
-    return grad
+    return grad.to(dtype)
 
 
 def _reflected_positions(length: int, kernel: int, dilation: int) -> Tensor:

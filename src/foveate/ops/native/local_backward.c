@@ -21,6 +21,7 @@ typedef struct {
   float *logits, *products, *out, *grad_keys, *grad_values;
   float *table, *each, *table_sums, *head_table;
   int *place;
+  fv_range *seen; /* offsets under which each tile's keys are seen */
   int rows; /* of the rings */
   int width; /* of the map the rings last held */
   ptrdiff_t margin, line, query_row, grad_row, weights_row;
@@ -37,18 +38,24 @@ FV_INLINE int offsets_after(const fv_local *a) {
   return a->border == BORDER_SHIFT ? (int)a->kernel_w / 2 : 0;
 }
 
+FV_INLINE int most_key_tiles(const fv_local *a) {
+  return tiles_of(class_length(a->key_width, a->dilation_w, 0));
+}
+
 static void plan(fv_backward *w, const fv_local *a) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim, kernel_h = (int)a->kernel_h;
   const int most = dim > value_dim ? dim : value_dim;
   const int64_t height = class_length(a->height, a->dilation_h, 0);
-  const ptrdiff_t row = (ptrdiff_t)(kernel_h + ROWS - 1) * a->kernel_w * L;
-  plan_pack(&w->keys, &w->arena, a, dim, is_masked(a));
-  plan_pack(&w->values, &w->arena, a, value_dim, 0);
-  w->rows = (int)(height < 2 * kernel_h ? height : 2 * kernel_h) + 2 * ROWS;
+  const int tiles = most_tiles(a), most_rows = kernel_h + kernel_h / 2 + 2 * ROWS;
+  const ptrdiff_t window = (ptrdiff_t)kernel_h * a->kernel_w * L;
+  w->keys = plan_pack(&w->arena, a, dim, is_masked(a), tiles);
+  w->values = plan_pack(&w->arena, a, value_dim, 0, tiles);
+  /* A map of two windows' height may need all its rows at once, a high one these. */
+  w->rows = height <= 2 * kernel_h + ROWS || height < most_rows ? (int)height : most_rows;
   w->first_offset = -offsets_before(a);
   w->offsets = offsets_before(a) + (int)a->kernel_w + offsets_after(a);
   w->margin = (2 * a->kernel_w + L - 1) / L * L;
-  w->line = 2 * w->margin + ((ptrdiff_t)most_tiles(a) + 1) * L;
+  w->line = 2 * w->margin + ((ptrdiff_t)tiles + 1) * L;
   w->query_row = dim * w->line;
   w->grad_row = value_dim * w->line;
   w->weights_row = (ptrdiff_t)kernel_h * w->offsets * w->line;
@@ -58,15 +65,16 @@ static void plan(fv_backward *w, const fv_local *a) {
   w->weights = take(&w->arena, w->rows * w->weights_row);
   w->slopes = take(&w->arena, w->rows * w->weights_row);
   w->rings_size = w->arena.used - w->rings;
-  w->logits = take(&w->arena, ROWS * row);
-  w->products = take(&w->arena, ROWS * row);
+  w->logits = take(&w->arena, ROWS * window);
+  w->products = take(&w->arena, ROWS * window);
   w->out = take(&w->arena, (ptrdiff_t)ROWS * most * L);
   w->grad_keys = take(&w->arena, (ptrdiff_t)ROWS * dim * L);
   w->grad_values = take(&w->arena, (ptrdiff_t)ROWS * value_dim * L);
-  w->table = take(&w->arena, a->bias_kind == BIAS_TABLE ? table_floats(a) : 0);
-  w->table_sums = take(&w->arena, a->bias_kind == BIAS_TABLE ? table_floats(a) : 0);
-  w->each = take(&w->arena, a->bias_kind == BIAS_EACH ? a->kernel_h * a->kernel_w * L : 0);
-  w->place = (int *)take(&w->arena, most_tiles(a));
+  w->table = take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
+  w->table_sums = take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
+  w->each = take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
+  w->place = (int *)take(&w->arena, tiles);
+  w->seen = (fv_range *)take(&w->arena, most_key_tiles(a) * (ptrdiff_t)sizeof(fv_range) / 4);
 }
 
 /* ---- a block of query rows --------------------------------------------------------------- */
@@ -82,24 +90,21 @@ FV_INLINE fv_f lanes_inside(const fv_map *m, int tile) {
 static void line_row(const fv_backward *w, const fv_map *m, const fv_plane *p, int y, int dim,
                      float factor, float *ring, ptrdiff_t ring_row) {
   float *to = ring + (y % w->rows) * ring_row + w->margin;
-  for (int tile = 0; tile < m->tiles; ++tile) {
-    const float *lanes[L];
-    const int inside = m->width - tile * L;
-    for (int i = 0; i < L; ++i)
-      lanes[i] = p->data + y * p->row + (tile * L + (i < inside ? i : inside - 1)) * p->column;
-    pack_lanes(lanes, to + tile * L, w->line, dim, factor);
-    for (int i = inside; i < L; ++i)
-      for (int d = 0; d < dim; ++d) to[d * w->line + tile * L + i] = 0.f;
+  for (int x = 0; x < m->width; x += L) {
+    const char *lanes[L];
+    lanes_at(p, y, x, m->width, lanes);
+    fv_gather(p->storage, lanes, to + x, w->line, dim, factor);
+    for (int i = m->width - x; i < L; ++i)
+      for (int d = 0; d < dim; ++d) to[d * w->line + x + i] = 0.f;
   }
 }
 
-static fv_f gather_queries(const fv_local *a, const fv_map *m, const float *from, int y, int tile) {
+/* A number for each of a tile's queries, from a contiguous float32 (B, H, W, heads). */
+static fv_f numbers_of_tile(const fv_local *a, const fv_map *m, int64_t from, int y, int tile) {
   fv_f values;
   for (int i = 0; i < L; ++i)
-    values[i] = from[((m->image * a->height + image_row(a, m, y)) * a->width +
-                      image_column(a, m, tile * L + i)) *
-                         a->heads +
-                     m->head];
+    values[i] = fv_read_one(
+        (const char *)(intptr_t)from + query_place(a, m, y, tile * L + i) * 4, FV_FLOAT32);
   return values;
 }
 
@@ -107,12 +112,12 @@ static fv_f gather_queries(const fv_local *a, const fv_map *m, const float *from
 static void slopes_of_row(const fv_local *a, const fv_map *m, int y, int tile, float *logits,
                           float *products) {
   const int slots = m->kernel_h * m->kernel_w;
-  fv_f log_sum = gather_queries(a, m, (const float *)(intptr_t)a->lse, y, tile) * FV_LOG2E;
+  fv_f log_sum = numbers_of_tile(a, m, a->lse, y, tile) * FV_LOG2E;
   const fv_f inside = lanes_inside(m, tile);
   fv_f total = {0};
   log_sum = fv_select(log_sum == -INFINITY, (fv_f){0}, log_sum);
   if (a->grad_lse)
-    total = -inside * gather_queries(a, m, (const float *)(intptr_t)a->grad_lse, y, tile);
+    total = -inside * numbers_of_tile(a, m, a->grad_lse, y, tile);
   const fv_dropout dropout = dropout_of(a);
   const fv_u words = a->threshold ? dropout_words(a, m, &dropout, y, tile) : (fv_u){0};
   for (int i = 0; i < slots; ++i) {
@@ -163,60 +168,59 @@ static void keep_row(const fv_backward *w, const fv_map *m, int y, int tile, con
   }
 }
 
+/* Numbers of a tile's queries, `count` a query, to a contiguous tensor. */
+static void store_queries(const fv_local *a, const fv_map *m, int64_t to, int y, int tile,
+                          int count, float factor, const float *from, int64_t storage) {
+  const ptrdiff_t bytes = (ptrdiff_t)count * fv_bytes((int)storage);
+  fv_scatter((int)storage, from,
+             (char *)(intptr_t)to + query_place(a, m, y, tile * L) * bytes,
+             a->dilation_w * a->heads * bytes, count, lanes_of(m, tile), fv_set(factor));
+}
+
+FV_INLINE void prefetch_queries(const fv_local *a, const fv_map *m, int64_t to, int y, int tile,
+                                int count) {
+  const ptrdiff_t bytes = (ptrdiff_t)count * fv_bytes((int)a->storage);
+  prefetch_to_write((const char *)(intptr_t)to + query_place(a, m, y, tile * L) * bytes,
+                    a->dilation_w * a->heads * bytes, lanes_of(m, tile), (int)bytes);
+}
+
 static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, const fv_block *b,
                          int tile, int owned) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
-  const ptrdiff_t row = logits_row(m), kernel_row = (ptrdiff_t)m->kernel_w * L;
-  const ptrdiff_t table_at =
-      a->bias_kind == BIAS_TABLE ? w->place[tile] * (2 * m->kernel_h - 1) * kernel_row : 0;
-  const int lanes = lanes_of(m, tile);
-  /* Rows of a block may wrap around the ring: each is then computed from its own place. */
-  for (int r = 0; r < b->rows;) {
-    const int at = (b->y + r) % w->rows;
-    const int together = b->rows - r < w->rows - at ? b->rows - r : w->rows - at;
-    fv_block part = {.y = b->y + r, .rows = together};
-    for (int i = 0; i < together; ++i) part.start[i] = b->start[r + i];
-    part.key_begin = part.start[0];
-    part.key_end = part.start[together - 1] + m->kernel_h;
-    const ptrdiff_t to = r * row + (part.key_begin - b->key_begin) * kernel_row;
-    dot_block(m, &part, w->queries + at * w->query_row + w->margin + tile * L, w->query_row,
-              w->line, dim, &w->keys, tile, w->logits + to);
-    dot_block(m, &part, w->grads + at * w->grad_row + w->margin + tile * L, w->grad_row, w->line,
-              value_dim, &w->values, tile, w->products + to);
-    r += together;
-  }
+  const ptrdiff_t window = window_floats(m);
+  const ptrdiff_t table_at = a->bias_kind == BIAS_TABLE ? w->place[tile] * table_size(a) : 0;
+  const float *queries[ROWS], *grads[ROWS];
   for (int r = 0; r < b->rows; ++r) {
-    const ptrdiff_t at = r * row + (b->start[r] - b->key_begin) * kernel_row;
-    add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, w->logits + at);
-    if (owned)
-      prefetch_lanes((const float *)(intptr_t)a->dq + query_place(a, m, b->y + r, tile) * dim,
-                     a->dilation_w * a->heads * dim, dim, lanes);
-    slopes_of_row(a, m, b->y + r, tile, w->logits + at, w->products + at);
-    keep_row(w, m, b->y + r, tile, w->products + at, w->weights);
-    keep_row(w, m, b->y + r, tile, w->logits + at, w->slopes);
+    const ptrdiff_t row = (b->y + r) % w->rows, column = w->margin + tile * L;
+    queries[r] = w->queries + row * w->query_row + column;
+    grads[r] = w->grads + row * w->grad_row + column;
+  }
+  dot_block(m, b, queries, w->line, dim, &w->keys, tile, w->logits);
+  dot_block(m, b, grads, w->line, value_dim, &w->values, tile, w->products);
+  for (int r = 0; r < b->rows; ++r) {
+    float *logits = w->logits + r * window, *products = w->products + r * window;
+    add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, logits);
+    if (owned) prefetch_queries(a, m, a->dq, b->y + r, tile, dim);
+    slopes_of_row(a, m, b->y + r, tile, logits, products);
+    keep_row(w, m, b->y + r, tile, products, w->weights);
+    keep_row(w, m, b->y + r, tile, logits, w->slopes);
     if (!owned || !a->d_bias) continue;
     if (a->bias_kind == BIAS_TABLE) {
       float *sums = w->table_sums + table_at +
-                    table_index(m, b->y + r, b->start[r], m->kernel_h) * kernel_row;
-      for (ptrdiff_t i = 0; i < m->kernel_h * kernel_row; i += L)
-        fv_store(sums + i, fv_load(sums + i) + fv_load(w->logits + at + i));
+                    table_index(m, b->y + r, b->start[r], m->kernel_h) * m->kernel_w * L;
+      for (ptrdiff_t i = 0; i < window; i += L)
+        fv_store(sums + i, fv_load(sums + i) + fv_load(logits + i));
     } else {
-      const int slots = m->kernel_h * m->kernel_w;
-      const int64_t query = query_place(a, m, b->y + r, tile);
-      unpack_lanes(w->logits + at, (float *)(intptr_t)a->d_bias + query * slots,
-                   a->dilation_w * a->heads * slots, slots, lanes);
+      store_queries(a, m, a->d_bias, b->y + r, tile, m->kernel_h * m->kernel_w, 1.f, logits,
+                    a->bias_storage);
     }
   }
   if (!owned) return;
   memset(w->out, 0, (size_t)(b->rows * dim * L) * sizeof(float));
   weigh_block(m, b, w->logits, &w->keys, dim, tile, w->out);
-  for (int r = 0; r < b->rows; ++r) {
-    float *out = w->out + (ptrdiff_t)r * dim * L;
-    for (int d = 0; d < dim; ++d) fv_store(out + d * L, fv_load(out + d * L) * (float)a->scale);
-    const int64_t query = query_place(a, m, b->y + r, tile);
-    unpack_lanes(out, (float *)(intptr_t)a->dq + query * dim, a->dilation_w * a->heads * dim, dim,
-                 lanes);
-  }
+  for (int r = 0; r < b->rows; ++r)
+    store_queries(a, m, a->dq, b->y + r, tile, dim, (float)a->scale,
+                  w->out + (ptrdiff_t)r * dim * L, a->storage);
 }
 
 /* ---- rows of keys ------------------------------------------------------------------------ */
@@ -242,39 +246,61 @@ static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, i
                          const float *weights, const float *lines, ptrdiff_t line_row_size, int dim,
                          float *out) {
   const int taps = (int)(offsets.end - offsets.begin), chunk = chunk_of(taps > 0 ? taps : 1);
-  const ptrdiff_t slot_row = w->offsets * w->line;
+  const ptrdiff_t slot_row = w->offsets * w->line, column = w->margin + x + m->before_w;
   for (int y = first_query; y < last_query; ++y) {
     const int start = row_start(m, y);
     const int begin = start > key_begin ? start : key_begin;
     const int end = start + m->kernel_h < key_end ? start + m->kernel_h : key_end;
     if (begin >= end) continue;
     const float *row = weights + (y % w->rows) * w->weights_row + (begin - start) * slot_row;
-    const float *line = lines + (y % w->rows) * line_row_size + w->margin + x + m->before_w;
+    const float *line = lines + (y % w->rows) * line_row_size + column;
     for (int t = 0; t < taps; t += chunk) {
       const int some = taps - t < chunk ? taps - t : chunk;
       const int e = (int)offsets.end - 1 - t; /* the largest offset: the query furthest back */
-      weigh_table[0][end - begin - 1][some - 1](
-          (fv_i){0}, row + (e - w->first_offset) * w->line + w->margin + x + m->before_w - e,
-          slot_row, 1 - w->line, line - e, w->line, dim,
-          out + (ptrdiff_t)(begin - key_begin) * dim * L, (ptrdiff_t)dim * L);
+      const float *from[ROWS];
+      float *to[ROWS];
+      fv_columns columns;
+      columns.step = w->line;
+      columns.lanes = (fv_i){0};
+      for (int r = 0; r < end - begin; ++r) {
+        from[r] = row + r * slot_row + (e - w->first_offset) * w->line + column - e;
+        to[r] = out + (ptrdiff_t)(begin - key_begin + r) * dim * L;
+        columns.row[r] = line - e;
+      }
+      weigh_table[0][end - begin - 1][0][some - 1](from, 1 - w->line, &columns, 0, dim, to);
     }
   }
 }
 
-/* A key's place in a contiguous (B, key_height, key_width, heads). */
-FV_INLINE int64_t key_place(const fv_local *a, const fv_map *m, int key_row, int x) {
-  return ((m->image * a->key_height + m->class_y + key_row * a->dilation_h) * a->key_width +
-          m->class_x + x * a->dilation_w) *
-             a->heads +
-         m->head;
+/* Where the gradients of a tile of keys go in a contiguous (B, key_height, key_width, heads, dim),
+ * and the bytes from one key's to the next's.
+ */
+FV_INLINE char *keys_at(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x, int dim,
+                        ptrdiff_t *next) {
+  const int64_t row = m->image * a->key_height + m->class_y + key_row * a->dilation_h;
+  const int64_t key =
+      (row * a->key_width + m->class_x + x * a->dilation_w) * a->heads + m->head;
+  const ptrdiff_t bytes = (ptrdiff_t)dim * fv_bytes((int)a->storage);
+  *next = a->dilation_w * a->heads * bytes;
+  return (char *)(intptr_t)to + key * bytes;
+}
+
+FV_INLINE int key_lanes(const fv_map *m, int x) {
+  return m->key_width - x < L ? m->key_width - x : L;
 }
 
 static void store_keys(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x, int dim,
-                       float factor, float *from) {
-  const int lanes = m->key_width - x < L ? m->key_width - x : L;
-  const int64_t key = key_place(a, m, key_row, x);
-  for (int d = 0; d < dim; ++d) fv_store(from + d * L, fv_load(from + d * L) * factor);
-  unpack_lanes(from, (float *)(intptr_t)to + key * dim, a->dilation_w * a->heads * dim, dim, lanes);
+                       float factor, const float *from) {
+  ptrdiff_t next;
+  char *at = keys_at(a, m, to, key_row, x, dim, &next);
+  fv_scatter((int)a->storage, from, at, next, dim, key_lanes(m, x), fv_set(factor));
+}
+
+FV_INLINE void prefetch_keys(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x,
+                             int dim) {
+  ptrdiff_t next;
+  const char *at = keys_at(a, m, to, key_row, x, dim, &next);
+  prefetch_to_write(at, next, key_lanes(m, x), dim * fv_bytes((int)a->storage));
 }
 
 /* The gradients of key rows [begin, end), at most ROWS, whose queries [first, last) are known. */
@@ -282,14 +308,10 @@ static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *
                          int end, int first, int last) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   for (int x = 0; x < m->key_width; x += L) {
-    const fv_range offsets = offsets_of_tile(w, m, x);
-    const int lanes = m->key_width - x < L ? m->key_width - x : L;
-    const ptrdiff_t next = a->dilation_w * a->heads;
+    const fv_range offsets = w->seen[x / L];
     for (int r = begin; r < end; ++r) {
-      const int64_t key = key_place(a, m, r, x);
-      prefetch_lanes((const float *)(intptr_t)a->dk + key * dim, next * dim, dim, lanes);
-      prefetch_lanes((const float *)(intptr_t)a->dv + key * value_dim, next * value_dim, value_dim,
-                     lanes);
+      prefetch_keys(a, m, a->dk, r, x, dim);
+      prefetch_keys(a, m, a->dv, r, x, value_dim);
     }
     memset(w->grad_keys, 0, (size_t)((end - begin) * dim * L) * sizeof(float));
     memset(w->grad_values, 0, (size_t)((end - begin) * value_dim * L) * sizeof(float));
@@ -313,7 +335,7 @@ static void add_table(const fv_backward *w, const fv_map *m) {
   const ptrdiff_t size = (ptrdiff_t)rows * m->kernel_w * L;
   float *table = w->head_table + (ptrdiff_t)m->head * rows * columns;
   int shared = 0;
-  for (int tile = 0; tile < m->tiles; ++tile) {
+  for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
     if (!w->place[tile] && shared) continue;
     shared |= !w->place[tile];
     const float *sums = w->table_sums + w->place[tile] * size;
@@ -327,11 +349,9 @@ static void add_table(const fv_backward *w, const fv_map *m) {
 }
 
 /* Rows [begin, end) of one map, queries and keys. */
-static void rows_backward(const fv_local *a, fv_backward *w, int64_t number, int begin, int end) {
-  const fv_map map = map_of(a, number);
-  const fv_map *m = &map;
-  const fv_plane queries = plane_of(a, m, a->q, a->q_stride);
-  const fv_plane grads = plane_of(a, m, a->grad_out, a->grad_stride);
+static void rows_backward(const fv_local *a, fv_backward *w, const fv_map *m, int begin, int end) {
+  const fv_plane queries = plane_of(a, m, a->q, a->q_stride, a->storage);
+  const fv_plane grads = plane_of(a, m, a->grad_out, a->grad_stride, a->storage);
   if (end > m->height) end = m->height;
   if (begin >= end) return;
   const int last_key = end == m->height ? m->key_height : end;
@@ -339,16 +359,17 @@ static void rows_backward(const fv_local *a, fv_backward *w, int64_t number, int
   if (w->width != m->width) /* the rings hold zeros wherever a map of this width writes nothing */
     memset(w->arena.memory + w->rings, 0, w->rings_size * sizeof(float));
   w->width = m->width;
+  for (int x = 0; x < m->key_width; x += L) w->seen[x / L] = offsets_of_tile(w, m, x);
   while (first < begin && row_start(m, first) + m->kernel_h <= key) ++first;
   while (last > end && row_start(m, last - 1) >= last_key) --last;
-  pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride));
-  pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride));
-  pack_margins(&w->keys);
-  pack_margins(&w->values);
+  pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride, a->storage));
+  pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride, a->storage));
   mask_keys(&w->keys, a, m);
   if (a->bias_kind == BIAS_TABLE) {
-    table_of_tiles(a, m, w->table, w->place);
-    if (a->d_bias) memset(w->table_sums, 0, (size_t)table_floats(a) * sizeof(float));
+    tables_of_strip(a, m, w->place, w->table);
+    if (a->d_bias)
+      memset(w->table_sums, 0,
+             (size_t)((most_tiles(a) + 1) * table_size(a)) * sizeof(float));
   }
   for (int y = first; y < last;) {
     const int owned = y >= begin && y < end;
@@ -360,9 +381,10 @@ static void rows_backward(const fv_local *a, fv_backward *w, int64_t number, int
                w->query_row);
       line_row(w, m, &grads, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
     }
-    for (int tile = 0; tile < m->tiles; ++tile) {
-      const int x = tile * L, next = y + ROWS;
-      prefetch_next(m, &w->keys, &w->values, block.key_end, tile);
+    for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
+      const int x = tile * L, next = y + block.rows;
+      prefetch_rows(&w->keys, block.key_end, tile);
+      prefetch_rows(&w->values, block.key_end, tile);
       prefetch_tile(&queries, next, next + ROWS, m->height, x, m->width, (int)a->dim);
       prefetch_tile(&grads, next, next + ROWS, m->height, x, m->width, (int)a->value_dim);
       tile_queries(a, w, m, &block, tile, owned);
@@ -382,7 +404,7 @@ static void rows_backward(const fv_local *a, fv_backward *w, int64_t number, int
 /* Returns 0, or 1 when there is no memory. */
 FV_EXPORT int FV(local_backward)(const fv_local *a) {
   const int64_t height = class_length(a->height, a->dilation_h, 0);
-  const int64_t rows = map_count(a) * height;
+  const int64_t rows = part_count(a, 1) * height;
   const int64_t table = a->bias_kind == BIAS_TABLE && a->d_bias
                             ? a->heads * (2 * a->kernel_h - 1) * (2 * a->kernel_w - 1)
                             : 0;
@@ -404,7 +426,8 @@ FV_EXPORT int FV(local_backward)(const fv_local *a) {
       while (mine.begin < mine.end) {
         const int64_t number = mine.begin / height, first = number * height;
         const int64_t end = first + height < mine.end ? first + height : mine.end;
-        rows_backward(a, &w, number, (int)(mine.begin - first), (int)(end - first));
+        const fv_map map = map_of(a, 1, number);
+        rows_backward(a, &w, &map, (int)(mine.begin - first), (int)(end - first));
         mine.begin = end;
       }
       fv_free(memory);

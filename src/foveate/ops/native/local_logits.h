@@ -2,7 +2,8 @@
 #ifndef FOVEATE_LOCAL_LOGITS_H
 #define FOVEATE_LOCAL_LOGITS_H
 
-#include "local_map.h"
+#include "dropout.h"
+#include "local_pack.h"
 
 /* ROWS or fewer neighbouring rows of queries and the key rows that their windows reach. */
 typedef struct {
@@ -11,65 +12,81 @@ typedef struct {
   int start[ROWS]; /* each row's first key row */
 } fv_block;
 
+/* No more rows than that two different key rows suffice for each pass over the windows. */
 FV_INLINE fv_block block_at(const fv_map *m, int y, int end) {
-  fv_block b = {.y = y, .rows = end - y < ROWS ? end - y : ROWS};
+  const int most = m->kernel_h < ROWS - 1 ? m->kernel_h + 1 : ROWS;
+  fv_block b = {.y = y, .rows = end - y < most ? end - y : most};
   for (int r = 0; r < b.rows; ++r) b.start[r] = row_start(m, y + r);
   b.key_begin = b.start[0];
   b.key_end = b.start[b.rows - 1] + m->kernel_h;
   return b;
 }
 
-/* The rows [begin, end) of the block whose windows hold this key row. */
-FV_INLINE fv_range rows_seeing(const fv_block *b, int kernel_h, int key_row) {
-  fv_range rows = {0, b->rows};
-  while (b->start[rows.begin] + kernel_h <= key_row) ++rows.begin;
-  while (b->start[rows.end - 1] > key_row) --rows.end;
-  return rows;
-}
-
-/* Logits and weights of a block and tile lie [row][key row - key_begin][tap][lane]. */
-FV_INLINE ptrdiff_t logits_row(const fv_map *m) {
-  return (ptrdiff_t)(m->kernel_h + ROWS - 1) * m->kernel_w * L;
-}
-
-/* Products of queries with packed keys (or of gradients with packed values) of one tile; rows and
- * channels of the queries lie q_row and q_step apart.
+/* A window's vectors, logits or weights, lie [key row][tap][lane]; those of a block's rows follow
+ * each other.
  */
-static void dot_block(const fv_map *m, const fv_block *b, const float *q, ptrdiff_t q_row,
+FV_INLINE ptrdiff_t window_floats(const fv_map *m) {
+  return (ptrdiff_t)m->kernel_h * m->kernel_w * L;
+}
+
+/* Pass `pass` of kernel_h passes over a block's windows: every row takes the key row of its window
+ * that is `pass` modulo kernel_h, so mostly all take the same one, and the order in which a row
+ * takes them does not depend on its block. slot[r] is which, counted from the row's first; the
+ * rows before *split share theirs, and so do those from it on.
+ */
+FV_INLINE void slots_of_pass(const fv_map *m, const fv_block *b, int pass, int *slot, int *split) {
+  *split = 0;
+  for (int r = 0; r < b->rows; ++r) {
+    slot[r] = (pass - b->start[r]) % m->kernel_h;
+    if (slot[r] < 0) slot[r] += m->kernel_h;
+    if (r && b->start[r] + slot[r] != b->start[r - 1] + slot[r - 1]) *split = r;
+  }
+}
+
+/* Logits of a block and tile: products of rows of queries, whose channels lie q_step apart, with
+ * packed keys (or of gradients with packed values).
+ */
+static void dot_block(const fv_map *m, const fv_block *b, const float *const *queries,
                       ptrdiff_t q_step, int dim, const fv_pack *keys, int tile, float *logits) {
-  const int plain = tile_is_plain(m, tile), kernel_w = m->kernel_w, chunk = chunk_of(kernel_w);
-  const int k_step = tile_columns(kernel_w);
-  const fv_i lanes = tile_lanes(m, tile);
-  const ptrdiff_t row = logits_row(m);
-  for (int key_row = b->key_begin; key_row < b->key_end; ++key_row) {
-    const fv_range rows = rows_seeing(b, m->kernel_h, key_row);
-    const float *k = packed_tile(keys, key_row, tile);
-    float *to = logits + rows.begin * row + (ptrdiff_t)(key_row - b->key_begin) * kernel_w * L;
+  const int kernel_w = m->kernel_w, chunk = chunk_of(kernel_w), shifted = !tile_is_plain(m, tile);
+  float *to[ROWS];
+  fv_columns columns;
+  columns.step = keys->line;
+  columns.lanes = tile_lanes(m, tile);
+  for (int pass = 0; pass < m->kernel_h; ++pass) {
+    int split, slot[ROWS];
+    slots_of_pass(m, b, pass, slot, &split);
+    for (int r = 0; r < b->rows; ++r) {
+      columns.row[r] = packed_tile(keys, b->start[r] + slot[r], tile);
+      to[r] = logits + r * window_floats(m) + (ptrdiff_t)slot[r] * kernel_w * L;
+    }
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
-      dot_table[!plain][rows.end - rows.begin - 1][taps - 1](
-          lanes, q + rows.begin * q_row, q_row, q_step, k + t, k_step, dim, to + t * L, row);
+      dot_table[shifted][b->rows - 1][split][taps - 1](queries, q_step, &columns, t, dim, to);
     }
   }
 }
 
-/* out[row][channel] += sum over window of weights * packed values; rows outside the map are 0. */
+/* out[row][channel] += sum over window of weights * packed values. */
 static void weigh_block(const fv_map *m, const fv_block *b, const float *weights,
                         const fv_pack *values, int dim, int tile, float *out) {
-  const int plain = tile_is_plain(m, tile), kernel_w = m->kernel_w, chunk = chunk_of(kernel_w);
-  const int v_step = tile_columns(kernel_w);
-  const fv_i lanes = tile_lanes(m, tile);
-  const ptrdiff_t row = logits_row(m), out_row = (ptrdiff_t)dim * L;
-  for (int key_row = b->key_begin; key_row < b->key_end; ++key_row) {
-    if (key_row < 0 || key_row >= m->key_height) continue;
-    const fv_range rows = rows_seeing(b, m->kernel_h, key_row);
-    const float *v = packed_tile(values, key_row, tile);
-    const float *from =
-        weights + rows.begin * row + (ptrdiff_t)(key_row - b->key_begin) * kernel_w * L;
+  const int kernel_w = m->kernel_w, chunk = chunk_of(kernel_w), shifted = !tile_is_plain(m, tile);
+  const float *from[ROWS];
+  float *to[ROWS];
+  fv_columns columns;
+  columns.step = values->line;
+  columns.lanes = tile_lanes(m, tile);
+  for (int r = 0; r < b->rows; ++r) to[r] = out + (ptrdiff_t)r * dim * L;
+  for (int pass = 0; pass < m->kernel_h; ++pass) {
+    int split, slot[ROWS];
+    slots_of_pass(m, b, pass, slot, &split);
+    for (int r = 0; r < b->rows; ++r) {
+      columns.row[r] = packed_tile(values, b->start[r] + slot[r], tile);
+      from[r] = weights + r * window_floats(m) + (ptrdiff_t)slot[r] * kernel_w * L;
+    }
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
-      weigh_table[!plain][rows.end - rows.begin - 1][taps - 1](
-          lanes, from + t * L, row, L, v + t, v_step, dim, out + rows.begin * out_row, out_row);
+      weigh_table[shifted][b->rows - 1][split][taps - 1](from, L, &columns, t, dim, to);
     }
   }
 }
@@ -96,31 +113,13 @@ static void table_vectors(const fv_local *a, const fv_map *m, int tile, float fa
   }
 }
 
-/* The tensor's coordinates of a query of this map. */
-FV_INLINE int64_t image_row(const fv_local *a, const fv_map *m, int y) {
-  return m->class_y + (int64_t)y * a->dilation_h;
-}
-
-FV_INLINE int64_t image_column(const fv_local *a, const fv_map *m, int x) {
-  return m->class_x + (int64_t)(x < m->width ? x : m->width - 1) * a->dilation_w;
-}
-
-/* The first query of a tile's row: its place in a contiguous (B, H, W, heads). */
-FV_INLINE int64_t query_place(const fv_local *a, const fv_map *m, int y, int tile) {
-  return ((m->image * a->height + image_row(a, m, y)) * a->width + image_column(a, m, tile * L)) *
-             a->heads +
-         m->head;
-}
-
 /* Numbers per query and slot as vectors [slot][lane] of row y and one tile, times factor. */
 static void each_vectors(const fv_local *a, const fv_map *m, int y, int tile, float factor,
                          float *to) {
-  const float *lanes[L];
-  for (int i = 0; i < L; ++i)
-    lanes[i] = (const float *)(intptr_t)a->bias + m->image * a->bias_stride[0] +
-               image_row(a, m, y) * a->bias_stride[1] +
-               image_column(a, m, tile * L + i) * a->bias_stride[2] + m->head * a->bias_stride[3];
-  pack_lanes(lanes, to, L, m->kernel_h * m->kernel_w, factor);
+  const fv_plane numbers = plane_of(a, m, a->bias, a->bias_stride, a->bias_storage);
+  const char *lanes[L];
+  lanes_at(&numbers, y, tile * L, m->width, lanes);
+  fv_gather(numbers.storage, lanes, to, L, m->kernel_h * m->kernel_w, factor);
 }
 
 /* Add biases and masks to the logits of row r of the block: log2 units, like the logits.
@@ -142,16 +141,16 @@ static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b,
     for (ptrdiff_t i = 0; i < window; i += L)
       fv_store(logits + i, fv_load(logits + i) + fv_load(added + i));
   if (keys->channels == keys->dim) return;
-  const ptrdiff_t mask_at = (ptrdiff_t)keys->dim * tile_columns(kernel_w);
+  const ptrdiff_t mask_at = keys->dim * keys->line;
   const fv_i lanes = tile_lanes(m, tile);
   for (int i = 0; i < m->kernel_h; ++i) {
     const int key_row = b->start[r] + i;
-    const int outside = key_row < 0 || key_row >= m->key_height;
-    const float *mask = packed_tile(keys, key_row, tile) + mask_at;
+    const float *mask =
+        row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
     float *at = logits + (ptrdiff_t)i * kernel_w * L;
     for (int t = 0; t < kernel_w; ++t)
       fv_store(at + t * L, fv_load(at + t * L) +
-                               (outside ? fv_set(keys->outside) : fv_pick(mask + t, lanes)));
+                               (mask ? fv_pick(mask + t, lanes) : fv_set(keys->outside)));
   }
 }
 
@@ -164,67 +163,26 @@ FV_INLINE fv_dropout dropout_of(const fv_local *a) {
 static fv_u dropout_words(const fv_local *a, const fv_map *m, const fv_dropout *d, int y,
                           int tile) {
   fv_u number;
-  for (int i = 0; i < L; ++i)
-    number[i] = (uint32_t)(((m->image * a->height + image_row(a, m, y)) * a->width +
-                            image_column(a, m, tile * L + i)) *
-                               a->heads +
-                           m->head);
+  for (int i = 0; i < L; ++i) number[i] = (uint32_t)query_place(a, m, y, tile * L + i);
   return fv_dropout_query(d, number);
 }
 
-/* ---- working memory ---------------------------------------------------------------------- */
+/* ---- the table of all tiles ---------------------------------------------------------------- */
 
-/* Hands out pieces of one allocation; with no memory yet it only counts. */
-typedef struct {
-  float *memory;
-  size_t used;
-} fv_arena;
-
-FV_INLINE float *take(fv_arena *arena, ptrdiff_t floats) {
-  float *piece = arena->memory ? arena->memory + arena->used : NULL;
-  arena->used += ((size_t)floats + 15) / 16 * 16;
-  return piece;
+FV_INLINE ptrdiff_t table_size(const fv_local *a) {
+  return (2 * (ptrdiff_t)a->kernel_h - 1) * a->kernel_w * L;
 }
 
-static void plan_pack(fv_pack *p, fv_arena *arena, const fv_local *a, int dim, int masked) {
-  const int64_t width = class_length(a->key_width, a->dilation_w, 0);
-  p->dim = dim;
-  p->channels = dim + masked;
-  p->key_mask = NULL;
-  p->outside = a->border == BORDER_MASK ? -INFINITY : 0.f;
-  p->rows = (int)a->kernel_h + ROWS - 1;
-  p->margin = ((ptrdiff_t)a->kernel_w + L - 1) / L * L;
-  p->line_size = line_floats(width, a->kernel_w);
-  p->line = take(arena, p->channels * p->line_size);
-  p->ring = take(arena, p->rows * packed_row_floats(a, p->channels));
-  p->zero = take(arena, packed_row_floats(a, p->channels));
-}
-
-FV_INLINE int is_masked(const fv_local *a) { return a->key_mask || a->border == BORDER_MASK; }
-
-FV_INLINE void mask_keys(fv_pack *p, const fv_local *a, const fv_map *m) {
-  if (!a->key_mask) return;
-  p->key_mask = (const uint8_t *)(intptr_t)a->key_mask + m->image * a->mask_stride[0] +
-                m->class_y * a->mask_stride[1] + m->class_x * a->mask_stride[2];
-  p->mask_row = a->mask_stride[1] * a->dilation_h;
-  p->mask_column = a->mask_stride[2] * a->dilation_w;
-}
-
-/* table_vectors of all tiles: plain ones share the first place, others follow. */
-static void table_of_tiles(const fv_local *a, const fv_map *m, float *vectors, int *place) {
-  const ptrdiff_t size = (2 * (ptrdiff_t)m->kernel_h - 1) * m->kernel_w * L;
+/* table_vectors of a strip's tiles: plain ones share the first place, others follow. */
+static void tables_of_strip(const fv_local *a, const fv_map *m, int *place, float *vectors) {
   int places = 1, shared = 0;
-  for (int tile = 0; tile < m->tiles; ++tile) {
-    const int plain = tile_is_plain(m, tile);
-    place[tile] = plain ? 0 : places++;
+  for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
+    const int plain = tile_is_plain(m, tile), at = plain ? 0 : places++;
+    place[tile - m->tile_begin] = at;
     if (plain && shared) continue;
     shared |= plain;
-    table_vectors(a, m, tile, FV_LOG2E, vectors + place[tile] * size);
+    table_vectors(a, m, tile, FV_LOG2E, vectors + at * table_size(a));
   }
-}
-
-FV_INLINE ptrdiff_t table_floats(const fv_local *a) {
-  return (most_tiles(a) + 1) * (2 * (ptrdiff_t)a->kernel_h - 1) * a->kernel_w * L;
 }
 
 #endif

@@ -1,0 +1,137 @@
+/* Rows of keys or values, packed channel by channel, in a ring of as many as a block needs.
+ *
+ * A packed row is [channel][column], from the first key that the strip's first query sees to the
+ * last that its last one sees, zero outside the map. So the keys of a plain tile at tap t are one
+ * vector, a load at offset t. In the other tiles the products permute the lanes of what they load,
+ * which costs less than packing each tap apart. Where something is masked, one more channel holds
+ * what is added to the logits: 0 or -inf.
+ */
+#ifndef FOVEATE_LOCAL_PACK_H
+#define FOVEATE_LOCAL_PACK_H
+
+#include "local_map.h"
+
+typedef struct {
+  const fv_map *map;
+  fv_plane plane;
+  int dim, channels; /* channels: dim, and one more for a mask */
+  const uint8_t *key_mask;
+  ptrdiff_t mask_row, mask_column;
+  float outside; /* the mask channel's value outside the map */
+  float *ring; /* one more row than `rows`: zeros */
+  int rows, packed; /* of the ring; the first row not yet packed */
+  ptrdiff_t line, row_size; /* floats from a channel to the next, from a row to the next */
+  int origin; /* the column that a line starts with */
+  int begin, end; /* the line's part inside the map; the rest of the ring is zero there */
+} fv_pack;
+
+/* Floats of a channel of a packed row: an odd number of vectors, so that the channels of one
+ * column do not meet in few sets of the cache.
+ */
+FV_INLINE ptrdiff_t line_floats(int tiles, int64_t kernel_w) {
+  return (((ptrdiff_t)tiles * L + kernel_w - 1 + L - 1) / L | 1) * L;
+}
+
+FV_INLINE int ring_rows(const fv_local *a) { return (int)a->kernel_h + ROWS - 1; }
+
+FV_INLINE void pack_start(fv_pack *p, const fv_map *m, fv_plane plane) {
+  const int last = column_start(m, m->tile_end * L - 1) + m->kernel_w;
+  p->map = m;
+  p->plane = plane;
+  p->packed = -m->kernel_h;
+  p->origin = column_start(m, m->tile_begin * L);
+  const int begin = p->origin < 0 ? -p->origin : 0;
+  const int end = (last < m->key_width ? last : m->key_width) - p->origin;
+  if (begin == p->begin && end == p->end) return;
+  memset(p->ring, 0, (size_t)((p->rows + 1) * p->row_size) * sizeof(float));
+  p->begin = begin;
+  p->end = end;
+}
+
+static void pack_mask(const fv_pack *p, int row, float *to) {
+  for (ptrdiff_t i = 0; i < p->line; ++i) to[i] = p->outside;
+  for (int i = p->begin; i < p->end; ++i)
+    to[i] = !p->key_mask || p->key_mask[row * p->mask_row + (p->origin + i) * p->mask_column]
+                ? 0.f
+                : -INFINITY;
+}
+
+static void pack_row(const fv_pack *p, int row) {
+  const int size = fv_bytes(p->plane.storage);
+  const char *from = p->plane.data + row * p->plane.row;
+  float *to = p->ring + (row % p->rows) * p->row_size;
+  for (int begin = p->begin; begin < p->end; begin += L) {
+    /* The last columns overlap those before, if there are enough for a vector at all. */
+    const int i = begin + L <= p->end ? begin : p->end - L;
+    if (i < p->begin) {
+      for (int j = p->begin; j < p->end; ++j)
+        for (int c = 0; c < p->dim; ++c)
+          to[c * p->line + j] = fv_read_one(
+              from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
+      break;
+    }
+    const char *lanes[L];
+    for (int j = 0; j < L; ++j) lanes[j] = from + (p->origin + i + j) * p->plane.column;
+    fv_gather(p->plane.storage, lanes, to + i, p->line, p->dim, 1.f);
+  }
+  if (p->channels > p->dim) pack_mask(p, row, to + p->dim * p->line);
+}
+
+/* Have the rows [begin, end) packed; calls go forward through the map. */
+static void pack_rows(fv_pack *p, int begin, int end) {
+  if (begin < 0) begin = 0;
+  if (end > p->map->key_height) end = p->map->key_height;
+  if (p->packed < begin) p->packed = begin;
+  for (; p->packed < end; ++p->packed) pack_row(p, p->packed);
+}
+
+FV_INLINE int row_outside(const fv_map *m, int key_row) {
+  return key_row < 0 || key_row >= m->key_height;
+}
+
+/* The keys of a row from a tile's first on; the ring's last row stands for those outside. */
+FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
+  const int at = row_outside(p->map, row) ? p->rows : row % p->rows;
+  return p->ring + at * p->row_size + column_start(p->map, tile * L) - p->origin;
+}
+
+/* Prefetch the ROWS rows from `row` on, of a tile's columns, that the next block packs. */
+FV_INLINE void prefetch_rows(const fv_pack *p, int row, int tile) {
+  prefetch_tile(&p->plane, row, row + ROWS, p->map->key_height, tile * L, p->map->key_width,
+                p->dim);
+}
+
+/* ---- working memory ---------------------------------------------------------------------- */
+
+/* Hands out pieces of one allocation; with no memory yet it only counts. */
+typedef struct {
+  float *memory;
+  size_t used;
+} fv_arena;
+
+FV_INLINE float *take(fv_arena *arena, ptrdiff_t floats) {
+  float *piece = arena->memory ? arena->memory + arena->used : NULL;
+  arena->used += ((size_t)floats + 15) / 16 * 16;
+  return piece;
+}
+
+FV_INLINE int is_masked(const fv_local *a) { return a->key_mask || a->border == BORDER_MASK; }
+
+FV_INLINE fv_pack plan_pack(fv_arena *arena, const fv_local *a, int dim, int masked, int tiles) {
+  fv_pack p = {.dim = dim, .channels = dim + masked, .rows = ring_rows(a)};
+  p.outside = a->border == BORDER_MASK ? -INFINITY : 0.f;
+  p.line = line_floats(tiles, a->kernel_w);
+  p.row_size = p.channels * p.line;
+  p.ring = take(arena, (p.rows + 1) * p.row_size);
+  return p;
+}
+
+FV_INLINE void mask_keys(fv_pack *p, const fv_local *a, const fv_map *m) {
+  if (!a->key_mask) return;
+  p->key_mask = (const uint8_t *)(intptr_t)a->key_mask + m->image * a->mask_stride[0] +
+                m->class_y * a->mask_stride[1] + m->class_x * a->mask_stride[2];
+  p->mask_row = a->mask_stride[1] * a->dilation_h;
+  p->mask_column = a->mask_stride[2] * a->dilation_w;
+}
+
+#endif
