@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from foveate.attention.gates.bilinear import BilinearAttention
 from foveate.models.bilinear_attention_network import BilinearAttentionNetwork
 from tests.published.golden import Golden, Row
 
@@ -24,7 +25,25 @@ def _embedded(model: BilinearAttentionNetwork, golden: Golden) -> Tensor:
     return model.embed(golden.inputs["x"])
 
 
+def _products(inChannels: int, outChannels: int) -> BilinearAttention:
+    """The products and the layer behind them, without the attention that weights them."""
+    module = BilinearAttention(inChannels)
+    products = module.local[0].in_channels
+    module.local[0], module.local[1] = (
+        nn.Conv2d(products, outChannels, 1),
+        nn.BatchNorm2d(outChannels),
+    )
+    module.inner = nn.Identity()
+    return module
+
+
+def _second_order(module: BilinearAttention, golden: Golden) -> Tensor:
+    z = module.reduce(golden.inputs["x"])
+    return module.local(z[:, module.first] * z[:, module.second])
+
+
 ROWS = [
+    Row("bat_bilinear_module", _products, _second_order, mechanism="bilinear"),
     Row("batnet_bilinear_aia_GL", _network(), _embedded),
     Row("batnet_incep_mbi", _network(gates=(True, True, True)), _embedded, slow=True),
 ]
