@@ -104,7 +104,7 @@ LOCAL = {
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_local_attention_is_the_portable_one(name):
+def test_local_attention_is_the_portable_one(name, poisoned_memory):
     tensors, options = LOCAL[name]
     assert_same(local, tensors, {**options, "border": name.split(",")[0]})
 
@@ -243,7 +243,7 @@ SLIDE = {
 
 
 @pytest.mark.parametrize("name", SLIDE)
-def test_slide_attention_is_the_portable_one(name):
+def test_slide_attention_is_the_portable_one(name, poisoned_memory):
     assert_same(slide_attention, *SLIDE[name])
 
 
