@@ -74,8 +74,9 @@ def padded(channels: int) -> int:
 
 
 def precision() -> str:
-    """How float32 products are made: as PyTorch's own matrix products are told to."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    """How float32 products are made: on NVIDIA as PyTorch's own matrix products are told to."""
+    tf32 = torch.version.hip is None and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if tf32 else "ieee"
 
 
 # ---- in kernels
