@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import random
+import sys
 
 import pytest
 import torch
@@ -186,19 +188,23 @@ def test_native_on_wide_maps(border, kernel):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4 * size)
 
 
-@needs_native
-@pytest.mark.parametrize("isa", ["generic", "v3"])
-def test_every_instruction_set_the_machine_has(isa, monkeypatch):
-    best = library.instruction_set()
-    if ["generic", "v3", "v4"].index(isa) > ["generic", "v3", "v4"].index(best):
-        pytest.skip(f"this machine has {best}")
-    monkeypatch.setattr(library, "instruction_set", lambda: isa)
+@pytest.fixture(params=["generic", "v3", "v4"])
+def instruction_set(request, monkeypatch):
+    """Each instruction set that this machine has."""
+    sets = ["generic", "v3", "v4"]
+    if not library.available():
+        pytest.skip(library.why_not())
+    if sets.index(request.param) > sets.index(library.instruction_set()):
+        pytest.skip(f"this machine has {library.instruction_set()}")
+    monkeypatch.setattr(library, "instruction_set", lambda: request.param)
     library.kernel.cache_clear()
-    try:
-        for border in BORDERS:
-            test_native_gradients_equal_portable_ones(border, 7)
-    finally:
-        library.kernel.cache_clear()
+    yield request.param
+    library.kernel.cache_clear()
+
+
+def test_every_instruction_set(instruction_set):
+    for border in BORDERS:
+        test_native_gradients_equal_portable_ones(border, 7)
 
 
 @pytest.mark.parametrize("border", BORDERS)
@@ -338,6 +344,67 @@ def test_half_precision(backend, dtype):
     assert out.dtype is q.grad.dtype is dtype
     assert lse.dtype is torch.float32
     torch.testing.assert_close(out.double(), want, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_native_reads_and_writes_every_half_precision_number(instruction_set, dtype):
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(1, 32, 64, 2, 16)
+    zeros = torch.zeros(1, 32, 64, 2, 3, dtype=dtype)
+    with use_backend("native"):
+        out = local_attention(zeros, zeros, numbers, 1)
+    torch.testing.assert_close(out, numbers, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("border", BORDERS)
+def test_native_half_precision_gradients(instruction_set, dtype, border):
+    for seed in (3, 6):
+        tensors, options = random_case(border, 300 + seed)
+        tensors = [x.to(dtype) for x in tensors]
+        want = gradients("portable", torch.float64, tensors, options)
+        got = gradients("native", dtype, tensors, options)
+        for ours, theirs in zip(got, want, strict=True):
+            size = max(1.0, theirs.abs().max().item())
+            torch.testing.assert_close(ours.double(), theirs, rtol=3e-2, atol=3e-2 * size)
+
+
+@backends
+def test_memory_at_any_address(backend):
+    memory = bytearray(3 * 4 * 6 * 7 * 2 * 4 + 1)
+    given = torch.frombuffer(memory, dtype=torch.float32, offset=1).view(3, 1, 6, 7, 2, 4)
+    want = torch.randn(3, 1, 6, 7, 2, 4)
+    given.copy_(want)
+    with use_backend(backend):
+        results = []
+        for x in (given, want):
+            leaves = [y.detach().requires_grad_() for y in x]
+            out = local_attention(*leaves, 3)
+            results.append((out.detach(), *torch.autograd.grad(out.square().sum(), leaves)))
+    torch.testing.assert_close(*results)
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory that costs nothing until used")
+def test_rows_further_apart_than_2_to_the_31():
+    apart = 2**31 + 5
+    no_reserve = 0x4000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    try:
+        memory = torch.frombuffer(
+            mmap.mmap(-1, 4 * (4 * apart + 64), flags=flags), dtype=torch.int32
+        )
+    except OSError as error:
+        pytest.skip(f"no address space: {error}")
+    far = memory.view(torch.float32).as_strided((1, 4, 5, 1, 3), (0, apart, 3, 3, 1))
+    near = torch.randn(1, 4, 5, 1, 3)
+    far.copy_(near)
+    results = []
+    for x in (far, near):
+        leaves = [x.detach().requires_grad_() for _ in range(3)]
+        with use_backend("native"):
+            out = local_attention(*leaves, 3, border="zero")
+            results.append((out.detach(), *torch.autograd.grad(out, leaves, x)))
+    torch.testing.assert_close(*results)
 
 
 def test_dropout_drops_the_same_weights_in_every_backend():

@@ -139,6 +139,7 @@ FV_EXPORT int FV(local_forward)(const fv_local *a) {
   const int64_t height = class_length(a->height, a->dilation_h, 0);
   const int64_t rows = part_count(a, strips) * height;
   int failed = 0;
+  expect_writes(a, a->out, a->height, a->width, a->value_dim);
 #pragma omp parallel num_threads((int)a->threads) reduction(| : failed)
   {
     fv_forward w = {0};

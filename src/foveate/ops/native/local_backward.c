@@ -412,6 +412,9 @@ FV_EXPORT int FV(local_backward)(const fv_local *a) {
   int failed = !tables, threads = 1;
   if (failed) return failed;
   memset(tables, 0, (size_t)(table * a->threads) * sizeof(float));
+  expect_writes(a, a->dq, a->height, a->width, a->dim);
+  expect_writes(a, a->dk, a->key_height, a->key_width, a->dim);
+  expect_writes(a, a->dv, a->key_height, a->key_width, a->value_dim);
 #pragma omp parallel num_threads((int)a->threads) reduction(| : failed)
   {
     fv_backward w = {0};

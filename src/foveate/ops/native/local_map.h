@@ -104,6 +104,13 @@ FV_INLINE int64_t query_place(const fv_local *a, const fv_map *m, int y, int x) 
          m->head;
 }
 
+/* A contiguous tensor of `count` numbers for each position and head is about to be written. */
+FV_INLINE void expect_writes(const fv_local *a, int64_t to, int64_t height, int64_t width,
+                             int64_t count) {
+  fv_expect_writes((void *)(intptr_t)to, (size_t)(a->batch * height * width * a->heads * count) *
+                                             (size_t)fv_bytes((int)a->storage));
+}
+
 /* ---- windows and tiles ------------------------------------------------------------------- */
 
 /* Where the window of a query starts among the keys; outside the map it may. */
