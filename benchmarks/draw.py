@@ -59,8 +59,8 @@ def headline(result: Result) -> list[str]:
     ours = {"local": result["rows"][0]}
     ours["slide"] = next(row for row in result["rows"] if row["name"].startswith("slide"))
     lines = [
-        f"{batch} images of {height}x{width}, {heads} heads of {dim} channels, float32; large matrix "
-        f"multiplies run at {result['peak_gflops']:.0f} GFLOP/s.",
+        f"{batch} images of {height}x{width}, {heads} heads of {dim} channels, "
+        f"{result.get('dtype', 'float32')}; large matrix multiplies run at {result['peak_gflops']:.0f} GFLOP/s.",
         "",
         "| | forward, ms | times ours | forward + backward, ms | times ours "
         "| GFLOP/s, forward | of peak | extra memory |",
