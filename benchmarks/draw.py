@@ -60,7 +60,8 @@ def headline(result: Result) -> list[str]:
     ours["slide"] = next(row for row in result["rows"] if row["name"].startswith("slide"))
     lines = [
         f"{batch} images of {height}x{width}, {heads} heads of {dim} channels, "
-        f"{result.get('dtype', 'float32')}; large matrix multiplies run at {result['peak_gflops']:.0f} GFLOP/s.",
+        f"{result.get('dtype', 'float32')}; large matrix multiplies run at "
+        f"{result['peak_gflops']:.0f} GFLOP/s.",
         "",
         "| | forward, ms | times ours | forward + backward, ms | times ours "
         "| GFLOP/s, forward | of peak | extra memory |",
