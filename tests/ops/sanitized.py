@@ -3,7 +3,8 @@
     python -m tests.ops.sanitized LIBRARY CASES
 
 The library is built with sanitizers, which end the process at the first error; the case that was
-running is the last one told. Every instruction set that this machine can run gets the same cases.
+running is the last one told. Every instruction set that was built and that this machine can run
+gets the same cases.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable
-from itertools import chain
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -125,6 +126,36 @@ def slide_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Ca
     return tensors, options, lambda *tensors: [ops.slide_attention(*tensors, **options)]
 
 
+def window_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Callable]:
+    dim, spread = DIMS[number % len(DIMS)], pick.random() < 0.3
+    while True:
+        height, width = pick_map(pick, (pick.randint(1, 13), pick.randint(1, 13)), True)
+        part = tuple(pick.choice([None, pick.randint(1, side)]) for side in (height, width))
+        cells = (part[0] or height) * (part[1] or width)
+        batch, heads = pick.randint(1, 2), pick.randint(1, 3)
+        if batch * heads * height * width * cells * dim <= MOST_PRODUCTS * (4 if dim > 32 else 1):
+            break
+    size = (batch, height, width, heads)
+    value_dim = pick.choice([dim, dim, pick.choice(DIMS)])
+    dtype = pick.choice(DTYPES)
+    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
+    if pick.random() < 0.5:
+        tensors.append(torch.randn(heads, cells, cells))
+    sides = part[0] or height, part[1] or width
+    shift = (0, 0) if spread else tuple(pick.choice([0, pick.randrange(n)]) for n in sides)
+    options = {
+        "window_size": part,
+        "shift_size": shift,
+        "spread": spread,
+        "dropout_p": pick.choice([0.0, 0.3]),
+    }
+
+    def run(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Tensor]:
+        return [ops.window_attention(q, k, v, bias=bias, **options)]
+
+    return tensors, options, run
+
+
 def told(tensors: list[Tensor], options: dict) -> str:
     maps = " ".join(f"{x.dtype}{tuple(x.shape)}/{x.stride()}" for x in tensors[:3])
     words = {name: x for name, x in options.items() if not isinstance(x, Tensor)}
@@ -135,9 +166,8 @@ def main() -> None:
     path, cases = Path(sys.argv[1]), int(sys.argv[2])
     library._places = lambda stack: [path]
     sets = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(library.instruction_set()) + 1]
-    for number, make in chain.from_iterable(
-        ((number, make) for make in (local_case, slide_case)) for number in range(cases)
-    ):
+    sets = [isa for isa in sets if hasattr(library._library(), f"slide_forward_{isa}")]
+    for number, make in product(range(cases), (local_case, slide_case, window_case)):
         pick = random.Random(f"{make.__name__} {number}")
         torch.manual_seed(number)
         torch.set_num_threads(pick.randint(1, 2))
