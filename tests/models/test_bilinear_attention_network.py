@@ -40,7 +40,9 @@ def test_scores_are_the_mean_of_the_branches():
     torch.testing.assert_close(model(x), (first + second) / 2)
 
 
-def test_classes_need_pooled_features():
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="each of three stages"):
+        network(gates=(True,))
     with pytest.raises(ValueError, match="global_pool=''"):
         network(global_pool="")
     with pytest.raises(ValueError, match="unknown global_pool 'max'"):

@@ -143,15 +143,16 @@ class BranchHead(nn.Module):
         if not self.pool and num_classes:
             raise ValueError("classes need pooled features: global_pool='' takes num_classes=0")
         self.fc = nn.ModuleList(
-            nn.Linear(self.hidden, num_classes, device=device, dtype=dtype) for _ in self.embed
-        ) if num_classes else nn.ModuleList()  # fmt: skip
+            nn.Linear(self.hidden, num_classes, device=device, dtype=dtype)
+            for _ in range(len(self.embed) if num_classes else 0)
+        )
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if not self.pool:
             return x
         parts = x.mean((2, 3)).split(self.dims, 1)
         embedded = [embed(self.drop(part)) for embed, part in zip(self.embed, parts, strict=True)]
-        if pre_logits or not len(self.fc):
+        if pre_logits or len(self.fc) == 0:
             return torch.cat(embedded, 1)
         scores = [fc(self.drop(part)) for fc, part in zip(self.fc, embedded, strict=True)]
         return torch.stack(scores).mean(0)
@@ -182,6 +183,8 @@ class BilinearAttentionNetwork(Backbone):
         width: float = 1.0,
         drop_rate: float = 0.1,
     ) -> None:
+        if len(gates) != len(WIDTHS):
+            raise ValueError(f"gates needs one entry for each of three stages, got {tuple(gates)}")
         stem_dim, before = _scaled((64, 192), width)
         stages, dims = [], []
         stem = nn.Sequential(
@@ -191,7 +194,7 @@ class BilinearAttentionNetwork(Backbone):
             *_conv(stem_dim, before, 3),
             nn.MaxPool2d(3, 2, 1),
         )
-        for level, gated in zip(range(3), gates, strict=True):
+        for level, gated in enumerate(gates):
             blocks, before = _blocks(before, level, width)
             dims.append(before)
             stages.append(Stage([*blocks, BilinearAttention(before)] if gated else blocks))
