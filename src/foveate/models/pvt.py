@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from foveate.arguments import pair
 from foveate.layout import map_to_tokens, to_channels_last, tokens_to_map
 from foveate.models._backbone import (
-    Backbone,
     Published,
     Stage,
     State,
@@ -39,11 +38,10 @@ from foveate.models._backbone import (
     create,
     rename,
 )
+from foveate.models._class_token import MapAndToken, TokenBackbone
 from foveate.models._layers import Block, PatchEmbed, check_stages, create_mixer, init_trunc_normal
 
 __all__ = ["PyramidVisionTransformer", "pvt_large", "pvt_medium", "pvt_small", "pvt_tiny"]
-
-MapAndToken = tuple[Tensor, Tensor]
 
 
 @register_notrace_module
@@ -111,7 +109,7 @@ class TokenStage(Stage):
         return tokens_to_map(tokens[:, 1:], *features.shape[2:], like=features), tokens[:, 0]
 
 
-class PyramidVisionTransformer(Backbone):
+class PyramidVisionTransformer(TokenBackbone):
     """The backbone of PVT, with another mechanism in the first stages if asked for.
 
     Args:
@@ -200,49 +198,10 @@ class PyramidVisionTransformer(Backbone):
             norm=LayerNorm2d(dims[-1], eps=1e-6),
             in_chans=in_chans,
             num_classes=num_classes,
-            global_pool="avg" if global_pool == "token" else global_pool,
+            global_pool=global_pool,
             drop_rate=drop_rate,
         )
-        self.pools_token = global_pool == "token"
         init_trunc_normal(self, nn.Linear)
-
-    @property
-    def has_token(self) -> bool:
-        """Whether the stage with the class token is there, which pruning may have left out."""
-        return isinstance(self.stages[-1], TokenStage)
-
-    def finish(self, x: MapAndToken | Tensor) -> MapAndToken | Tensor:
-        """The map and the class token after the norm; a pruned network's map as it is."""
-        if not self.has_token:
-            return x
-        return self.norm(x[0]), self.norm(x[1][..., None, None]).flatten(1)
-
-    def as_map(self, x: MapAndToken | Tensor) -> Tensor:
-        """The map without the class token."""
-        return x if isinstance(x, Tensor) else x[0]
-
-    def forward_head(self, x: MapAndToken | Tensor, pre_logits: bool = False) -> Tensor:
-        """The class token, or the pooled map, dropout and, unless ``pre_logits``, the classifier.
-
-        Args:
-            x: what ``forward_features`` gives.
-            pre_logits: leave the classifier out.
-        """
-        if self.has_token:
-            x = x[1][..., None, None] if self.pools_token else x[0]
-        return self.head(x, pre_logits=pre_logits)
-
-    def reset_classifier(
-        self,
-        num_classes: int,
-        global_pool: str | None = None,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        if global_pool is not None:
-            self.pools_token = global_pool == "token"
-            global_pool = "avg" if self.pools_token else global_pool
-        super().reset_classifier(num_classes, global_pool, device, dtype)
 
     def convert_published(self, state: State) -> State:
         """The published names under ours; the embeddings of positions as maps."""
