@@ -267,8 +267,13 @@ class DAT(Backbone):
 
     def convert_published(self, state: State) -> State:
         """The published network's state: its linear maps are 1x1 where an MLP has a convolution."""
-        names = CONV_STEM if isinstance(self.stem, ConvStem) else PATCH_STEM
-        state = rename(state, names + PUBLISHED_NAMES)
+        stem = CONV_STEM if isinstance(self.stem, ConvStem) else PATCH_STEM
+        windows = [
+            (rf"^{re.escape(name)}\.proj_out\.", f"{name}.proj.")
+            for name, part in self.named_modules()
+            if isinstance(part, WindowAttention)
+        ]
+        state = rename(state, [*stem, *PUBLISHED_NAMES, *windows])
         mlps = (".mlp.fc1.weight", ".mlp.fc2.weight")
         state = {key: v.flatten(1) if key.endswith(mlps) else v for key, v in state.items()}
         return convert_parts(self, state)
