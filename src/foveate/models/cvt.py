@@ -11,8 +11,8 @@ Shapes: images (B, in_chans, H, W), features (B, C_i, ceil(H / r_i), ceil(W / r_
 Paper: Wu et al., "CvT: Introducing Convolutions to Vision Transformers", ICCV 2021,
 arXiv:2103.15808.
 Published code: microsoft/CvT@f851e68 ``ConvolutionalVisionTransformer`` (experiments/imagenet/cvt),
-MIT. Stochastic depth rises in the last stage alone, as there. Its classifier refuses a batch of
-one, which works here.
+MIT. Stochastic depth rises in the last stage alone, as there. It leaves out pixels that patches of
+the stem do not fill, which are padded here, and its classifier refuses a batch of one.
 """
 
 from __future__ import annotations
