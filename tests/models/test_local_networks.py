@@ -76,7 +76,7 @@ def test_resnets_halve_odd_maps_upwards(name: str):
 
 
 def test_stages_must_agree():
-    with pytest.raises(ValueError, match="one number a stage"):
+    with pytest.raises(ValueError, match="one entry a stage"):
         timm.create_model("nat_mini", depths=(1, 1))
-    with pytest.raises(ValueError, match="one number a stage"):
+    with pytest.raises(ValueError, match="one entry a stage"):
         timm.create_model("san10_pairwise", layers=(1, 1))

@@ -21,7 +21,13 @@ from torch import nn
 
 from foveate.arguments import pair
 from foveate.models._backbone import Backbone, Stage, State, convert_parts, rename
-from foveate.models._layers import Block, PatchEmbed, PatchMerging, init_trunc_normal
+from foveate.models._layers import (
+    Block,
+    PatchEmbed,
+    PatchMerging,
+    check_stages,
+    init_trunc_normal,
+)
 
 
 class Swin(Backbone):
@@ -67,11 +73,7 @@ class Swin(Backbone):
         drop_path_rate: float = 0.0,
         layer_scale: float | None = None,
     ) -> None:
-        if len(depths) != len(num_heads):
-            raise ValueError(
-                "depths and num_heads need one number a stage, got "
-                f"{tuple(depths)} and {tuple(num_heads)}"
-            )
+        check_stages(depths=depths, num_heads=num_heads)
         dims = [embed_dim * 2**level for level in range(len(depths))]
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []

@@ -34,6 +34,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
+from foveate.models._layers import check_stages
 from foveate.registry import create_attention
 
 
@@ -98,11 +99,7 @@ class SAN(Backbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        if not len(layers) == len(kernels) == len(dims):
-            raise ValueError(
-                "layers, kernels and dims need one number a stage, got "
-                f"{tuple(layers)}, {tuple(kernels)} and {tuple(dims)}"
-            )
+        check_stages(layers=layers, kernels=kernels, dims=dims)
         stem = nn.Sequential(
             nn.Conv2d(in_chans, dims[0], 1, bias=False), nn.BatchNorm2d(dims[0]), nn.ReLU()
         )
