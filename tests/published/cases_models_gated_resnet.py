@@ -97,12 +97,18 @@ ROWS = [
     Row("resnet50_cbam", _residual_net),
     Row("resnet50_bam", _residual_net),
     Row("resnet50_triplet", _residual_net),
-    Row("se_resnet50", _senet_without_biases),
-    Row("seresnet50_timm", _senet, weights=lambda golden: convert_parts(_senet(), golden.state)),
+    Row("se_resnet50", _senet_without_biases, mechanism="squeeze_excitation"),
+    Row(
+        "seresnet50_timm",
+        _senet,
+        weights=lambda golden: convert_parts(_senet(), golden.state),
+        mechanism="squeeze_excitation",
+    ),
     Row(
         "eca_resnet50",
         _ecanet,
         weights=lambda golden: rename(golden.state, [(r"\.eca\.", ".se.")]),
+        mechanism="efficient_channel",
     ),
-    Row("skresnet50_insight", _sknet, weights=_insight),
+    Row("skresnet50_insight", _sknet, weights=_insight, mechanism="selective_kernel"),
 ]
