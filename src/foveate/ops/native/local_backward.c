@@ -101,23 +101,40 @@ static void line_row(const fv_backward *w, const fv_map *m, const fv_plane *p, i
 
 /* A number for each of a tile's queries, from a contiguous float32 (B, H, W, heads). */
 static fv_f numbers_of_tile(const fv_local *a, const fv_map *m, int64_t from, int y, int tile) {
+  const char *first = (const char *)(intptr_t)from + query_place(a, m, y, tile * L) * 4;
+  const ptrdiff_t next = a->dilation_w * a->heads * 4;
+  const int lanes = lanes_of(m, tile);
   fv_f values;
   for (int i = 0; i < L; ++i)
-    values[i] = fv_read_one(
-        (const char *)(intptr_t)from + query_place(a, m, y, tile * L + i) * 4, FV_FLOAT32);
+    values[i] = fv_read_one(first + (i < lanes ? i : lanes - 1) * next, FV_FLOAT32);
   return values;
 }
 
-/* logits -> dS and products dP -> P (after dropout) of one row of a tile. */
+/* Where vectors [key row][tap] go: so far apart are key rows and taps. */
+typedef struct {
+  float *to;
+  ptrdiff_t row, tap;
+} fv_slots;
+
+/* The place of a tile's row in a ring, where tap 0 of a plain tile lies; offset 0 of others. */
+FV_INLINE fv_slots slots_in_ring(const fv_backward *w, const fv_map *m, int y, int tile,
+                                 float *ring) {
+  fv_slots s = {.row = w->offsets * w->line, .tap = w->line};
+  s.to = ring + (y % w->rows) * w->weights_row + w->margin + tile * L;
+  if (tile_is_plain(m, tile))
+    s.to += (column_start(m, tile * L) - (tile * L - m->before_w) - w->first_offset) * s.tap;
+  return s;
+}
+
+/* logits -> dS, and into `slopes` too; products dP -> P (after dropout) into `weights`. */
 static void slopes_of_row(const fv_local *a, const fv_map *m, int y, int tile, float *logits,
-                          float *products) {
+                          float *products, fv_slots weights, fv_slots slopes) {
   const int slots = m->kernel_h * m->kernel_w;
   fv_f log_sum = numbers_of_tile(a, m, a->lse, y, tile) * FV_LOG2E;
   const fv_f inside = lanes_inside(m, tile);
   fv_f total = {0};
   log_sum = fv_select(log_sum == -INFINITY, (fv_f){0}, log_sum);
-  if (a->grad_lse)
-    total = -inside * numbers_of_tile(a, m, a->grad_lse, y, tile);
+  if (a->grad_lse) total = -inside * numbers_of_tile(a, m, a->grad_lse, y, tile);
   const fv_dropout dropout = dropout_of(a);
   const fv_u words = a->threshold ? dropout_words(a, m, &dropout, y, tile) : (fv_u){0};
   for (int i = 0; i < slots; ++i) {
@@ -131,41 +148,45 @@ static void slopes_of_row(const fv_local *a, const fv_map *m, int y, int tile, f
     total += weight * product;
     fv_store(logits + i * L, weight);
   }
-  for (int i = 0; i < slots; ++i) {
-    fv_f weight = fv_load(logits + i * L);
-    fv_f slope = weight * (fv_load(products + i * L) - total);
-    if (a->threshold) {
-      const fv_i kept = fv_dropout_kept(&dropout, words, (fv_u){0} + (uint32_t)i);
-      weight = fv_select(kept, weight * dropout.scale, (fv_f){0});
+  for (int i = 0; i < m->kernel_h; ++i)
+    for (int t = 0; t < m->kernel_w; ++t) {
+      const int slot = i * m->kernel_w + t;
+      fv_f weight = fv_load(logits + slot * L);
+      fv_f slope = weight * (fv_load(products + slot * L) - total);
+      if (a->threshold) {
+        const fv_i kept = fv_dropout_kept(&dropout, words, (fv_u){0} + (uint32_t)slot);
+        weight = fv_select(kept, weight * dropout.scale, (fv_f){0});
+      }
+      fv_store(weights.to + i * weights.row + t * weights.tap, weight);
+      fv_store(slopes.to + i * slopes.row + t * slopes.tap, slope);
+      fv_store(logits + slot * L, slope);
     }
-    fv_store(products + i * L, weight);
-    fv_store(logits + i * L, slope);
-  }
 }
 
-/* One row of a tile, by slot, into a ring, by offset. */
-static void keep_row(const fv_backward *w, const fv_map *m, int y, int tile, const float *from,
-                     float *ring) {
-  float *to = ring + (y % w->rows) * w->weights_row + w->margin + tile * L;
+/* One row of a tile that is not plain, by slot, into a ring, by offset. */
+static void keep_row(const fv_backward *w, const fv_map *m, int tile, const float *from,
+                     fv_slots ring) {
   const int kernel_w = m->kernel_w;
-  if (tile_is_plain(m, tile)) {
-    const int shift = column_start(m, tile * L) - (tile * L - m->before_w) - w->first_offset;
-    for (int i = 0; i < m->kernel_h; ++i)
-      for (int t = 0; t < kernel_w; ++t)
-        fv_store(to + ((ptrdiff_t)i * w->offsets + t + shift) * w->line,
-                 fv_load(from + (i * kernel_w + t) * L));
-    return;
+  int shift[L], shifts = 0; /* by which the offset exceeds the tap, neighbours' often the same */
+  fv_i lanes[L];
+  for (int l = 0; l < lanes_of(m, tile); ++l) {
+    const int x = tile * L + l, by = column_start(m, x) - (x - m->before_w) - w->first_offset;
+    if (!shifts || shift[shifts - 1] != by) {
+      shift[shifts] = by;
+      lanes[shifts++] = (fv_i){0};
+    }
+    lanes[shifts - 1][l] = -1;
   }
-  int shift[L];
-  for (int l = 0; l < L; ++l)
-    shift[l] = column_start(m, tile * L + l) - (tile * L + l - m->before_w) - w->first_offset;
-  for (int i = 0; i < m->kernel_h; ++i) {
-    float *row = to + (ptrdiff_t)i * w->offsets * w->line;
-    for (int e = 0; e < w->offsets; ++e) fv_store(row + e * w->line, (fv_f){0});
-    for (int t = 0; t < kernel_w; ++t)
-      for (int l = 0; l < L && tile * L + l < m->width; ++l)
-        row[(t + shift[l]) * w->line + l] = from[(i * kernel_w + t) * L + l];
-  }
+  for (int i = 0; i < m->kernel_h; ++i)
+    for (int e = 0; e < w->offsets; ++e) {
+      fv_f x = {0};
+      for (int n = 0; n < shifts; ++n) {
+        const int t = e - shift[n];
+        if (t >= 0 && t < kernel_w)
+          x = fv_select(lanes[n], fv_load(from + (i * kernel_w + t) * L), x);
+      }
+      fv_store(ring.to + i * ring.row + e * ring.tap, x);
+    }
 }
 
 /* Numbers of a tile's queries, `count` a query, to a contiguous tensor. */
@@ -201,9 +222,17 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
     float *logits = w->logits + r * window, *products = w->products + r * window;
     add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, logits);
     if (owned) prefetch_queries(a, m, a->dq, b->y + r, tile, dim);
-    slopes_of_row(a, m, b->y + r, tile, logits, products);
-    keep_row(w, m, b->y + r, tile, products, w->weights);
-    keep_row(w, m, b->y + r, tile, logits, w->slopes);
+    const fv_slots weights = slots_in_ring(w, m, b->y + r, tile, w->weights);
+    const fv_slots slopes = slots_in_ring(w, m, b->y + r, tile, w->slopes);
+    if (tile_is_plain(m, tile)) {
+      slopes_of_row(a, m, b->y + r, tile, logits, products, weights, slopes);
+    } else {
+      const ptrdiff_t row = (ptrdiff_t)m->kernel_w * L;
+      slopes_of_row(a, m, b->y + r, tile, logits, products, (fv_slots){products, row, L},
+                    (fv_slots){logits, row, L});
+      keep_row(w, m, tile, products, weights);
+      keep_row(w, m, tile, logits, slopes);
+    }
     if (!owned || !a->d_bias) continue;
     if (a->bias_kind == BIAS_TABLE) {
       float *sums = w->table_sums + table_at +
