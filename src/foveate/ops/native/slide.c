@@ -42,7 +42,7 @@ static void store_probabilities(const struct problem *s, const float *from, floa
 
 static void mix_row(const struct problem *s, const float *p, const float *const *far,
                     struct packed w, int64_t head, int chunks, float *out,
-                    struct ahead ahead) {
+                    const struct ahead ahead[2]) {
   const float *bias = w.bias + head * bias_size(s, chunks);
   if (three_by_three(s)) mix_body(s, p, far, w.weight, bias, chunks, out, ahead, 3, 3);
   else
@@ -92,15 +92,18 @@ FV_EXPORT int FV(slide_forward)(const struct forward *call) {
         fill_ring(s, &keys, &k, &at, newest);
         fill_ring(s, &values, &v, &at, newest);
         ring_lines(s, &keys, y, far);
-        const struct ahead ahead[] = {ahead_of(s, &q, &at, y, 1), ahead_of(s, &k, &at, newest, 1)};
+        const struct ahead for_scores[] = {ahead_of(s, &q, &at, y, 1),
+                                           ahead_of(s, &k, &at, newest, 1)};
+        const struct ahead for_out[] = {ahead_of(s, &out, &at, y, 0),
+                                        ahead_of(s, &v, &at, newest, 1)};
         score_row(s, near, (const float *const *)far, key_w, at.head, k.chunks, sums, scores,
-                  ahead);
+                  for_scores);
         softmax_row(s, scores);
         if (c->probabilities) store_probabilities(s, scores, c->probabilities, &at, y);
         if (s->drops) drop_row(s, &at, y, scores, scores);
         ring_lines(s, &values, y, far);
         mix_row(s, scores, (const float *const *)far, value_w, at.head, v.chunks, mixed,
-                ahead_of(s, &v, &at, newest, 1));
+                for_out);
         store_line(s, mixed, s->columns, 1.0f, &out, &at, y);
       }
       row += at.last - at.first;

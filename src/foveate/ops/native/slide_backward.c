@@ -53,7 +53,7 @@ static void softmax_backward_row(const struct problem *s, const float *p, float 
 /* mix: near's own gradient too. */
 static void blend_row(const struct problem *s, const struct side *side, int64_t head,
                       const float *p, int first, int last, bool mix,
-                      const struct ahead ahead[2]) {
+                      const struct ahead *ahead) {
   const float *const *far = (const float *const *)side->lines;
   const float *weight = side->by_tap.weight;
   const int chunks = side->near.chunks;
@@ -127,10 +127,13 @@ static void strip_backward(const struct problem *s, const struct backward *call,
     load_side(s, values, at, y, 1.0f);
     load_side(s, keys, at, y, s->scale);
 
-    const struct ahead value_ahead[] = {ahead_of(s, &values->near, at, y, 1),
-                                        ahead_of(s, &values->far, at, y + below, 1)};
-    const struct ahead key_ahead[] = {ahead_of(s, &keys->near, at, y, 1),
-                                      ahead_of(s, &keys->far, at, y + below, 1)};
+    const int64_t complete = y - s->top > at->first ? y - s->top : at->first;
+    const struct ahead value_ahead[] = {
+        ahead_of(s, &values->near, at, y, 1), ahead_of(s, &values->far, at, y + below, 1),
+        ahead_of(s, &values->d_far, at, complete, 0)};
+    const struct ahead key_ahead[] = {
+        ahead_of(s, &keys->near, at, y, 1), ahead_of(s, &keys->far, at, y + below, 1),
+        ahead_of(s, &keys->d_far, at, complete, 0), ahead_of(s, d_q, at, y, 0)};
     load_probabilities(s, call->common.probabilities, at, y, rows->p);
     score_row(s, values->line, (const float *const *)values->lines, values->by_slot, at->head,
               values->near.chunks, rows->sums, rows->d_p, value_ahead);
@@ -142,7 +145,7 @@ static void strip_backward(const struct problem *s, const struct backward *call,
     }
     softmax_backward_row(s, rows->p, rows->d_p);
 
-    blend_row(s, values, at->head, weight, first, last, false, NULL);
+    blend_row(s, values, at->head, weight, first, last, false, value_ahead);
     blend_row(s, keys, at->head, rows->d_p, first, last, own, key_ahead);
     if (own) {
       store_line(s, keys->d_line, s->columns, s->scale, d_q, at, y);

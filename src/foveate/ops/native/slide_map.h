@@ -176,6 +176,10 @@ FV_INLINE void fetch(struct ahead ahead, int64_t x, int chunk) {
   fv_prefetch((const float *)(ahead.row + x * ahead.column + chunk * ahead.chunk));
 }
 
+FV_INLINE void fetch_to_write(struct ahead ahead, int64_t x, int chunk) {
+  fv_prefetch_write((const float *)(ahead.row + x * ahead.column + chunk * ahead.chunk));
+}
+
 /* ---- probabilities: (slots filled up to groups, columns), kept as (B, heads, slots, H, W) ---- */
 
 static inline float *probability_row(const struct problem *s, float *kept, const struct strip *at,

@@ -70,10 +70,10 @@ FV_INLINE void score_body(const struct problem *s, const float *near, const floa
   }
 }
 
-/* out = sum over slots of p[slot] * the slot's vector. ahead: of far. */
+/* out = sum over slots of p[slot] * the slot's vector. ahead: where out goes, and far's. */
 FV_INLINE void mix_body(const struct problem *s, const float *p, const float *const *far,
                         const float *weight, const float *bias, int chunks, float *out,
-                        struct ahead ahead, int kernel_height, int kernel_width) {
+                        const struct ahead ahead[2], int kernel_height, int kernel_width) {
   for (int chunk = 0; chunk < chunks; chunk++)
     for (int group = 0; group < s->groups; group++) {
       const int64_t part = group * chunks + chunk;
@@ -83,7 +83,7 @@ FV_INLINE void mix_body(const struct problem *s, const float *p, const float *co
         fv_f maps[TILE][GROUP];
         convolve(far, (chunk * s->pitch + x) * L, w, b, kernel_height, kernel_width, maps);
         for (int t = 0; t < TILE; t++) {
-          if (!group) fetch(ahead, x + t, chunk);
+          if (!group) fetch_to_write(ahead[0], x + t, chunk), fetch(ahead[1], x + t, chunk);
           float *to = out + (chunk * s->columns + x + t) * L;
           fv_f sum = group ? fv_load(to) : (fv_f){0};
           for (int n = 0; n < GROUP; n++) sum += maps[t][n] * p_group[n * s->columns + x + t];
@@ -95,14 +95,15 @@ FV_INLINE void mix_body(const struct problem *s, const float *p, const float *co
 
 /* With weights by taps. `mix`: d_near = sum over slots n of p[n] * the slot's vector, which is near's
  * gradient where p is that of the scores. Always: the lines d_far gain near's share, for those taps
- * whose row of the window is in [first, last). ahead: of near and far, if `mix`. */
+ * whose row of the window is in [first, last). ahead: of near and far, if `mix`, and where the
+ * gradients that this row completes go: far's and, if `mix`, near's. */
 FV_INLINE void blend_body(const struct problem *s, const float *p, const float *near,
                           const float *const *far, const float *weight, const float *bias,
                           int chunks, int first, int last, float *d_near, float *const *d_far,
-                          const struct ahead ahead[2], bool mix, int kernel_width, int taps) {
+                          const struct ahead *ahead, bool mix, int kernel_width, int taps) {
   for (int chunk = 0; chunk < chunks; chunk++)
     for (int group = 0; group * GROUP < taps; group++) {
-      const float *w_part = weight + (group * chunks + chunk) * s->slots * GROUP * L;
+      const float *w_part = weight + (int64_t)(group * chunks + chunk) * s->slots * GROUP * L;
       for (int64_t x = 0; x < s->width; x += TILE) {
         const int64_t at = (chunk * s->columns + x) * L, far_at = (chunk * s->pitch + x) * L;
         fv_f blend[TILE][GROUP] = {{{0}}}, sum[TILE] = {{0}}, query[TILE];
@@ -117,8 +118,10 @@ FV_INLINE void blend_body(const struct problem *s, const float *p, const float *
         }
         for (int t = 0; t < TILE; t++) {
           query[t] = fv_load(near + at + t * L);
-          for (int i = 0; i < 2 && mix && !group; i++) fetch(ahead[i], x + t, chunk);
           if (mix && group) sum[t] = fv_load(d_near + at + t * L);
+          if (group) continue;
+          for (int i = 0; i < 2 && mix; i++) fetch(ahead[i], x + t, chunk);
+          for (int i = 2; i < (mix ? 4 : 3); i++) fetch_to_write(ahead[i], x + t, chunk);
         }
         for (int j = 0; j < GROUP && group * GROUP + j < taps; j++) {
           const int row = (group * GROUP + j) / kernel_width;
