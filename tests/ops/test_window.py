@@ -135,6 +135,18 @@ def test_half_precision(dtype):
 
 
 @needs_native
+def test_odd_addresses():
+    x = torch.randn(1, 6, 6, 3, 2, 8)
+    bytes_ = torch.empty(x.numel() * 4 + 1, dtype=torch.uint8)
+    odd = torch.frombuffer(bytes_.numpy()[1:].data, dtype=torch.float32).view_as(x)
+    odd.copy_(x)
+    assert odd.data_ptr() % 4
+    torch.testing.assert_close(
+        ops.window_attention(*odd.unbind(3), 3), ops.window_attention(*x.unbind(3), 3)
+    )
+
+
+@needs_native
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5]], ids=str)
 def test_backends_drop_the_same_weights(case):
     tensors, found = make(case), []

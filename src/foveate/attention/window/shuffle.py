@@ -123,7 +123,9 @@ class ShuffleAttention(Mixer):
         (rows, columns), full = group, self.window_size
         table = self.relative_position_bias_table.view(2 * full - 1, 2 * full - 1, -1)
         table = table[full - rows : full + rows - 1, full - columns : full + columns - 1]
-        return table.flatten(0, 1)[layout.relative_index(group, table.device)].permute(2, 0, 1)
+        index = layout.relative_index(group, table.device)
+        by_key = table.flatten(0, 1).mT.index_select(1, index.mT.flatten())
+        return by_key.unflatten(1, index.shape).mT
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)

@@ -124,7 +124,7 @@ class WindowAttention(Mixer):
     def fuse(self) -> None:
         """Lay the table out as a number for every pair of a window's cells, once for all calls."""
         if not self.fused:
-            self.pair_bias = nn.Parameter(self._bias(self.window_size).contiguous())
+            self.pair_bias = nn.Parameter(self._bias(self.window_size).mT.contiguous())
             del self.relative_position_bias_table
 
     def multiply_adds(self, height: int, width: int) -> int:
@@ -162,15 +162,18 @@ class WindowAttention(Mixer):
         return (0, 0) if fits else self.shift_size
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
-        """``(h, T, T)``; a window that shrank to the map takes the middle of the table."""
+        """``(h, T, T)``, keys first in memory as the kernel reads it.
+
+        A window that shrank to the map takes the middle of the table.
+        """
         (full_h, full_w), (wh, ww) = self.window_size, window
         if self.fused:
             bias = self.pair_bias.view(-1, full_h, full_w, full_h, full_w)
-            return bias[:, :wh, :ww, :wh, :ww].flatten(3).flatten(1, 2)
+            return bias[:, :wh, :ww, :wh, :ww].flatten(3).flatten(1, 2).mT
         table = self.relative_position_bias_table.view(2 * full_h - 1, 2 * full_w - 1, -1)
         table = table[full_h - wh : full_h + wh - 1, full_w - ww : full_w + ww - 1].flatten(0, 1)
         index = layout.relative_index(window, table.device)
-        return table.index_select(0, index.flatten()).unflatten(0, index.shape).permute(2, 0, 1)
+        return table.mT.index_select(1, index.mT.flatten()).unflatten(1, index.shape).mT
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)

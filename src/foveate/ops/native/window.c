@@ -6,6 +6,7 @@
  * every cell lies in one part, so no two threads write the same gradient.
  */
 #include "dropout.h"
+#include "storage.h"
 
 #define L FV_LANES
 #define BLOCK (2 * L) /* queries that are attended together */
@@ -20,16 +21,16 @@ typedef struct {
   int64_t part_h, part_w;   /* cells of a part */
   int64_t parts_h, parts_w; /* parts of the padded map */
   int64_t shift_h, shift_w, spread;
+  int64_t storage; /* of q, k, v, out and the gradients, as in storage.h */
   int64_t q, k, v;
   int64_t q_stride[4], k_stride[4], v_stride[4]; /* of B, H, W, head; channels lie side by side */
-  int64_t bias;                                  /* [head][key][query], times log2 e; or none */
-  int64_t bias_row;                              /* floats of a key's row of it */
+  int64_t bias;                                  /* [head][key][query]; or none */
   int64_t threads, seed_low, seed_high, threshold;
   double scale, keep_scale;
   int64_t out; /* (B, H, W, head, channel), contiguous; so are the gradients */
   int64_t grad_out, grad_stride[4];
   int64_t dq, dk, dv;
-  int64_t d_bias; /* like bias, in natural units; or none */
+  int64_t d_bias; /* like bias; or none */
 } fv_window;
 
 /* The real cells of one part: where they lie, which places of the part they hold. */
@@ -42,6 +43,7 @@ typedef struct {
 typedef struct {
   fv_cells cells;
   const float **keys, **values; /* the row of each cell */
+  float *key_rows, *value_rows; /* rows that had to be converted */
   float *q, *grad;              /* a block of queries and of output gradients, [channel][lane] */
   float *lanes;                 /* the same before or after transposing, [lane][channel] */
   float *logits, *slopes;       /* [key][lane of a block], or of all blocks in backward */
@@ -53,10 +55,42 @@ static ptrdiff_t up(ptrdiff_t n, ptrdiff_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-FV_INLINE const float *row_of(int64_t base, const int64_t *stride, int64_t b, int64_t y, int64_t x,
-                              int64_t h) {
-  return (const float *)(intptr_t)base + b * stride[0] + y * stride[1] + x * stride[2] +
-         h * stride[3];
+FV_INLINE const char *row_of(const fv_window *a, int64_t base, const int64_t *stride, int64_t b,
+                             int64_t y, int64_t x, int64_t h) {
+  const int64_t place = b * stride[0] + y * stride[1] + x * stride[2] + h * stride[3];
+  return (const char *)(intptr_t)base + place * fv_bytes((int)a->storage);
+}
+
+FV_INLINE void read_as(const int storage, const char *from, float *to, int dim, float factor) {
+  const int size = fv_bytes(storage);
+  int d = 0;
+  for (; d + L <= dim; d += L) fv_store(to + d, fv_read(from + d * size, storage) * factor);
+  for (; d < dim; ++d) to[d] = fv_read_one(from + d * size, storage) * factor;
+}
+
+static void read_row(int64_t storage, const char *from, float *to, int dim, float factor) {
+  if (storage == FV_FLOAT32)
+    read_as(FV_FLOAT32, from, to, dim, factor);
+  else if (storage == FV_BFLOAT16)
+    read_as(FV_BFLOAT16, from, to, dim, factor);
+  else
+    read_as(FV_FLOAT16, from, to, dim, factor);
+}
+
+FV_INLINE void write_as(const int storage, const float *from, char *to, int dim) {
+  const int size = fv_bytes(storage);
+  int d = 0;
+  for (; d + L <= dim; d += L) fv_write(to + d * size, fv_load(from + d), storage);
+  for (; d < dim; ++d) fv_write_one(to + d * size, from[d], storage);
+}
+
+static void write_row(int64_t storage, const float *from, char *to, int dim) {
+  if (storage == FV_FLOAT32)
+    write_as(FV_FLOAT32, from, to, dim);
+  else if (storage == FV_BFLOAT16)
+    write_as(FV_BFLOAT16, from, to, dim);
+  else
+    write_as(FV_FLOAT16, from, to, dim);
 }
 
 /* Where the index-th cell of part `part` lies along an axis; *wrapped: it came round the end. */
@@ -87,30 +121,37 @@ static void find_cells(const fv_window *a, int64_t part, fv_cells *c) {
   }
 }
 
-/* Rows of cells [first, first + lanes) to [channel][lane of a block], times factor. */
-static void gather(const fv_cells *c, int64_t base, const int64_t *stride, int64_t b, int64_t h,
-                   int first, int lanes, int dim, float factor, float *between, float *to) {
-  for (int i = 0; i < lanes; ++i)
-    memcpy(between + (ptrdiff_t)i * dim,
-           row_of(base, stride, b, c->row[first + i], c->column[first + i], h),
-           (size_t)dim * sizeof(float));
-  memset(between + (ptrdiff_t)lanes * dim, 0, (size_t)(BLOCK - lanes) * dim * sizeof(float));
-  fv_transpose(between, dim, to, BLOCK, BLOCK, dim, factor);
+/* Lanes beyond the last cell repeat it. */
+FV_INLINE int lane_cell(const fv_cells *c, int first, int lane) {
+  return first + lane < c->count ? first + lane : c->count - 1;
 }
 
-FV_INLINE float *own_row(const fv_window *a, int64_t base, const fv_cells *c, int64_t b, int64_t h,
-                         int cell, int dim) {
+/* Rows of the cells from `first` on to [channel][lane of a block], times factor. */
+static void gather(const fv_window *a, const fv_cells *c, int64_t base, const int64_t *stride,
+                   int64_t b, int64_t h, int first, int lanes, int dim, float factor, float *to) {
+  for (int i = 0; i < lanes; i += L) {
+    const char *from[L];
+    for (int l = 0; l < L; ++l) {
+      const int cell = lane_cell(c, first, i + l);
+      from[l] = row_of(a, base, stride, b, c->row[cell], c->column[cell], h);
+    }
+    fv_gather((int)a->storage, from, to + i, BLOCK, dim, factor);
+  }
+}
+
+FV_INLINE char *own_row(const fv_window *a, int64_t base, const fv_cells *c, int64_t b, int64_t h,
+                        int cell, int dim) {
   const int64_t place = ((b * a->height + c->row[cell]) * a->width + c->column[cell]) * a->heads + h;
-  return (float *)(intptr_t)base + place * dim;
+  return (char *)(intptr_t)base + place * dim * fv_bytes((int)a->storage);
 }
 
 /* The reverse of gather, into a contiguous map. */
 static void scatter(const fv_window *a, const fv_cells *c, int64_t base, int64_t b, int64_t h,
                     int first, int lanes, int dim, const float *from, float *between) {
-  fv_transpose(from, BLOCK, between, dim, dim, BLOCK, 1.f);
+  fv_transpose(from, BLOCK, between, dim, dim, lanes > L ? BLOCK : L, 1.f);
   for (int i = 0; i < lanes; ++i)
-    memcpy(own_row(a, base, c, b, h, first + i, dim), between + (ptrdiff_t)i * dim,
-           (size_t)dim * sizeof(float));
+    write_row(a->storage, between + (ptrdiff_t)i * dim, own_row(a, base, c, b, h, first + i, dim),
+              dim);
 }
 
 /* to[key][lane] = sum over channels of q[channel][lane] * row of the key, for `taps` keys. */
@@ -212,30 +253,27 @@ static void collect(const fv_window *a, const fv_cells *c, int64_t base, int64_t
         collect_columns(from + j * weights_row, weights_row, rows, row, c->count, 1,
                         between + j * row);
     for (int j = 0; j < taps; ++j)
-      memcpy(own_row(a, base, c, b, h, t + j, dim), between + j * row, (size_t)dim * sizeof(float));
+      write_row(a->storage, between + j * row, own_row(a, base, c, b, h, t + j, dim), dim);
   }
 }
 
 /* ---- logits and weights of one block of queries ---------------------------------------- */
 
-/* The places, in the part, of a block's queries; lanes beyond repeat the last. */
-FV_INLINE int lane_cell(const fv_cells *c, int first, int lane) {
-  return first + lane < c->count ? first + lane : c->count - 1;
-}
-
 static void add_bias(const fv_window *a, const fv_cells *c, int64_t h, int first, int lanes,
                      float *logits, ptrdiff_t row) {
-  const float *bias = (const float *)(intptr_t)a->bias + h * a->part_h * a->part_w * a->bias_row;
-  const int whole = c->count == a->part_h * a->part_w;
+  const ptrdiff_t cells = a->part_h * a->part_w;
+  const float *bias = (const float *)(intptr_t)a->bias + h * cells * cells;
+  const float *end = (const float *)(intptr_t)a->bias + a->heads * cells * cells;
   for (int t = 0; t < c->count; ++t) {
-    const float *from = bias + c->place[t] * a->bias_row;
+    const float *from = bias + c->place[t] * cells;
     for (int i = 0; i < lanes; i += L) {
       fv_f add;
-      if (whole)
+      if (c->count == cells && end - (from + first + i) >= L)
         add = fv_load(from + first + i);
       else
         for (int l = 0; l < L; ++l) add[l] = from[c->place[lane_cell(c, first, i + l)]];
-      fv_store(logits + t * row + i, fv_load(logits + t * row + i) + add);
+      float *at = logits + t * row + i;
+      fv_store(at, fv_load(at) + add * FV_LOG2E);
     }
   }
 }
@@ -280,8 +318,8 @@ static void soften(float *logits, ptrdiff_t row, int count, int lanes, fv_f *inv
 static void weights_of_block(const fv_window *a, fv_desk *w, int64_t b, int64_t h, int first,
                              int lanes, float *logits, ptrdiff_t row, fv_f *inverse) {
   const fv_cells *c = &w->cells;
-  gather(c, a->q, a->q_stride, b, h, first, lanes, (int)a->dim, (float)a->scale * FV_LOG2E,
-         w->lanes, w->q);
+  gather(a, c, a->q, a->q_stride, b, h, first, lanes, (int)a->dim, (float)a->scale * FV_LOG2E,
+         w->q);
   dot_all(w->q, w->keys, c->count, (int)a->dim, lanes, logits, row);
   if (a->bias) add_bias(a, c, h, first, lanes, logits, row);
   if (c->mixed) part_regions(c, first, lanes, logits, row);
@@ -315,11 +353,24 @@ static void drop(const fv_window *a, const fv_cells *c, int64_t b, int64_t h, in
   }
 }
 
+/* Keys and values as rows of float32: where they lie, or converted. */
 static void point_at_rows(const fv_window *a, fv_desk *w, int64_t b, int64_t h) {
+  const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   for (int t = 0; t < w->cells.count; ++t) {
     const int64_t y = w->cells.row[t], x = w->cells.column[t];
-    w->keys[t] = row_of(a->k, a->k_stride, b, y, x, h);
-    w->values[t] = row_of(a->v, a->v_stride, b, y, x, h);
+    const char *key = row_of(a, a->k, a->k_stride, b, y, x, h);
+    const char *value = row_of(a, a->v, a->v_stride, b, y, x, h);
+    if (a->storage == FV_FLOAT32) {
+      w->keys[t] = (const float *)(const void *)key;
+      w->values[t] = (const float *)(const void *)value;
+    } else {
+      float *key_row = w->key_rows + (ptrdiff_t)t * dim;
+      float *value_row = w->value_rows + (ptrdiff_t)t * value_dim;
+      read_row(a->storage, key, key_row, dim, 1.f);
+      read_row(a->storage, value, value_row, value_dim, 1.f);
+      w->keys[t] = key_row;
+      w->values[t] = value_row;
+    }
   }
 }
 
@@ -340,11 +391,11 @@ static void part_forward(const fv_window *a, fv_desk *w, int64_t b, int64_t h) {
 /* ---- backward -------------------------------------------------------------------------- */
 
 /* Rows of all cells, [cell][channel padded with zeros to whole vectors], times factor. */
-static void gather_rows(const fv_cells *c, int64_t base, const int64_t *stride, int64_t b,
-                        int64_t h, int dim, ptrdiff_t row, float factor, float *to) {
+static void gather_rows(const fv_window *a, const fv_cells *c, int64_t base, const int64_t *stride,
+                        int64_t b, int64_t h, int dim, ptrdiff_t row, float factor, float *to) {
   for (int t = 0; t < c->count; ++t) {
-    const float *from = row_of(base, stride, b, c->row[t], c->column[t], h);
-    for (int d = 0; d < dim; ++d) to[t * row + d] = from[d] * factor;
+    const char *from = row_of(a, base, stride, b, c->row[t], c->column[t], h);
+    read_row(a->storage, from, to + t * row, dim, factor);
     for (ptrdiff_t d = dim; d < row; ++d) to[t * row + d] = 0.f;
   }
 }
@@ -374,10 +425,11 @@ static void normalise(const fv_cells *c, int lanes, const fv_f *inverse, float *
 
 static void add_to_bias(const fv_window *a, const fv_cells *c, int64_t h, const float *slopes,
                         ptrdiff_t row, float *d_bias) {
-  float *to = d_bias + h * a->part_h * a->part_w * a->bias_row;
+  const ptrdiff_t cells = a->part_h * a->part_w;
+  float *to = d_bias + h * cells * cells;
   for (int t = 0; t < c->count; ++t)
     for (int q = 0; q < c->count; ++q)
-      to[c->place[t] * a->bias_row + c->place[q]] += slopes[t * row + q];
+      to[c->place[t] * cells + c->place[q]] += slopes[t * row + q];
 }
 
 static void part_backward(const fv_window *a, fv_desk *w, int64_t b, int64_t h) {
@@ -388,15 +440,15 @@ static void part_backward(const fv_window *a, fv_desk *w, int64_t b, int64_t h) 
   const float scale = (float)a->scale;
   const fv_f factor[2] = {fv_set(scale), fv_set(scale)};
   point_at_rows(a, w, b, h);
-  gather_rows(c, a->q, a->q_stride, b, h, dim, wide, scale, w->q_rows);
-  gather_rows(c, a->grad_out, a->grad_stride, b, h, value_dim, value_wide, 1.f, w->grad_rows);
+  gather_rows(a, c, a->q, a->q_stride, b, h, dim, wide, scale, w->q_rows);
+  gather_rows(a, c, a->grad_out, a->grad_stride, b, h, value_dim, value_wide, 1.f, w->grad_rows);
   for (int first = 0; first < c->count; first += BLOCK) {
     const int lanes = c->count - first < BLOCK ? c->count - first : BLOCK;
     float *weights = w->logits + first, *slopes = w->slopes + first;
     fv_f inverse[2];
     weights_of_block(a, w, b, h, first, lanes, weights, row, inverse);
     normalise(c, lanes, inverse, weights, row);
-    gather(c, a->grad_out, a->grad_stride, b, h, first, lanes, value_dim, 1.f, w->lanes, w->grad);
+    gather(a, c, a->grad_out, a->grad_stride, b, h, first, lanes, value_dim, 1.f, w->grad);
     dot_all(w->grad, w->values, c->count, value_dim, lanes, slopes, row);
     if (a->threshold) drop(a, c, b, h, first, lanes, slopes, row);
     slopes_of_logits(c, lanes, weights, slopes, row);
@@ -424,6 +476,7 @@ static size_t lay_out(fv_desk *w, const fv_window *a, int backward, float *memor
   const ptrdiff_t integers = up(cells, 16), pointers = up(2 * cells, 16);
   const ptrdiff_t block = up(BLOCK * most, 16), between = up(BLOCK * wide, 16);
   const ptrdiff_t logits = up(cells * columns, 16), rows = backward ? up(cells * wide, 16) : 0;
+  const ptrdiff_t converted = a->storage == FV_FLOAT32 ? 0 : up(cells * most, 16);
   if (memory) {
     w->cells.row = (int *)take(&memory, integers);
     w->cells.column = (int *)take(&memory, integers);
@@ -438,9 +491,11 @@ static size_t lay_out(fv_desk *w, const fv_window *a, int backward, float *memor
     w->slopes = take(&memory, backward ? logits : 0);
     w->q_rows = take(&memory, rows);
     w->grad_rows = take(&memory, rows);
+    w->key_rows = take(&memory, converted);
+    w->value_rows = take(&memory, converted);
   }
   return (size_t)(4 * integers + 2 * pointers + 2 * block + between + (backward ? 2 : 1) * logits +
-                  2 * rows);
+                  2 * rows + 2 * converted);
 }
 
 /* Every part and head, shared among the threads; a thread's first bias gradient is at d_bias. */
@@ -478,7 +533,7 @@ FV_EXPORT int FV(window_forward)(const fv_window *a) { return all_parts(a, 0, NU
 
 FV_EXPORT int FV(window_backward)(const fv_window *a) {
   if (!a->d_bias) return all_parts(a, 1, NULL, 0);
-  const ptrdiff_t floats = a->heads * a->part_h * a->part_w * a->bias_row;
+  const ptrdiff_t cells = a->part_h * a->part_w, floats = a->heads * cells * cells;
   float *each = fv_alloc((size_t)(floats * a->threads));
   if (!each) return 1;
   memset(each, 0, (size_t)(floats * a->threads) * sizeof(float));

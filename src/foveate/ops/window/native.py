@@ -1,15 +1,12 @@
 """Attention inside parts by the compiled CPU kernels: packs the arguments of ``native/window.c``.
 
-They compute in float32; half precision is widened before and rounded after.
+Maps may be in half precision; the kernels compute in float32.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from foveate.ops import _dropout
 from foveate.ops.native import library
@@ -18,8 +15,8 @@ from foveate.ops.window.parts import Parts
 MOST_CELLS = 1024
 """Cells of a part beyond which its matrix of weights leaves the caches."""
 
-_LANES = 16  # a row of the bias is padded to a multiple of this
-_COMMON = "6q4q3q3q4q4q4q2q4q2d"
+_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # native/storage.h
+_COMMON = "6q4q4q3q12qq4q2d"  # fv_window in native/window.c
 
 
 def window_attention(
@@ -35,12 +32,12 @@ def window_attention(
     seed: Tensor | None,
 ) -> Tensor:
     """Output ``(B, H, W, h, Dv)``."""
-    maps, table = _rows(q, k, v), _table(bias)
-    out = torch.empty((*q.shape[:4], v.shape[4]))
+    maps, table = [_rows(x) for x in (q, k, v)], _table(bias)
+    out = torch.empty(v.shape, dtype=v.dtype)
     library.kernel("window_forward", _COMMON + "q")(
         *_common(maps, part, shift, spread, table, scale, dropout_p, seed), out.data_ptr()
     )
-    return out.to(v.dtype)
+    return out
 
 
 def window_attention_backward(
@@ -58,10 +55,12 @@ def window_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and, if ``bias_grad``, of the bias."""
-    maps, table = _rows(q, k, v), _table(bias)
-    (gradient,) = _rows(grad_out)
-    grads = [torch.empty(x.shape) for x in (q, k, v)]
-    d_table = torch.empty(table.shape if table is not None and bias_grad else 0)
+    maps, table = [_rows(x) for x in (q, k, v)], _table(bias)
+    gradient = _rows(grad_out)
+    grads = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    d_table = torch.empty(
+        table.shape if table is not None and bias_grad else 0, dtype=torch.float32
+    )  # fmt: skip
     library.kernel("window_backward", _COMMON + "q5q3qq")(
         *_common(maps, part, shift, spread, table, scale, dropout_p, seed),
         0,
@@ -72,23 +71,20 @@ def window_attention_backward(
     )
     d_bias = q.new_empty(0)
     if bias is not None and bias_grad:
-        d_bias = d_table[..., : bias.shape[1]].mT.to(bias.dtype)
-    dq, dk, dv = (grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
-    return dq, dk, dv, d_bias
+        d_bias = d_table.mT.contiguous().to(bias.dtype)
+    return grads[0], grads[1], grads[2], d_bias
 
 
-def _rows(*maps: Tensor) -> list[Tensor]:
-    """The maps in float32, the channels of a head side by side."""
-    maps = tuple(x.to(torch.float32) for x in maps)
-    return [x if x.stride(4) == 1 or x.shape[4] == 1 else x.contiguous() for x in maps]
+def _rows(x: Tensor) -> Tensor:
+    """A map as the kernels read it: channels of a head side by side, addresses of whole numbers."""
+    if x.stride(4) != 1 and x.shape[4] != 1:
+        x = x.contiguous()
+    return x.clone() if x.data_ptr() % x.element_size() else x
 
 
 def _table(bias: Tensor | None) -> Tensor | None:
-    """``bias (h, T, T)`` as ``(h, key, query)``, for logits that are powers of two."""
-    if bias is None:
-        return None
-    table = bias.detach().to(torch.float32).mT * math.log2(math.e)
-    return F.pad(table, (0, -table.shape[2] % _LANES)).contiguous()
+    """``bias (h, T, T)`` as ``(h, key, query)``; a bias that was laid out so is read in place."""
+    return None if bias is None else bias.detach().to(torch.float32).mT.contiguous()
 
 
 def _common(
@@ -112,10 +108,10 @@ def _common(
         *grid,
         *shift,
         int(spread),
+        _STORAGE[q.dtype],
         *(x.data_ptr() for x in maps),
         *(stride for x in maps for stride in x.stride()[:4]),
         0 if table is None else table.data_ptr(),
-        0 if table is None else table.stride(1),
         torch.get_num_threads(),
         word & 0xFFFFFFFF,
         word >> 32,
