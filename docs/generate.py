@@ -28,6 +28,7 @@ from foveate.models import published_figures
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
+NOTES = DOCS / "models-notes.md"
 SIZE = (24, 36)
 QUERY = (9, 21)
 SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_published")
@@ -53,9 +54,9 @@ def write_parity() -> None:
         "absolute one over all outputs, as a share of the output's largest absolute value, in "
         "float32; the tests hold it below the tolerance.",
         "",
-        f"{len(ROWS)} cases of {len(rows)} mechanisms.",
+        f"{len(ROWS)} cases of {len(rows)} mechanisms and networks.",
         "",
-        "| mechanism | case | largest difference | tolerance |",
+        "| mechanism or network | case | largest difference | tolerance |",
         "|---|---|---:|---:|",
     ]
     for name in sorted(rows):
@@ -108,7 +109,7 @@ def write_models() -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         sources[figures.source].append(name)
-    lines += ["", "## Where the published figures stand", ""]
+    lines += ["", *NOTES.read_text().splitlines(), "", "## Where the published figures stand", ""]
     lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
     (DOCS / "models.md").write_text("\n".join(lines) + "\n")
 
