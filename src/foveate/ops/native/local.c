@@ -82,8 +82,8 @@ static void finish(const fv_local *a, const fv_map *m, int y, int tile, const fl
 
 static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m,
                          const fv_block *b, const fv_plane *queries, int tile) {
-  const int dim = (int)a->dim, value_dim = (int)a->value_dim;
-  const ptrdiff_t bytes = value_dim * fv_bytes((int)a->storage);
+  const int dim = (int)a->dim, value_dim = (int)a->value_dim, next = b->y + b->rows;
+  fv_ahead ahead = {0};
   const float *q[ROWS];
   fv_f sum[ROWS], log_sum[ROWS];
   for (int r = 0; r < b->rows; ++r) {
@@ -93,15 +93,16 @@ static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m
     fv_gather(queries->storage, lanes, to, L, dim, (float)a->scale * FV_LOG2E);
     q[r] = to;
   }
-  dot_block(m, b, q, L, dim, &w->keys, tile, w->logits);
+  add_rows_ahead(&ahead, &w->keys, b->key_end, tile);
+  add_rows_ahead(&ahead, &w->values, b->key_end, tile);
+  add_tile_ahead(&ahead, queries, next, next + ROWS, m->height, tile * L, m->width, dim);
+  add_queries_ahead(&ahead, a, m, a->out, b, tile, value_dim, (int)a->storage);
+  dot_block(m, b, q, L, dim, &w->keys, tile, &ahead, w->logits);
   const float *table = w->table;
   if (a->bias_kind == BIAS_TABLE) table += w->place[tile - m->tile_begin] * table_size(a);
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * window_floats(m);
     add_to_logits(a, m, b, r, &w->keys, tile, table, w->each, logits);
-    prefetch_to_write(
-        (const char *)(intptr_t)a->out + query_place(a, m, b->y + r, tile * L) * bytes,
-        a->dilation_w * a->heads * bytes, lanes_of(m, tile), (int)bytes);
     sum[r] = soften(logits, m->kernel_h * m->kernel_w, &log_sum[r]);
     if (a->threshold) drop(a, m, b->y + r, tile, logits);
   }
@@ -124,12 +125,8 @@ static void rows_forward(const fv_local *a, fv_forward *w, const fv_map *m, int 
     y += block.rows;
     pack_rows(&w->keys, block.key_begin, block.key_end);
     pack_rows(&w->values, block.key_begin, block.key_end);
-    for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
-      prefetch_rows(&w->keys, block.key_end, tile);
-      prefetch_rows(&w->values, block.key_end, tile);
-      prefetch_tile(&queries, y, y + ROWS, m->height, tile * L, m->width, (int)a->dim);
+    for (int tile = m->tile_begin; tile < m->tile_end; ++tile)
       tile_forward(a, w, m, &block, &queries, tile);
-    }
   }
 }
 

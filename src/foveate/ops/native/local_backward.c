@@ -178,7 +178,7 @@ static void keep_row(const fv_backward *w, const fv_map *m, int tile, const floa
     lanes[shifts - 1][l] = -1;
   }
   for (int i = 0; i < m->kernel_h; ++i)
-    for (int e = 0; e < w->offsets; ++e) {
+    for (int e = shift[shifts - 1]; e < shift[0] + kernel_w; ++e) {
       fv_f x = {0};
       for (int n = 0; n < shifts; ++n) {
         const int t = e - shift[n];
@@ -198,16 +198,12 @@ static void store_queries(const fv_local *a, const fv_map *m, int64_t to, int y,
              a->dilation_w * a->heads * bytes, count, lanes_of(m, tile), fv_set(factor));
 }
 
-FV_INLINE void prefetch_queries(const fv_local *a, const fv_map *m, int64_t to, int y, int tile,
-                                int count) {
-  const ptrdiff_t bytes = (ptrdiff_t)count * fv_bytes((int)a->storage);
-  prefetch_to_write((const char *)(intptr_t)to + query_place(a, m, y, tile * L) * bytes,
-                    a->dilation_w * a->heads * bytes, lanes_of(m, tile), (int)bytes);
-}
-
 static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, const fv_block *b,
-                         int tile, int owned) {
+                         const fv_plane *query_plane, const fv_plane *grad_plane, int tile,
+                         int owned) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
+  const int x = tile * L, next = b->y + b->rows;
+  fv_ahead first = {0}, second = {0};
   const ptrdiff_t window = window_floats(m);
   const ptrdiff_t table_at = a->bias_kind == BIAS_TABLE ? w->place[tile] * table_size(a) : 0;
   const float *queries[ROWS], *grads[ROWS];
@@ -216,12 +212,17 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
     queries[r] = w->queries + row * w->query_row + column;
     grads[r] = w->grads + row * w->grad_row + column;
   }
-  dot_block(m, b, queries, w->line, dim, &w->keys, tile, w->logits);
-  dot_block(m, b, grads, w->line, value_dim, &w->values, tile, w->products);
+  add_queries_ahead(&first, a, m, a->lse, b, tile, 1, FV_FLOAT32);
+  add_rows_ahead(&first, &w->keys, b->key_end, tile);
+  add_tile_ahead(&first, query_plane, next, next + ROWS, m->height, x, m->width, dim);
+  dot_block(m, b, queries, w->line, dim, &w->keys, tile, &first, w->logits);
+  add_rows_ahead(&second, &w->values, b->key_end, tile);
+  add_tile_ahead(&second, grad_plane, next, next + ROWS, m->height, x, m->width, value_dim);
+  if (owned) add_queries_ahead(&second, a, m, a->dq, b, tile, dim, (int)a->storage);
+  dot_block(m, b, grads, w->line, value_dim, &w->values, tile, &second, w->products);
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * window, *products = w->products + r * window;
     add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, logits);
-    if (owned) prefetch_queries(a, m, a->dq, b->y + r, tile, dim);
     const fv_slots weights = slots_in_ring(w, m, b->y + r, tile, w->weights);
     const fv_slots slopes = slots_in_ring(w, m, b->y + r, tile, w->slopes);
     if (tile_is_plain(m, tile)) {
@@ -269,17 +270,20 @@ static fv_range offsets_of_tile(const fv_backward *w, const fv_map *m, int x) {
   return range;
 }
 
-/* out[r][channel] += sum of weights * rows of queries over all queries that see key rows. */
+/* out[r][channel] += sum of weights * rows of queries over all queries that see key rows; each row
+ * of queries prefetches its share of what is ahead.
+ */
 static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, int key_end,
                          int first_query, int last_query, int x, fv_range offsets,
                          const float *weights, const float *lines, ptrdiff_t line_row_size, int dim,
-                         float *out) {
+                         const fv_ahead *ahead, float *out) {
   const int taps = (int)(offsets.end - offsets.begin), chunk = chunk_of(taps > 0 ? taps : 1);
   const ptrdiff_t slot_row = w->offsets * w->line, column = w->margin + x + m->before_w;
   for (int y = first_query; y < last_query; ++y) {
     const int start = row_start(m, y);
     const int begin = start > key_begin ? start : key_begin;
     const int end = start + m->kernel_h < key_end ? start + m->kernel_h : key_end;
+    prefetch_share(ahead, y - first_query, last_query - first_query);
     if (begin >= end) continue;
     const float *row = weights + (y % w->rows) * w->weights_row + (begin - start) * slot_row;
     const float *line = lines + (y % w->rows) * line_row_size + column;
@@ -325,11 +329,13 @@ static void store_keys(const fv_local *a, const fv_map *m, int64_t to, int key_r
   fv_scatter((int)a->storage, from, at, next, dim, key_lanes(m, x), fv_set(factor));
 }
 
-FV_INLINE void prefetch_keys(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x,
-                             int dim) {
+FV_INLINE void add_keys_ahead(fv_ahead *ahead, const fv_local *a, const fv_map *m, int64_t to,
+                              int begin, int end, int x, int dim) {
+  const int bytes = dim * fv_bytes((int)a->storage);
   ptrdiff_t next;
-  const char *at = keys_at(a, m, to, key_row, x, dim, &next);
-  prefetch_to_write(at, next, key_lanes(m, x), dim * fv_bytes((int)a->storage));
+  const char *at = keys_at(a, m, to, begin, x, dim, &next);
+  add_ahead(ahead, (fv_patch){at, a->dilation_h * a->key_width * a->heads * bytes, next,
+                              end - begin, key_lanes(m, x), bytes});
 }
 
 /* The gradients of key rows [begin, end), at most ROWS, whose queries [first, last) are known. */
@@ -338,16 +344,15 @@ static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   for (int x = 0; x < m->key_width; x += L) {
     const fv_range offsets = w->seen[x / L];
-    for (int r = begin; r < end; ++r) {
-      prefetch_keys(a, m, a->dk, r, x, dim);
-      prefetch_keys(a, m, a->dv, r, x, value_dim);
-    }
+    fv_ahead dk = {0}, dv = {0};
+    add_keys_ahead(&dk, a, m, a->dk, begin, end, x, dim);
+    add_keys_ahead(&dv, a, m, a->dv, begin, end, x, value_dim);
     memset(w->grad_keys, 0, (size_t)((end - begin) * dim * L) * sizeof(float));
     memset(w->grad_values, 0, (size_t)((end - begin) * value_dim * L) * sizeof(float));
     gather_block(w, m, begin, end, first, last, x, offsets, w->slopes, w->queries, w->query_row,
-                 dim, w->grad_keys);
+                 dim, &dk, w->grad_keys);
     gather_block(w, m, begin, end, first, last, x, offsets, w->weights, w->grads, w->grad_row,
-                 value_dim, w->grad_values);
+                 value_dim, &dv, w->grad_values);
     for (int r = begin; r < end; ++r) {
       store_keys(a, m, a->dk, r, x, dim, FV_LN2, w->grad_keys + (ptrdiff_t)(r - begin) * dim * L);
       store_keys(a, m, a->dv, r, x, value_dim, 1.f,
@@ -410,14 +415,8 @@ static void rows_backward(const fv_local *a, fv_backward *w, const fv_map *m, in
                w->query_row);
       line_row(w, m, &grads, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
     }
-    for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
-      const int x = tile * L, next = y + block.rows;
-      prefetch_rows(&w->keys, block.key_end, tile);
-      prefetch_rows(&w->values, block.key_end, tile);
-      prefetch_tile(&queries, next, next + ROWS, m->height, x, m->width, (int)a->dim);
-      prefetch_tile(&grads, next, next + ROWS, m->height, x, m->width, (int)a->value_dim);
-      tile_queries(a, w, m, &block, tile, owned);
-    }
+    for (int tile = m->tile_begin; tile < m->tile_end; ++tile)
+      tile_queries(a, w, m, &block, &queries, &grads, tile, owned);
     y += block.rows;
     const int known = y == last ? last_key : row_start(m, y);
     while (key < last_key && (key + ROWS <= known || (y == last && key < known))) {

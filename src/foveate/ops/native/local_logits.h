@@ -22,6 +22,17 @@ FV_INLINE fv_block block_at(const fv_map *m, int y, int end) {
   return b;
 }
 
+/* Where a tile's queries of a block have `count` numbers each in a contiguous tensor. */
+FV_INLINE void add_queries_ahead(fv_ahead *ahead, const fv_local *a, const fv_map *m, int64_t to,
+                                 const fv_block *b, int tile, int count, int storage) {
+  const int bytes = count * fv_bytes(storage);
+  const ptrdiff_t position = a->heads * bytes;
+  add_ahead(ahead,
+            (fv_patch){(const char *)(intptr_t)to + query_place(a, m, b->y, tile * L) * bytes,
+                       a->dilation_h * a->width * position, a->dilation_w * position, b->rows,
+                       lanes_of(m, tile), bytes});
+}
+
 /* A window's vectors, logits or weights, lie [key row][tap][lane]; those of a block's rows follow
  * each other.
  */
@@ -47,7 +58,8 @@ FV_INLINE void slots_of_pass(const fv_map *m, const fv_block *b, int pass, int *
  * packed keys (or of gradients with packed values).
  */
 static void dot_block(const fv_map *m, const fv_block *b, const float *const *queries,
-                      ptrdiff_t q_step, int dim, const fv_pack *keys, int tile, float *logits) {
+                      ptrdiff_t q_step, int dim, const fv_pack *keys, int tile,
+                      const fv_ahead *ahead, float *logits) {
   const int kernel_w = m->kernel_w, chunk = chunk_of(kernel_w), shifted = !tile_is_plain(m, tile);
   float *to[ROWS];
   fv_columns columns;
@@ -60,6 +72,7 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *const *qu
       columns.row[r] = packed_tile(keys, b->start[r] + slot[r], tile);
       to[r] = logits + r * window_floats(m) + (ptrdiff_t)slot[r] * kernel_w * L;
     }
+    prefetch_share(ahead, pass, m->kernel_h);
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
       dot_table[shifted][b->rows - 1][split][taps - 1](queries, q_step, &columns, t, dim, to);

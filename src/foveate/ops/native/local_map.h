@@ -178,28 +178,47 @@ FV_INLINE void lanes_at(const fv_plane *p, int y, int x, int width, const char *
     lanes[i] = p->data + y * p->row + (x + i < width ? x + i : width - 1) * p->column;
 }
 
-/* Prefetch so many positions, `step` bytes apart, to read or to write them. Hardware does not
- * foresee these accesses: each is one head's few channels, far from the next position's.
+/* ---- what comes next --------------------------------------------------------------------- */
+
+/* Positions of a tensor that are about to be read or written. */
+typedef struct {
+  const char *data;
+  ptrdiff_t row, column; /* in bytes */
+  int rows, columns, bytes;
+} fv_patch;
+
+/* What to prefetch while something else is computed. Hardware does not foresee these accesses: each
+ * is one head's few channels, far from the next position's. Asked for all at once they would stall
+ * the core, so the products ask for a share of them with each of their passes.
  */
-FV_INLINE void prefetch_positions(const char *p, ptrdiff_t step, int count, int bytes) {
-  for (int n = 0; n < count; ++n)
-    for (int i = 0; i < bytes; i += 64) fv_prefetch((const float *)(p + n * step + i));
+typedef struct {
+  fv_patch patch[4];
+  int patches;
+} fv_ahead;
+
+FV_INLINE void add_ahead(fv_ahead *ahead, fv_patch patch) {
+  ahead->patch[ahead->patches++] = patch;
 }
 
-FV_INLINE void prefetch_to_write(const char *p, ptrdiff_t step, int count, int bytes) {
-  for (int n = 0; n < count; ++n)
-    for (int i = 0; i < bytes; i += 64) fv_prefetch_write((const float *)(p + n * step + i));
-}
-
-/* Prefetch rows [begin, end), as far as they are in the map, of the columns of a tile. */
-FV_INLINE void prefetch_tile(const fv_plane *p, int begin, int end, int height, int x, int width,
-                             int dim) {
-  const int count = width - x < L ? width - x : L;
+/* Rows [begin, end), as far as they are in the map, of the columns of a tile. */
+FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_plane *p, int begin, int end, int height,
+                              int x, int width, int dim) {
   if (begin < 0) begin = 0;
   if (end > height) end = height;
-  for (int y = begin; y < end; ++y)
-    prefetch_positions(p->data + y * p->row + x * p->column, p->column, count,
-                       dim * fv_bytes(p->storage));
+  add_ahead(ahead, (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column,
+                              end - begin, width - x < L ? width - x : L,
+                              dim * fv_bytes(p->storage)});
+}
+
+/* The share of one of so many passes: some of the columns. */
+FV_INLINE void prefetch_share(const fv_ahead *ahead, int pass, int passes) {
+  for (const fv_patch *p = ahead->patch; p < ahead->patch + ahead->patches; ++p) {
+    const int end = p->columns * (pass + 1) / passes;
+    for (int x = p->columns * pass / passes; x < end; ++x)
+      for (int y = 0; y < p->rows; ++y)
+        for (int i = 0; i < p->bytes; i += 64)
+          fv_prefetch((const float *)(p->data + y * p->row + x * p->column + i));
+  }
 }
 
 #endif

@@ -95,10 +95,10 @@ FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
   return p->ring + at * p->row_size + column_start(p->map, tile * L) - p->origin;
 }
 
-/* Prefetch the ROWS rows from `row` on, of a tile's columns, that the next block packs. */
-FV_INLINE void prefetch_rows(const fv_pack *p, int row, int tile) {
-  prefetch_tile(&p->plane, row, row + ROWS, p->map->key_height, tile * L, p->map->key_width,
-                p->dim);
+/* The ROWS rows from `row` on, of a tile's columns, that the next block packs. */
+FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int tile) {
+  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L,
+                 p->map->key_width, p->dim);
 }
 
 /* ---- working memory ---------------------------------------------------------------------- */
