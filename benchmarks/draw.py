@@ -43,8 +43,9 @@ def section(name: str, results: dict[str, Result]) -> list[str]:
         draw_scaling(results["scaling"], DOCS / "images" / figure)
         lines += [f"![Time a pixel as map, kernel and batch grow](images/{figure})", ""]
         lines += [*growth(results["scaling"]), ""]
-    if "models" in results:
-        lines += [*models(results["models"]), ""]
+    for benchmark, result in results.items():
+        if benchmark.startswith("models"):
+            lines += [*models(result), ""]
     return lines
 
 

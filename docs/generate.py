@@ -114,6 +114,11 @@ def write_models() -> None:
     (DOCS / "models.md").write_text("\n".join(lines) + "\n")
 
 
+def large(number: int) -> str:
+    """In billions, or in millions where it is less than one."""
+    return f"{number / 1e9:.2f}G" if number >= 1e9 else f"{number / 1e6:.0f}M"
+
+
 def cost(name: str, size: tuple[int, int]) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image."""
     model = timm.create_model(name, device="meta").eval()
