@@ -49,10 +49,6 @@ def assert_close(ours, expected, share: float = 1e-4) -> None:
     assert (ours - expected).abs().max() <= share * expected.abs().max().clamp_min(1e-6)
 
 
-def is_classifier(model: nn.Module) -> bool:
-    return hasattr(model, "reset_classifier")
-
-
 @every_model
 def test_forward_and_backward_reach_every_parameter(name, kwargs):
     model = create(name, kwargs, **({} if name in WITHOUT_RESIDUALS else {"drop_path_rate": 0.1}))
