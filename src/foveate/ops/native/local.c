@@ -29,30 +29,8 @@ static void plan(fv_forward *w, const fv_local *a, int tiles) {
 
 /* The weights of one row of a tile, not yet divided by their sum; returns sum and log2-sum-exp. */
 static fv_f soften(float *logits, int slots, fv_f *log_sum) {
-  fv_f top = fv_load(logits), other = top;
-  int i = 1;
-  for (; i + 2 <= slots; i += 2) {
-    top = fv_max(fv_load(logits + i * L), top);
-    other = fv_max(fv_load(logits + (i + 1) * L), other);
-  }
-  if (i < slots) top = fv_max(fv_load(logits + i * L), top);
-  top = fv_max(top, other);
-  top = fv_select(top == -INFINITY, (fv_f){0}, top);
-  fv_f sum = {0}, more = {0};
-  for (i = 0; i + 2 <= slots; i += 2) {
-    fv_f one = fv_exp2(fv_load(logits + i * L) - top);
-    fv_f two = fv_exp2(fv_load(logits + (i + 1) * L) - top);
-    sum += one;
-    more += two;
-    fv_store(logits + i * L, one);
-    fv_store(logits + (i + 1) * L, two);
-  }
-  if (i < slots) {
-    fv_f one = fv_exp2(fv_load(logits + i * L) - top);
-    sum += one;
-    fv_store(logits + i * L, one);
-  }
-  sum += more;
+  fv_f top;
+  const fv_f sum = fv_soften(logits, L, slots, &top);
   *log_sum = fv_select(sum == 0.f, fv_set(-INFINITY), top + fv_log2(sum));
   return sum;
 }

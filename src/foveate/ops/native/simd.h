@@ -97,6 +97,37 @@ FV_INLINE fv_f fv_exp2(fv_f x) {
   return fv_select(x < low, (fv_f){0}, y);
 }
 
+/* 2^x of a column of `count` vectors `step` floats apart, less its largest, in place; returns their
+ * sum and sets *top to what was subtracted, which is 0 where all are -inf.
+ */
+FV_INLINE fv_f fv_soften(float *column, ptrdiff_t step, int count, fv_f *top) {
+  fv_f largest = fv_load(column), other = largest;
+  int i = 1;
+  for (; i + 2 <= count; i += 2) {
+    largest = fv_max(fv_load(column + i * step), largest);
+    other = fv_max(fv_load(column + (i + 1) * step), other);
+  }
+  if (i < count) largest = fv_max(fv_load(column + i * step), largest);
+  largest = fv_max(largest, other);
+  largest = fv_select(largest == -INFINITY, (fv_f){0}, largest);
+  fv_f sum = {0}, more = {0};
+  for (i = 0; i + 2 <= count; i += 2) {
+    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
+    const fv_f two = fv_exp2(fv_load(column + (i + 1) * step) - largest);
+    sum += one;
+    more += two;
+    fv_store(column + i * step, one);
+    fv_store(column + (i + 1) * step, two);
+  }
+  if (i < count) {
+    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
+    sum += one;
+    fv_store(column + i * step, one);
+  }
+  *top = largest;
+  return sum + more;
+}
+
 #define FV_LOG2E 1.44269504088896341f
 #define FV_LN2 0.69314718055994531f
 
@@ -121,12 +152,6 @@ FV_INLINE fv_f fv_log2(fv_f x) {
  */
 FV_INLINE void fv_prefetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 FV_INLINE void fv_prefetch_write(const float *p) { __builtin_prefetch(p, 1, 3); }
-
-FV_INLINE float fv_sum(fv_f x) {
-  float s = 0.f;
-  for (int i = 0; i < FV_LANES; ++i) s += x[i];
-  return s;
-}
 
 /* Lane l of the result is the sum of the lanes of vector l of x: FV_LANES vectors, one after the
  * other. */

@@ -294,24 +294,8 @@ static void part_regions(const fv_cells *c, int first, int lanes, float *logits,
 /* exp2 of the logits less their largest, and one over the sum of it, lane by lane. */
 static void soften(float *logits, ptrdiff_t row, int count, int lanes, fv_f *inverse) {
   for (int i = 0; i * L < lanes; ++i) {
-    float *column = logits + i * L;
-    fv_f top = fv_load(column), sum = {0}, more = {0};
-    for (int t = 1; t < count; ++t) top = fv_max(fv_load(column + t * row), top);
-    int t = 0;
-    for (; t + 2 <= count; t += 2) {
-      const fv_f one = fv_exp2(fv_load(column + t * row) - top);
-      const fv_f two = fv_exp2(fv_load(column + (t + 1) * row) - top);
-      sum += one;
-      more += two;
-      fv_store(column + t * row, one);
-      fv_store(column + (t + 1) * row, two);
-    }
-    if (t < count) {
-      const fv_f one = fv_exp2(fv_load(column + t * row) - top);
-      sum += one;
-      fv_store(column + t * row, one);
-    }
-    inverse[i] = 1.f / (sum + more);
+    fv_f top;
+    inverse[i] = 1.f / fv_soften(logits + i * L, row, count, &top);
   }
 }
 
