@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
-from foveate.attention.window.inside import cut_into
+from foveate.attention.window.inside import cut_into, table_bias
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -131,10 +131,7 @@ class MessengerAttention(Mixer):
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
         """``(h, 1 + T, 1 + T)``: the messenger first."""
-        (full_h, full_w), (wh, ww) = self.window_size, window
-        table = self.relative_position_bias_table.view(2 * full_h - 1, 2 * full_w - 1, -1)
-        table = table[full_h - wh : full_h + wh - 1, full_w - ww : full_w + ww - 1].flatten(0, 1)
-        cells = table[layout.relative_index(window, table.device)].permute(2, 0, 1)
+        cells = table_bias(self.relative_position_bias_table, self.window_size, window)
         asked, asks = self.rel_pos_msg.unbind(1)  # (h, 1, 1) each
         cells = torch.cat([asked.expand(-1, cells.shape[1], 1), cells], 2)
         return torch.cat([asks.expand(-1, 1, cells.shape[2]), cells], 1)

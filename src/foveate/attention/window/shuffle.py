@@ -30,6 +30,7 @@ from foveate.attention.window.inside import (
     dense,
     one_hot_values,
     pairs_inside,
+    table_bias,
 )
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -120,12 +121,8 @@ class ShuffleAttention(Mixer):
         """``(h, T, T)``; a group that shrank to the map takes the middle of the table."""
         if self.relative_position_bias_table is None:
             return None
-        (rows, columns), full = group, self.window_size
-        table = self.relative_position_bias_table.view(2 * full - 1, 2 * full - 1, -1)
-        table = table[full - rows : full + rows - 1, full - columns : full + columns - 1]
-        index = layout.relative_index(group, table.device)
-        by_key = table.flatten(0, 1).mT.index_select(1, index.mT.flatten())
-        return by_key.unflatten(1, index.shape).mT
+        full = (self.window_size, self.window_size)
+        return table_bias(self.relative_position_bias_table, full, group)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)

@@ -29,7 +29,13 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, one_of, pair, probability
-from foveate.attention.window.inside import apply_dense, cut_into, dense, pairs_inside
+from foveate.attention.window.inside import (
+    apply_dense,
+    cut_into,
+    dense,
+    pairs_inside,
+    table_bias,
+)
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -162,18 +168,12 @@ class WindowAttention(Mixer):
         return (0, 0) if fits else self.shift_size
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
-        """``(h, T, T)``, keys first in memory as the kernel reads it.
-
-        A window that shrank to the map takes the middle of the table.
-        """
-        (full_h, full_w), (wh, ww) = self.window_size, window
-        if self.fused:
-            bias = self.pair_bias.view(-1, full_h, full_w, full_h, full_w)
-            return bias[:, :wh, :ww, :wh, :ww].flatten(3).flatten(1, 2).mT
-        table = self.relative_position_bias_table.view(2 * full_h - 1, 2 * full_w - 1, -1)
-        table = table[full_h - wh : full_h + wh - 1, full_w - ww : full_w + ww - 1].flatten(0, 1)
-        index = layout.relative_index(window, table.device)
-        return table.mT.index_select(1, index.mT.flatten()).unflatten(1, index.shape).mT
+        """``(h, T, T)``; a window that shrank to the map takes the middle of the table."""
+        if not self.fused:
+            return table_bias(self.relative_position_bias_table, self.window_size, window)
+        wh, ww = window
+        bias = self.pair_bias.view(-1, *self.window_size, *self.window_size)
+        return bias[:, :wh, :ww, :wh, :ww].flatten(3).flatten(1, 2).mT
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)
