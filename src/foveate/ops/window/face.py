@@ -53,7 +53,10 @@ def window_attention(
         TypeError: if an argument is no tensor.
         ValueError: if shapes, dtypes or devices disagree, or the shift is no smaller than a part.
     """
-    arguments = _checked(q, k, v, window_size, shift_size, spread, bias, scale, dropout_p)
+    arguments = _checked(
+        q, k, v, window_size, shift_size,
+        spread=spread, bias=bias, scale=scale, dropout_p=dropout_p,
+    )  # fmt: skip
     seed = draw_seed() if dropout_p else None
     q = arguments[0]
     if torch.compiler.is_exporting() or in_transform() or q.device.type != "cpu":
@@ -62,7 +65,12 @@ def window_attention(
 
 
 @explainable("window_attention")
-def _obstacles(
+def _obstacles(*args: object, **kwargs: object) -> dict[str, str]:
+    arguments = _checked(*args, **kwargs)
+    return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
+
+
+def _checked(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -73,21 +81,6 @@ def _obstacles(
     bias: Tensor | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
-) -> dict[str, str]:
-    arguments = _checked(q, k, v, window_size, shift_size, spread, bias, scale, dropout_p)
-    return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
-
-
-def _checked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: int | Part,
-    shift_size: int | tuple[int, int],
-    spread: bool,
-    bias: Tensor | None,
-    scale: float | None,
-    dropout_p: float,
 ) -> tuple:
     """The arguments in the form that every body takes."""
     probability(dropout_p, "dropout_p")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import choose, obstacles, recording
+from foveate.ops._backends import as_told, choose, obstacles, recording, told
 from foveate.ops.window import native, portable
 from foveate.ops.window.parts import Parts
 
@@ -105,6 +105,7 @@ class _WindowAttention(torch.autograd.Function):
             out = window_attention(*arguments)
         ctx.save_for_backward(q, k, v, bias, seed)
         ctx.settings = part, shift, spread, scale, dropout_p
+        ctx.told = told()
         return out
 
     @staticmethod
@@ -119,7 +120,8 @@ class _WindowAttention(torch.autograd.Function):
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments)))
         bias_grad = ctx.needs_input_grad[6]
-        dq, dk, dv, d_bias = _backward(grad_out, bias_grad, *arguments)
+        with as_told(ctx.told):
+            dq, dk, dv, d_bias = _backward(grad_out, bias_grad, *arguments)
         return dq, dk, dv, None, None, None, d_bias if bias_grad else None, None, None, None
 
 
