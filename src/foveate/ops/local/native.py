@@ -10,11 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.ops._dropout import threshold
 from foveate.ops.native import library
+from foveate.ops.native.tensors import STORAGE, channels_together, run_settings
 
 _BORDERS = {"shift": 0, "zero": 1, "mask": 2, "reflect": 3}
-_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _LAYOUT = "13q23q8q9q3q2d"  # fv_local in native/local_map.h
 _NONE = (0, 0, 0, 0)
 
@@ -69,7 +68,7 @@ def local_attention_backward(
     if q.numel():
         _call(
             "local_backward", q, k, v, bias, mask, settings,
-            lse=lse, grad_out=_channels_together(grad_out),
+            lse=lse, grad_out=channels_together(grad_out),
             grad_lse=None if grad_lse is None else grad_lse.contiguous(),
             dq=dq, dk=dk, dv=dv, d_bias=d_bias if bias_grad else None,
         )  # fmt: skip
@@ -98,7 +97,7 @@ def _call(
     d_bias: Tensor | None = None,
 ) -> None:
     """Run a kernel; the order is that of ``fv_local``."""
-    q, k, v = (_channels_together(x) for x in (q, k, v))
+    q, k, v = (channels_together(x) for x in (q, k, v))
     bias = _readable_bias(bias)
     tensors = (q, k, v, out, lse, bias, key_mask, grad_out, grad_lse, dq, dk, dv, d_bias)
     per_query = bias is not None and bias.dim() == 6
@@ -127,19 +126,11 @@ def _settings(
     dropout_p: float,
     seed: Tensor | None,
 ) -> tuple[float, ...]:
-    word = seed.item() if dropout_p else 0
     bias_kind = 0 if bias is None else 1 if bias.dim() == 3 else 2
     return (
-        *kernel_size, *dilation, _BORDERS[border], bias_kind, _STORAGE[q.dtype],
-        _STORAGE[q.dtype if bias is None else bias.dtype], torch.get_num_threads(),
-        word & 0xFFFFFFFF, word >> 32, threshold(dropout_p),
-        scale, 1 / (1 - dropout_p),
+        *kernel_size, *dilation, _BORDERS[border], bias_kind, STORAGE[q.dtype],
+        STORAGE[q.dtype if bias is None else bias.dtype], *run_settings(scale, dropout_p, seed),
     )  # fmt: skip
-
-
-def _channels_together(x: Tensor) -> Tensor:
-    """``x`` with neighbouring channels."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _readable_bias(bias: Tensor | None) -> Tensor | None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.ops import _dropout
 from foveate.ops.native import library
+from foveate.ops.native.tensors import STORAGE, aligned, run_settings
 
-_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # native/storage.h
 _COMMON = "9q3q15q4q2qq4q2d"  # struct common in native/slide_map.h
 
 
@@ -30,7 +29,7 @@ def slide_attention(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output ``(B, H, W, h, Dv)`` and, if ``keep``, probabilities ``(B, h, n, H, W)``."""
-    maps = [_aligned(x) for x in (q, k, v)]
+    maps = [aligned(x) for x in (q, k, v)]
     weights = _packed(key_weight, key_bias, value_weight, value_bias)
     out = torch.empty(v.shape, dtype=v.dtype)
     probabilities = torch.empty(
@@ -60,7 +59,7 @@ def slide_attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v and, if ``weight_grads``, of the weights and biases."""
     given = (q, k, v, key_weight, key_bias, value_weight, value_bias)
-    maps, gradient = [_aligned(x) for x in (q, k, v)], _aligned(grad_out)
+    maps, gradient = [aligned(x) for x in (q, k, v)], aligned(grad_out)
     weights = _packed(key_weight, key_bias, value_weight, value_bias)
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:
@@ -80,13 +79,8 @@ def probabilities_shape(q: Tensor, kernel_size: list[int]) -> tuple[int, ...]:
     return (q.shape[0], q.shape[3], kernel_size[0] * kernel_size[1], q.shape[1], q.shape[2])
 
 
-def _aligned(x: Tensor) -> Tensor:
-    """``x`` at an address that its elements may have; memory from elsewhere may lie anywhere."""
-    return x.clone() if x.data_ptr() % x.element_size() else x
-
-
 def _packed(*tensors: Tensor) -> list[Tensor]:
-    return [_aligned(x.to(torch.float32).contiguous()) for x in tensors]
+    return [aligned(x.to(torch.float32).contiguous()) for x in tensors]
 
 
 def _common(
@@ -101,12 +95,11 @@ def _common(
     """The fields of ``struct common``."""
     q, k, v = maps
     key_bias, value_bias = weights[1], weights[3]
-    word = 0 if seed is None else int(seed)
     return (
         *q.shape,
         v.shape[4],
         *kernel_size,
-        _STORAGE[q.dtype],
+        STORAGE[q.dtype],
         *(x.data_ptr() for x in maps),
         *q.stride(),
         *k.stride(),
@@ -115,10 +108,5 @@ def _common(
         key_bias.stride(0) if key_bias.shape[0] > 1 else 0,
         value_bias.stride(0) if value_bias.shape[0] > 1 else 0,
         probabilities.data_ptr() if probabilities.numel() else 0,
-        torch.get_num_threads(),
-        word & 0xFFFFFFFF,
-        word >> 32,
-        _dropout.threshold(dropout_p),
-        scale,
-        1 / (1 - dropout_p) if dropout_p else 0.0,
+        *run_settings(scale, dropout_p, seed),
     )

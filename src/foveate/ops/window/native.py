@@ -8,14 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.ops import _dropout
 from foveate.ops.native import library
+from foveate.ops.native.tensors import STORAGE, aligned, channels_together, run_settings
 from foveate.ops.window.parts import Parts
 
 MOST_CELLS = 1024
 """Cells of a part beyond which its matrix of weights leaves the caches."""
 
-_STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # native/storage.h
 _COMMON = "6q4q4q3q12qq4q2d"  # fv_window in native/window.c
 
 
@@ -76,10 +75,7 @@ def window_attention_backward(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """A map as the kernels read it: channels of a head side by side, addresses of whole numbers."""
-    if x.stride(4) != 1 and x.shape[4] != 1:
-        x = x.contiguous()
-    return x.clone() if x.data_ptr() % x.element_size() else x
+    return aligned(channels_together(x))
 
 
 def _table(bias: Tensor | None) -> Tensor | None:
@@ -100,7 +96,6 @@ def _common(
     """The fields that both kernels take."""
     q, v = maps[0], maps[2]
     grid = Parts((q.shape[1], q.shape[2]), (part[0], part[1])).grid
-    word = 0 if seed is None else int(seed)
     return (
         *q.shape,
         v.shape[4],
@@ -108,14 +103,9 @@ def _common(
         *grid,
         *shift,
         int(spread),
-        _STORAGE[q.dtype],
+        STORAGE[q.dtype],
         *(x.data_ptr() for x in maps),
         *(stride for x in maps for stride in x.stride()[:4]),
         0 if table is None else table.data_ptr(),
-        torch.get_num_threads(),
-        word & 0xFFFFFFFF,
-        word >> 32,
-        _dropout.threshold(dropout_p),
-        scale,
-        1 / (1 - dropout_p) if dropout_p else 0.0,
+        *run_settings(scale, dropout_p, seed),
     )
