@@ -168,19 +168,27 @@ FV_INLINE void dot_keys(const float *q, const float *const *rows, int dim, int v
 }
 
 FV_INLINE void dot_with(const float *q, const float *const *rows, int count, int dim, int vectors,
-                        float *to, ptrdiff_t to_row) {
+                        const float *ahead, ptrdiff_t ahead_row, float *to, ptrdiff_t to_row) {
   int t = 0;
-  for (; t + TAPS <= count; t += TAPS)
+  for (; t + TAPS <= count; t += TAPS) {
+    for (int j = 0; ahead && j < TAPS; ++j) {
+      fv_prefetch(ahead + (t + j) * ahead_row);
+      fv_prefetch(ahead + (t + j) * ahead_row + BLOCK - 1);
+    }
     dot_keys(q, rows + t, dim, vectors, TAPS, to + t * to_row, to_row);
+  }
   for (; t < count; ++t) dot_keys(q, rows + t, dim, vectors, 1, to + t * to_row, to_row);
 }
 
+/* dot_keys of all keys; row t of what the block needs next, `ahead_row` floats apart, is prefetched
+ * beside key t, if `ahead` is not NULL.
+ */
 static void dot_all(const float *q, const float *const *rows, int count, int dim, int lanes,
-                    float *to, ptrdiff_t to_row) {
+                    const float *ahead, ptrdiff_t ahead_row, float *to, ptrdiff_t to_row) {
   if (lanes > L)
-    dot_with(q, rows, count, dim, 2, to, to_row);
+    dot_with(q, rows, count, dim, 2, ahead, ahead_row, to, to_row);
   else
-    dot_with(q, rows, count, dim, 1, to, to_row);
+    dot_with(q, rows, count, dim, 1, ahead, ahead_row, to, to_row);
 }
 
 /* to[channel][lane] = sum over keys of weights[key][lane] * row of the key, times factor[lane]. */
@@ -304,7 +312,9 @@ static void weights_of_block(const fv_window *a, fv_desk *w, int64_t b, int64_t 
   const fv_cells *c = &w->cells;
   gather(a, c, a->q, a->q_stride, b, h, first, lanes, (int)a->dim, (float)a->scale * FV_LOG2E,
          w->q);
-  dot_all(w->q, w->keys, c->count, (int)a->dim, lanes, logits, row);
+  const ptrdiff_t cells = a->part_h * a->part_w;
+  const float *bias = a->bias ? (const float *)(intptr_t)a->bias + h * cells * cells + first : NULL;
+  dot_all(w->q, w->keys, c->count, (int)a->dim, lanes, bias, cells, logits, row);
   if (a->bias) add_bias(a, c, h, first, lanes, logits, row);
   if (c->mixed) part_regions(c, first, lanes, logits, row);
   soften(logits, row, c->count, lanes, inverse);
@@ -433,7 +443,7 @@ static void part_backward(const fv_window *a, fv_desk *w, int64_t b, int64_t h) 
     weights_of_block(a, w, b, h, first, lanes, weights, row, inverse);
     normalise(c, lanes, inverse, weights, row);
     gather(a, c, a->grad_out, a->grad_stride, b, h, first, lanes, value_dim, 1.f, w->grad);
-    dot_all(w->grad, w->values, c->count, value_dim, lanes, slopes, row);
+    dot_all(w->grad, w->values, c->count, value_dim, lanes, NULL, 0, slopes, row);
     if (a->threshold) drop(a, c, b, h, first, lanes, slopes, row);
     slopes_of_logits(c, lanes, weights, slopes, row);
     if (a->threshold) drop(a, c, b, h, first, lanes, weights, row);
