@@ -72,8 +72,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Maps:
         x = self.patches(x)
-        window, padded = cut_into(tuple(x.shape[2:]), (self.window_size, self.window_size))
-        rows, columns = (length // side for length, side in zip(padded, window, strict=True))
+        rows, columns = cut_into(tuple(x.shape[2:]), (self.window_size, self.window_size)).grid
         region = self.messengers.shape[2]
         messengers = self.messengers.tile(-(-rows // region), -(-columns // region))
         messengers = messengers[:, :, :rows, :columns].expand(x.shape[0], -1, -1, -1)

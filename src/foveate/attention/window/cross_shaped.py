@@ -19,6 +19,8 @@ divide the map there; here the rest is padded, and the padding is not attended.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,6 @@ from foveate.attention.window.inside import (
     cut_into,
     dense,
     one_hot_values,
-    pairs_inside,
 )
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -101,9 +102,9 @@ class CrossShapedAttention(Mixer):
     def multiply_adds(self, height: int, width: int) -> int:
         cost = 4 * height * width * self.dim**2
         for part in self._stripes:
-            padded_height, padded_width = cut_into((height, width), part)[1]
-            cost += pairs_inside((height, width), part) * self.dim  # two products, half of C
-            cost += 9 * padded_height * padded_width * self.dim // 2
+            parts = cut_into((height, width), part)
+            cost += parts.pairs * self.dim  # two products, half of C
+            cost += 9 * math.prod(parts.padded) * self.dim // 2
         return cost
 
     @property
@@ -126,17 +127,14 @@ class CrossShapedAttention(Mixer):
 
     def _local(self, v: Tensor) -> Tensor:
         """LePE: what the values' neighbours in the stripe add, ``(B, H, W, C)``."""
-        size = tuple(v.shape[1:3])
         y = []
         for half, stripe, convolution in zip(v.chunk(2, 3), self._stripes, self.lepe, strict=True):
-            cut, padded = cut_into(size, stripe)
-            values = layout.pad_to_size(layout.merge_heads(half), padded)
-            values = layout.window_partition(values, cut)  # (B, n, T, C / 2)
+            parts = cut_into((v.shape[1], v.shape[2]), stripe)
+            values = parts.split(layout.merge_heads(half))  # (B, n, T, C / 2)
             count = values.shape[1]
-            values = values.flatten(0, 1).unflatten(1, cut).permute(0, 3, 1, 2)
+            values = values.flatten(0, 1).unflatten(1, parts.size).permute(0, 3, 1, 2)
             values = convolution(values).permute(0, 2, 3, 1).flatten(1, 2)
-            values = layout.window_merge(values.unflatten(0, (-1, count)), cut, padded)
-            y.append(layout.crop(values, size))
+            y.append(parts.merge(values.unflatten(0, (-1, count))))
         return torch.cat(y, 3)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:

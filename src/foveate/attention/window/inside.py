@@ -8,15 +8,9 @@ from foveate import layout
 from foveate.ops.window.parts import Part, Parts, cut
 
 
-def cut_into(size: tuple[int, int], part: Part) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The parts' size, no larger than the map, and the size of the map that they fill."""
-    parts = Parts(size, cut(size, part))
-    return parts.size, parts.padded
-
-
-def pairs_inside(size: tuple[int, int], part: Part) -> int:
-    """Pairs of query and key in the parts of a map, padding included."""
-    return Parts(size, cut(size, part)).pairs
+def cut_into(size: tuple[int, int], part: Part) -> Parts:
+    """The parts of a map of ``size``; they are no larger than it."""
+    return Parts(size, cut(size, part))
 
 
 def table_bias(table: Tensor, full: tuple[int, int], part: tuple[int, int]) -> Tensor:

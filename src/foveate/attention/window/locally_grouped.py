@@ -23,9 +23,9 @@ from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, pair, probability
 from foveate.attention.window.inside import (
     apply_dense,
+    cut_into,
     dense,
     one_hot_values,
-    pairs_inside,
 )
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -87,7 +87,7 @@ class LocallyGroupedAttention(Mixer):
         return self._finish(apply_dense(weights, self._project(x)[2]), x)
 
     def multiply_adds(self, height: int, width: int) -> int:
-        pairs = pairs_inside((height, width), self.window_size)
+        pairs = cut_into((height, width), self.window_size).pairs
         return 4 * height * width * self.dim**2 + 2 * pairs * self.dim
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

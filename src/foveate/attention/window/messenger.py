@@ -21,6 +21,8 @@ region that overhangs keeps the slices meant for windows that are not there.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +31,7 @@ from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
 from foveate.attention.window.inside import cut_into, table_bias
 from foveate.contracts import Mixer
+from foveate.ops.window.parts import Parts
 from foveate.registry import register
 
 
@@ -87,7 +90,7 @@ class MessengerAttention(Mixer):
         check_map(x, self.dim)
         if self.messenger is None:
             raise ValueError("built with own_messenger=False: call exchange(x, messengers)")
-        count = self._grid(tuple(x.shape[2:]))[2]
+        count = self._windows(*x.shape[2:]).count
         return self.exchange(x, self.messenger.expand(x.shape[0], count, -1))[0]
 
     def exchange(self, x: Tensor, messengers: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,37 +100,34 @@ class MessengerAttention(Mixer):
             The new map and the new messengers.
         """
         check_map(x, self.dim)
-        size = tuple(x.shape[2:])
-        window, padded, count = self._grid(size)
+        windows = self._windows(*x.shape[2:])
+        count = windows.count
         if messengers.shape[1] != count or messengers.shape[2] != self.dim:
             raise ValueError(
                 f"expected a messenger for each window, (B, {count}, {self.dim}), "
                 f"got {tuple(messengers.shape)}"
             )
-        cells = layout.pad_to_size(self.qkv(layout.to_channels_last(x)), padded)
-        cells = layout.window_partition(cells, window)  # (B, n, T, 3C)
+        cells = windows.split(self.qkv(layout.to_channels_last(x)))  # (B, n, T, 3C)
         tokens = torch.cat([self.qkv(messengers)[:, :, None].to(cells.dtype), cells], 2)
         tokens = tokens.flatten(0, 1).unflatten(-1, (3, self.num_heads, self.head_dim))
         q, k, v = tokens.permute(2, 0, 3, 1, 4).unbind(0)  # (B*n, h, 1 + T, D)
-        bias = self._bias(window).to(q.dtype)[None]
-        if not all(map(layout.is_known, padded)) or padded != size:
-            bias = bias.masked_fill(~self._real(x, window, padded), float("-inf"))
+        bias = self._bias(windows.size).to(q.dtype)[None]
+        if not all(map(layout.is_known, windows.map)) or windows.padded != windows.map:
+            bias = bias.masked_fill(~self._real(x, windows), float("-inf"))
         dropout_p = self.attn_drop if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
         y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, count))  # (B, n, 1 + T, C)
-        cells = layout.crop(layout.window_merge(y[:, :, 1:], window, padded), size)
-        return layout.to_channels_first(self._finish(cells), like=x), self._finish(y[:, :, 0])
+        cells = self._finish(windows.merge(y[:, :, 1:]))
+        return layout.to_channels_first(cells, like=x), self._finish(y[:, :, 0])
 
     def multiply_adds(self, height: int, width: int) -> int:
-        window, _, count = self._grid((height, width))
-        tokens = window[0] * window[1] + 1
-        project = 4 * (height * width + count) * self.dim**2
-        return project + 2 * count * tokens**2 * self.dim
+        windows = self._windows(height, width)
+        tokens = math.prod(windows.size) + 1
+        project = 4 * (height * width + windows.count) * self.dim**2
+        return project + 2 * windows.count * tokens**2 * self.dim
 
-    def _grid(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], int]:
-        """The windows' size, the padded map's, and the number of windows."""
-        window, padded = cut_into(size, self.window_size)
-        return window, padded, (padded[0] // window[0]) * (padded[1] // window[1])
+    def _windows(self, height: int, width: int) -> Parts:
+        return cut_into((height, width), self.window_size)
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
         """``(h, 1 + T, 1 + T)``: the messenger first."""
@@ -136,10 +136,9 @@ class MessengerAttention(Mixer):
         cells = torch.cat([asked.expand(-1, cells.shape[1], 1), cells], 2)
         return torch.cat([asks.expand(-1, 1, cells.shape[2]), cells], 1)
 
-    def _real(self, x: Tensor, window: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    def _real(self, x: Tensor, windows: Parts) -> Tensor:
         """``(B*n, 1, 1, 1 + T)``: the messenger, and the cells that lie on the map."""
-        cells = layout.pad_to_size(x.new_ones(1, *x.shape[2:], 1), padded)
-        cells = layout.window_partition(cells, window)[0, :, :, 0] > 0  # (n, T)
+        cells = windows.split(x.new_ones(1, *x.shape[2:], 1))[0, :, :, 0] > 0  # (n, T)
         return F.pad(cells, (1, 0), value=True).repeat(x.shape[0], 1)[:, None, None]
 
     def _finish(self, y: Tensor) -> Tensor:

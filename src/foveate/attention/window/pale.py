@@ -30,9 +30,9 @@ from foveate.arguments import check_map, odd, positive, probability
 from foveate.attention.window.inside import (
     Part,
     apply_dense,
+    cut_into,
     dense,
     one_hot_values,
-    pairs_inside,
 )
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -112,7 +112,7 @@ class PaleAttention(Mixer):
 
     def multiply_adds(self, height: int, width: int) -> int:
         project = (4 * self.dim + 3 * self.kernel_size**2) * height * width * self.dim
-        pairs = sum(pairs_inside((height, width), part) for part in self._parts)
+        pairs = sum(cut_into((height, width), part).pairs for part in self._parts)
         return project + pairs * self.dim
 
     def fuse(self) -> None:

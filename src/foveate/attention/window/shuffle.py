@@ -29,7 +29,6 @@ from foveate.attention.window.inside import (
     cut_into,
     dense,
     one_hot_values,
-    pairs_inside,
     table_bias,
 )
 from foveate.contracts import Mixer
@@ -101,7 +100,7 @@ class ShuffleAttention(Mixer):
         return self._finish(apply_dense(weights, self._project(x)[2]), x)
 
     def multiply_adds(self, height: int, width: int) -> int:
-        pairs = pairs_inside((height, width), (self.window_size, self.window_size))
+        pairs = cut_into((height, width), (self.window_size, self.window_size)).pairs
         return 4 * height * width * self.dim**2 + 2 * pairs * self.dim
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +111,7 @@ class ShuffleAttention(Mixer):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         part = (self.window_size, self.window_size)
-        bias = self._bias(cut_into(tuple(q.shape[1:3]), part)[0])
+        bias = self._bias(cut_into(tuple(q.shape[1:3]), part).size)
         return ops.window_attention(
             q, k, v, part, spread=self.shuffle, bias=bias, dropout_p=dropout_p
         )

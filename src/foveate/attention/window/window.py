@@ -33,7 +33,6 @@ from foveate.attention.window.inside import (
     apply_dense,
     cut_into,
     dense,
-    pairs_inside,
     table_bias,
 )
 from foveate.contracts import Mixer
@@ -136,7 +135,7 @@ class WindowAttention(Mixer):
     def multiply_adds(self, height: int, width: int) -> int:
         cells, padded = height * width, math.prod(self._padded((height, width)))
         projected = padded if self.pad == "zero" else cells
-        pairs = pairs_inside(self._given((height, width)), self.window_size)
+        pairs = cut_into(self._given((height, width)), self.window_size).pairs
         return (3 * projected + cells) * self.dim**2 + 2 * pairs * self.dim
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +154,7 @@ class WindowAttention(Mixer):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         size = (q.shape[1], q.shape[2])
-        bias = self._bias(cut_into(size, self.window_size)[0])
+        bias = self._bias(cut_into(size, self.window_size).size)
         shift = self._shift(*size)
         return ops.window_attention(
             q, k, v, self.window_size, shift, bias=bias, dropout_p=dropout_p
