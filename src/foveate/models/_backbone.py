@@ -179,8 +179,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: if another format is asked for.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        check_output_format(output_fmt)
         check_images(x, self.in_chans, self.smallest)
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
@@ -283,6 +282,12 @@ def check_images(x: Tensor, in_chans: int, smallest: int = 1) -> None:
         raise ValueError(
             f"expected images of at least {smallest}x{smallest} pixels, got {tuple(x.shape)}"
         )
+
+
+def check_output_format(output_fmt: str) -> None:
+    """Refuse to give maps in another layout than ``"NCHW"``."""
+    if output_fmt != "NCHW":
+        raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
 
 
 def convert_parts(model: nn.Module, state: State) -> State:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveate.models._backbone import State, check_images, convert_parts
+from foveate.models._backbone import State, check_images, check_output_format, convert_parts
 
 
 class Checked(nn.Module):
@@ -36,8 +36,7 @@ class Checked(nn.Module):
         Raises:
             ValueError: if another format is asked for, or ``x`` is no such image.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        check_output_format(output_fmt)
         check_images(x, self.in_chans)
         return super().forward_intermediates(
             x, indices, norm, stop_early, output_fmt, intermediates_only, **kwargs

@@ -21,7 +21,7 @@ from timm.models import generate_default_cfgs, register_model
 
 from foveate.models._backbone import Published, cfg, create
 from foveate.models._swin import Swin
-from foveate.models.nat import NAT, neighborhoods
+from foveate.models.nat import NAT, WIDE, neighborhoods
 
 
 class DiNAT(NAT):
@@ -163,25 +163,20 @@ def dinat_tiny(pretrained: bool = False, **kwargs: Any) -> DiNAT:
 @register_model
 def dinat_small(pretrained: bool = False, **kwargs: Any) -> DiNAT:
     """DiNAT-Small; without layer scale, as its published weights."""
-    return create(DiNAT, "dinat_small", pretrained, **{**_wide(96, (3, 6, 12, 24)), **kwargs})
+    return create(DiNAT, "dinat_small", pretrained, **{**WIDE["small"], **kwargs})
 
 
 @register_model
 def dinat_base(pretrained: bool = False, **kwargs: Any) -> DiNAT:
     """DiNAT-Base."""
-    sizes = {**_wide(128, (4, 8, 16, 32)), "layer_scale": 1e-5}
+    sizes = {**WIDE["base"], "layer_scale": 1e-5}
     return create(DiNAT, "dinat_base", pretrained, **{**sizes, **kwargs})
 
 
 @register_model
 def dinat_large(pretrained: bool = False, **kwargs: Any) -> DiNAT:
     """DiNAT-Large, pre-trained on ImageNet-22K."""
-    return create(DiNAT, "dinat_large", pretrained, **{**_wide(192, (6, 12, 24, 48)), **kwargs})
-
-
-def _wide(embed_dim: int, num_heads: tuple[int, ...]) -> dict[str, Any]:
-    depths = (3, 4, 18, 5)
-    return {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads, "mlp_ratio": 2.0}
+    return create(DiNAT, "dinat_large", pretrained, **{**WIDE["large"], **kwargs})
 
 
 @register_model

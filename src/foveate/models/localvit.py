@@ -48,6 +48,7 @@ from foveate.models._backbone import (
     State,
     cfg,
     check_images,
+    check_output_format,
     convert_parts,
     create,
     rename,
@@ -282,8 +283,7 @@ class LocalViT(VisionTransformer):
         Raises:
             ValueError: if another format is asked for.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        check_output_format(output_fmt)
         take, last = feature_take_indices(len(self.blocks), indices)
         x, grid = self._embed(x)
         intermediates: list[Any] = []

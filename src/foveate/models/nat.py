@@ -169,6 +169,18 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+WIDE: dict[str, dict[str, Any]] = {
+    name: {
+        "embed_dim": embed_dim,
+        "depths": (3, 4, 18, 5),
+        "num_heads": tuple(embed_dim // 32 << stage for stage in range(4)),
+        "mlp_ratio": 2.0,
+    }
+    for name, embed_dim in (("small", 96), ("base", 128), ("large", 192))
+}
+"""Sizes of the wider variants, of all kinds of NAT."""
+
+
 @register_model
 def nat_mini(pretrained: bool = False, **kwargs: Any) -> NAT:
     """NAT-Mini."""
@@ -184,24 +196,12 @@ def nat_tiny(pretrained: bool = False, **kwargs: Any) -> NAT:
 @register_model
 def nat_small(pretrained: bool = False, **kwargs: Any) -> NAT:
     """NAT-Small."""
-    sizes = {
-        "embed_dim": 96,
-        "depths": (3, 4, 18, 5),
-        "num_heads": (3, 6, 12, 24),
-        "mlp_ratio": 2.0,
-        "layer_scale": 1e-5,
-    }
+    sizes = {**WIDE["small"], "layer_scale": 1e-5}
     return create(NAT, "nat_small", pretrained, **{**sizes, **kwargs})
 
 
 @register_model
 def nat_base(pretrained: bool = False, **kwargs: Any) -> NAT:
     """NAT-Base."""
-    sizes = {
-        "embed_dim": 128,
-        "depths": (3, 4, 18, 5),
-        "num_heads": (4, 8, 16, 32),
-        "mlp_ratio": 2.0,
-        "layer_scale": 1e-5,
-    }
+    sizes = {**WIDE["base"], "layer_scale": 1e-5}
     return create(NAT, "nat_base", pretrained, **{**sizes, **kwargs})

@@ -22,7 +22,7 @@ from torch import nn
 
 from foveate.attention.local.slide import SlideAttention
 from foveate.models._backbone import Published, cfg, create
-from foveate.models.nat import NAT, neighborhoods
+from foveate.models.nat import NAT, WIDE, neighborhoods
 
 
 class SlideNAT(NAT):
@@ -94,24 +94,12 @@ def slide_nat_tiny(pretrained: bool = False, **kwargs: Any) -> SlideNAT:
 @register_model
 def slide_nat_small(pretrained: bool = False, **kwargs: Any) -> SlideNAT:
     """Slide-NAT-Small."""
-    sizes = {
-        "embed_dim": 96,
-        "depths": (3, 4, 18, 5),
-        "num_heads": (3, 6, 12, 24),
-        "mlp_ratio": 2.0,
-        "layer_scale": 1e-5,
-    }
+    sizes = {**WIDE["small"], "layer_scale": 1e-5}
     return create(SlideNAT, "slide_nat_small", pretrained, **{**sizes, **kwargs})
 
 
 @register_model
 def slide_nat_base(pretrained: bool = False, **kwargs: Any) -> SlideNAT:
     """Slide attention in NAT-Base."""
-    sizes = {
-        "embed_dim": 128,
-        "depths": (3, 4, 18, 5),
-        "num_heads": (4, 8, 16, 32),
-        "mlp_ratio": 2.0,
-        "layer_scale": 1e-5,
-    }
+    sizes = {**WIDE["base"], "layer_scale": 1e-5}
     return create(SlideNAT, "slide_nat_base", pretrained, **{**sizes, **kwargs})
