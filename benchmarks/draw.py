@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.measure import RESULTS
+from benchmarks.operators import table
 
 DOCS = RESULTS.parent.parent / "docs"
 PAGE = DOCS / "performance.md"
@@ -36,8 +37,9 @@ def page() -> str:
 def section(name: str, results: dict[str, Result]) -> list[str]:
     """What one machine's results say."""
     lines = ["", f"## {machine(next(iter(results.values())))}", ""]
-    if "local_attention" in results:
-        lines += [*headline(results["local_attention"]), ""]
+    for benchmark, result in results.items():
+        if benchmark.startswith("local_attention"):
+            lines += [table(result), ""]
     if "scaling" in results:
         figure = f"scaling_{name}.png"
         draw_scaling(results["scaling"], DOCS / "images" / figure)
@@ -52,37 +54,6 @@ def section(name: str, results: dict[str, Result]) -> list[str]:
 def machine(result: Result) -> str:
     threads = f", {result['threads']} threads" if "threads" in result else ""
     return f"{result['device']}{threads}, PyTorch {result['torch'].partition('+')[0]}"
-
-
-def headline(result: Result) -> list[str]:
-    """Local and slide attention beside what else computes them."""
-    batch, height, width, heads, dim = result["size"]
-    ours = {"local": result["rows"][0]}
-    ours["slide"] = next(row for row in result["rows"] if row["name"].startswith("slide"))
-    lines = [
-        f"{batch} images of {height}x{width}, {heads} heads of {dim} channels, "
-        f"{result.get('dtype', 'float32')}; large matrix multiplies run at "
-        f"{result['peak_gflops']:.0f} GFLOP/s.",
-        "",
-        "| | forward, ms | times ours | forward + backward, ms | times ours "
-        "| GFLOP/s, forward | of peak | extra memory |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in result["rows"]:
-        reference = ours["slide" if row["name"].startswith("slide") else "local"]
-        both = row["training_ms"]
-        cells = [
-            row["name"],
-            f"{row['forward_ms']:.2f}",
-            f"{row['forward_ms'] / reference['forward_ms']:.1f}",
-            f"{both:.1f}" if both else "none",
-            f"{both / reference['training_ms']:.1f}" if both else "",
-            f"{row['gflops']:.0f}",
-            f"{row['share_of_peak']:.0%}",
-            f"{row['extra_memory']:.2f}" if both else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
 
 
 def series(result: Result, axis: str) -> dict[str, list[tuple[int, Result]]]:

@@ -1,9 +1,9 @@
 """Local and slide attention on a GPU beside what else computes them, in one process.
 
 Everything gets the same q, k, v: views of one projection's output ``(B, H, W, 3, heads, D)``. The
-repetitions of all contestants are interleaved, medians are shown. CUDA events measure the device:
-it is kept busy while a contestant's kernels queue up, so that no gap between them counts. ``peak``
-is the rate of a large matrix multiply in the same dtype.
+contestants take turns, medians are shown. CUDA events measure the device: it is kept busy while a
+contestant's kernels queue up, so that no gap between them counts. Beside them stands the rate of a
+large matrix multiply in the same dtype.
 
 FlexAttention gets its best form: queries and keys in the order of 8x16 tiles of the map, so that a
 block of its mask is a tile and few blocks are partly full, and its own search over kernels. It is
@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from benchmarks.measure import machine, save
+from benchmarks.measure import Seconds, machine, save
+from benchmarks.operators import figures, table
 from benchmarks.peers import (
     by_depthwise,
     by_full_attention,
@@ -136,8 +137,8 @@ def train(contestant: Contestant) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, leaves, torch.ones_like(out))
 
 
-def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each on the device; one that fails is left out, and said to be."""
+def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, Seconds]:
+    """Times of each on the device; one that fails is left out, and said to be."""
     taken: dict[str, list[float]] = {}
     for name, run in runs.items():
         try:
@@ -157,7 +158,7 @@ def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, 
             end.record()
             torch.cuda.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return {name: Seconds(statistics.median(times)) for name, times in taken.items()}
 
 
 def peak_memory(run: Callable[[], object]) -> int:
@@ -183,63 +184,17 @@ def measure(
         runs[f"{name} forward"] = partial(forward, contestant)
         runs[f"{name} training"] = partial(train, contestant)
     seconds = timed(runs, repetitions)
-
-    peak = 2 * len(square) ** 3 / seconds["peak"]
-    maps_bytes = 2 * sum(x.numel() * x.element_size() for x in maps)
-    rows = []
-    for name in found:
-        once, both = seconds.get(f"{name} forward"), seconds.get(f"{name} training")
-        if once is None:
-            continue
-        taps = slide_kernel**2 if "slide" in name else kernel**2
-        products = 2 * taps * (taps if "slide" in name else 1)  # of one query and channel
-        rate = 2 * products * maps[0].numel() / once
-        rows.append(
-            {
-                "name": name,
-                "forward_ms": 1e3 * once,
-                "training_ms": both and 1e3 * both,
-                "gflops": rate / 1e9,
-                "share_of_peak": rate / peak,
-                "extra_memory": both and peak_memory(runs[f"{name} training"]) / maps_bytes,
-            }
-        )
-    return {
-        "size": list(size),
-        "dtype": str(dtype).removeprefix("torch."),
-        "peak_gflops": peak / 1e9,
-        "maps_and_gradients_bytes": maps_bytes,
-        "rows": rows,
-    }
-
-
-def table(result: dict) -> str:
-    """The figures as a Markdown table; slide attention's peers are compared with it."""
-    batch, height, width, heads, dim = result["size"]
-    lines = [
-        f"{batch} images {height}x{width}, {heads} heads of {dim}, {result['dtype']}; "
-        f"matrix multiply: {result['peak_gflops'] / 1e3:.0f} TFLOP/s",
-        "",
-        "| | forward, ms | times ours | forward + backward, ms | times ours "
-        "| extra memory / (q, k, v and gradients) |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    local, slide = (
-        next(row for row in result["rows"] if row["name"].startswith(kind))
-        for kind in ("local", "slide")
+    peak = 2 * len(square) ** 3 / seconds["peak"].warm
+    return figures(
+        found,
+        seconds,
+        peak,
+        lambda name: peak_memory(runs[name]),
+        size,
+        kernel,
+        slide_kernel,
+        dtype,
     )
-    for row in result["rows"]:
-        ours, both = slide if "slide" in row["name"] else local, row["training_ms"]
-        cells = [
-            row["name"],
-            f"{row['forward_ms']:.3f}",
-            f"{row['forward_ms'] / ours['forward_ms']:.2f}",
-            f"{both:.3f}" if both else "failed",
-            f"{both / ours['training_ms']:.2f}" if both else "",
-            f"{row['extra_memory']:.2f}" if both else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:

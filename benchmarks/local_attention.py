@@ -1,8 +1,9 @@
 """Local attention beside what else computes it, in one process: time, rate and memory.
 
 Everything gets the same q, k, v: views of one projection's output ``(B, H, W, 3, heads, D)``. The
-repetitions of all contestants are interleaved, so that a busy moment strikes all alike; medians
-are shown. ``peak`` is the float32 rate of a large matrix multiply on the same threads.
+contestants take turns, so that a busy moment strikes all alike. A turn is two calls: the second is
+what a loop sees; the first, ``cold``, finds in the caches what the one before left there. Medians
+are shown, and the float32 rate of a large matrix multiply on the same threads.
 
     python -m benchmarks.local_attention --save
 """
@@ -17,7 +18,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from benchmarks.measure import machine, matmul_peak, peak_memory, save, timed
+from benchmarks.measure import machine, peak_memory, save, timed
+from benchmarks.operators import figures, table
 from benchmarks.peers import (
     Maps,
     by_depthwise,
@@ -69,66 +71,18 @@ def measure(size: tuple[int, ...], kernel: int, slide_kernel: int, repetitions: 
         with torch.no_grad():
             return function(*maps)
 
-    runs: dict[str, Callable[[], object]] = {}
+    square = torch.randn(1536, 1536)
+    runs: dict[str, Callable[[], object]] = {"peak": lambda: square @ square}
     for name, function in functions.items():
         runs[f"{name} forward"] = partial(forward, function)
         if "Flex" not in name and "NATTEN" not in name:  # no backward on CPUs
             runs[f"{name} training"] = partial(train, function, leaves, grad)
     seconds = timed(runs, repetitions)
-
-    peak = matmul_peak()
-    maps_bytes = 2 * sum(x.numel() * x.element_size() for x in leaves)
-    rows = []
-    for name in functions:
-        taps = slide_kernel**2 if "slide" in name else kernel**2
-        products = 2 * taps * (taps if "slide" in name else 1)  # of one query and channel
-        flops = 2 * products * grad.numel()
-        both = seconds.get(f"{name} training")
-        rows.append(
-            {
-                "name": name,
-                "forward_ms": 1e3 * seconds[f"{name} forward"],
-                "training_ms": both and 1e3 * both,
-                "gflops": flops / seconds[f"{name} forward"] / 1e9,
-                "share_of_peak": flops / seconds[f"{name} forward"] / peak,
-                "extra_memory": both and peak_memory(runs[f"{name} training"]) / maps_bytes,
-            }
-        )
-    return {
-        "size": list(size),
-        "peak_gflops": peak / 1e9,
-        "maps_and_gradients_bytes": maps_bytes,
-        "rows": rows,
-    }
-
-
-def table(result: dict) -> str:
-    """The figures as a Markdown table."""
-    batch, height, width, heads, dim = result["size"]
-    ours = result["rows"][0]
-    lines = [
-        f"{batch} images {height}x{width}, {heads} heads of {dim}, float32; {machine()}",
-        f"matrix multiply: {result['peak_gflops']:.0f} GFLOP/s",
-        "",
-        "| | forward, ms | times ours | forward + backward, ms | times ours | GFLOP/s, forward "
-        "| of peak | extra memory / (q, k, v and gradients) |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in result["rows"]:
-        training = row["training_ms"]
-        cells = [
-            row["name"],
-            f"{row['forward_ms']:.2f}",
-            f"{row['forward_ms'] / ours['forward_ms']:.1f}",
-            f"{training:.1f}" if training else "none on CPUs",
-            f"{training / ours['training_ms']:.1f}" if training else "",
-            f"{row['gflops']:.0f}",
-            f"{row['share_of_peak']:.0%}",
-            f"{row['extra_memory']:.2f}" if training else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "GFLOP/s count the taps' products alone (two a multiply-add), for all alike."]
-    return "\n".join(lines)
+    peak = 2 * len(square) ** 3 / seconds["peak"].warm
+    return figures(
+        functions, seconds, peak, lambda name: peak_memory(runs[name]),
+        size, kernel, slide_kernel, torch.float32,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -148,6 +102,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     size = (given.batch, given.height, given.width, given.heads, given.dim)
     result = measure(size, given.kernel, given.slide_kernel, given.repetitions)
+    print(machine())
     print(table(result))
     if given.save:
         print(save("local_attention", result))

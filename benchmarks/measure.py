@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -23,24 +23,28 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 RESULTS = Path(__file__).parent / "results"
 
 
-def timed(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each, one repetition of all after the other."""
+class Seconds(NamedTuple):
+    """Medians over the turns of one contestant."""
+
+    warm: float
+    """Of a call that follows another of the same, as in a loop."""
+    cold: float | None = None
+    """Of the call before it, which finds caches and allocator as the others left them."""
+
+
+def timed(runs: dict[Any, Callable[[], object]], repetitions: int) -> dict[Any, Seconds]:
+    """Times of each; they take turns, so that a busy moment strikes all alike."""
     for run in runs.values():
         run(), run()
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    taken: dict[Any, tuple[list[float], list[float]]] = {name: ([], []) for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def matmul_peak(repetitions: int = 9) -> float:
-    """FLOP/s of a large float32 matrix multiply on this process's threads."""
-    square = torch.randn(1536, 1536)
-    seconds = timed({"peak": lambda: square @ square}, repetitions)["peak"]
-    return 2 * len(square) ** 3 / seconds
+            for times in taken[name]:
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+    median = statistics.median
+    return {name: Seconds(median(warm), median(cold)) for name, (cold, warm) in taken.items()}
 
 
 def peak_memory(run: Callable[[], object]) -> int:

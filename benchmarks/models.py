@@ -1,7 +1,7 @@
 """Whole models beside their peers, in one process: milliseconds a batch, eager and compiled.
 
-The repetitions of all contestants are interleaved, so that a busy moment strikes all alike;
-medians are shown. Models are in eval mode, images 224 x 224, float32.
+The contestants take turns, so that a busy moment strikes all alike; medians are shown.
+Models are in eval mode, images 224 x 224, float32.
 
     python -m benchmarks.models --save
 """
@@ -40,10 +40,10 @@ def measure(model: str, batch: int, prepare: Callable, repetitions: int) -> list
     torch.compiler.reset()
     images = torch.randn(batch, 3, 224, 224)
     runs = {name: partial(prepare(net), images) for name, net in contestants(model).items()}
-    seconds = timed(runs, repetitions)
+    seconds, peer = timed(runs, repetitions), PEERS[model]
     return [
-        {"model": name, "batch": batch, "ms": 1e3 * taken, "of_peer": taken / seconds[PEERS[model]]}
-        for name, taken in seconds.items()
+        {"model": name, "batch": batch, "ms": 1e3 * warm, "of_peer": warm / seconds[peer].warm}
+        for name, (warm, _) in seconds.items()
     ]
 
 

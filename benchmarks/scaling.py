@@ -1,6 +1,8 @@
 """How the cost of local attention grows: with the map, with the kernel, with the batch.
 
-Time and extra memory a pixel. A peer is left out where it would need too much of either.
+Time and extra memory a pixel. The points of a series take turns, as contestants do: were each
+measured in a moment of its own, the machine's mood would bend the curve. A peer is left out where
+it would need too much time or memory.
 
     python -m benchmarks.scaling --save
 """
@@ -8,7 +10,7 @@ Time and extra memory a pixel. A peer is left out where it would need too much o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -22,13 +24,12 @@ SIDES = (14, 28, 56, 112, 224, 448)
 KERNELS = (3, 5, 7, 9, 11, 13)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PAIRS = {"im2col": 1_000_000, "full SDPA": 10_000_000}  # a head, beyond which a peer is left out
-
-
-def points() -> Iterator[tuple[str, int, int, int]]:
-    """Series, batch, side and kernel of each point."""
-    yield from (("side", 1, side, 7) for side in SIDES)
-    yield from (("kernel", 4, 56, kernel) for kernel in KERNELS)
-    yield from (("batch", batch, 56, 7) for batch in BATCHES)
+SERIES = {
+    "side": [(1, side, 7) for side in SIDES],
+    "kernel": [(4, 56, kernel) for kernel in KERNELS],
+    "batch": [(batch, 56, 7) for batch in BATCHES],
+}
+"""Batch, side and kernel of the points of each."""
 
 
 def contestants(batch: int, side: int, kernel: int) -> dict[str, Callable]:
@@ -48,38 +49,49 @@ def contestants(batch: int, side: int, kernel: int) -> dict[str, Callable]:
     return found
 
 
-def measure(batch: int, side: int, kernel: int) -> list[dict]:
-    """Nanoseconds and extra bytes a pixel of a forward pass."""
+def measure(series: str, repetitions: int) -> list[dict]:
+    """Nanoseconds and extra bytes a pixel of a forward pass, at every point of a series."""
     torch.manual_seed(0)
-    maps = torch.randn(batch, side, side, 3, HEADS, DIM).unbind(3)
-    runs = {name: partial(call, *maps) for name, call in contestants(batch, side, kernel).items()}
-    pixels = batch * side * side
-    fast = {name: run for name, run in runs.items() if name not in ("im2col", "full SDPA")}
-    seconds = timed({n: r for n, r in runs.items() if n not in fast}, 3)
-    seconds |= timed(fast, max(5, min(101, 2_000_000 // pixels)))
-    return [
-        {
-            "name": name,
-            "nanoseconds_a_pixel": 1e9 * seconds[name] / pixels,
-            "bytes_a_pixel": peak_memory(run) / pixels,
-        }
-        for name, run in runs.items()
-    ]
+    runs: dict[tuple, Callable[[], object]] = {}
+    for batch, side, kernel in SERIES[series]:
+        maps = torch.randn(batch, side, side, 3, HEADS, DIM).unbind(3)
+        for name, call in contestants(batch, side, kernel).items():
+            runs[name, batch, side, kernel] = partial(call, *maps)
+    slow = {key: run for key, run in runs.items() if key[0] in PAIRS}
+    fast = {key: run for key, run in runs.items() if key[0] not in PAIRS}
+    seconds = timed(slow, 3) | timed(fast, repetitions)
+    rows = []
+    for (name, batch, side, kernel), run in runs.items():
+        pixels = batch * side * side
+        rows.append(
+            {
+                "series": series,
+                "batch": batch,
+                "side": side,
+                "kernel": kernel,
+                "name": name,
+                "nanoseconds_a_pixel": 1e9 * seconds[name, batch, side, kernel].warm / pixels,
+                "bytes_a_pixel": peak_memory(run) / pixels,
+            }
+        )
+    return rows
 
 
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=25)
     parser.add_argument("--save", action="store_true", help="keep the figures in results/")
     given = parser.parse_args()
-    rows = []
     print(machine())
-    for series, batch, side, kernel in points():
-        for row in measure(batch, side, kernel):
-            rows.append({"series": series, "batch": batch, "side": side, "kernel": kernel, **row})
+    rows = []
+    for series in SERIES:
+        for row in measure(series, given.repetitions):
+            rows.append(row)
             print(
-                f"{series:7} batch {batch:3} side {side:4} kernel {kernel:3} {row['name']:12} "
-                f"{row['nanoseconds_a_pixel']:9.1f} ns {row['bytes_a_pixel']:9.0f} B a pixel"
+                f"{series:7} batch {row['batch']:3} side {row['side']:4} kernel {row['kernel']:3} "
+                f"{row['name']:12} {row['nanoseconds_a_pixel']:9.1f} ns "
+                f"{row['bytes_a_pixel']:9.0f} B a pixel"
             )
     if given.save:
         print(save("scaling", {"heads": HEADS, "dim": DIM, "rows": rows}))
