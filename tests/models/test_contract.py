@@ -248,6 +248,7 @@ def test_symbolic_features(name, kwargs):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a branching network is many kernels, each a run of the C++ compiler
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_compiled(name):
