@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import nearest
 
-WRAPPERS = ("state_dict_ema", "state_dict", "model")
+_WRAPPERS = ("state_dict_ema", "state_dict", "model")
 _LISTED = 20
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -45,7 +45,7 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     if isinstance(state, str | os.PathLike):
         state = _read(Path(state))
     own = module.state_dict()
-    tensors = _convert(module, _without_prefix(_tensors(state), own))
+    tensors = converted(module, tensors_of(state, own))
     _check_fit(type(module).__name__, own, tensors)
     module.load_state_dict(tensors)
     return module
@@ -70,13 +70,26 @@ def _read(path: Path) -> Any:
         ) from error
 
 
+def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors by name, out of their wrapper, without what ``nn.DataParallel`` put before.
+
+    Args:
+        state: as for :func:`load_published`, but no path.
+        own: the names that the module itself has.
+
+    Raises:
+        TypeError: if ``state`` or an entry of it is of the wrong type.
+    """
+    return _without_prefix(_tensors(state), own)
+
+
 def _tensors(state: Any) -> dict[str, Tensor]:
     """The tensors by name, out of their wrapper."""
     if isinstance(state, nn.Module):
         raise TypeError("expected tensors by name, got a module; pass its state_dict()")
     if not isinstance(state, Mapping):
         raise TypeError(f"expected tensors by name, or a path, got {type(state).__name__}")
-    for wrapper in WRAPPERS:
+    for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             return _tensors(state[wrapper])
     for key, value in state.items():
@@ -96,7 +109,12 @@ def _without_prefix(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, T
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
-def _convert(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` through the module's ``convert_published``, if it has one.
+
+    Raises:
+        ValueError: if an entry that this needs is missing or of another shape.
+    """
     convert = getattr(module, "convert_published", None)
     if convert is None:
         return state

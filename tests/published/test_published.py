@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import foveate
-from tests.published.golden import CASES, Row, load_case
+from foveate.models._backbone import Backbone, checkpoint_filter_fn
+from foveate.models._timm import Checked
+from tests.published.golden import CASES, Golden, Row, load_case
 
 HERE = Path(__file__).parent
 ROWS: list[Row] = [
@@ -27,9 +29,11 @@ SWEEP = [
 ]
 
 
-def largest_differences(row: Row) -> tuple[nn.Module, dict[str, float]]:
+def largest_differences(
+    row: Row, golden: Golden | None = None
+) -> tuple[nn.Module, dict[str, float]]:
     """Our module, and by output the largest difference as a share of the largest value."""
-    golden = load_case(row.case)
+    golden = golden or load_case(row.case)
     module = foveate.load_published(row.build(**golden.kwargs), row.weights(golden))
     with torch.no_grad():
         ours = row.run(module.train(row.train), golden)
@@ -46,9 +50,14 @@ def _difference(ours: Tensor, published: Tensor) -> float:
 
 @pytest.mark.parametrize("row", SWEEP)
 def test_equals_the_published_output(row: Row) -> None:
-    for name, difference in largest_differences(row)[1].items():
+    golden = load_case(row.case)
+    module, differences = largest_differences(row, golden)
+    for name, difference in differences.items():
         # A NaN is no difference that is small enough, so the comparison must be true.
         assert difference <= row.tolerance, f"{name} differs by {difference:.1e} of its maximum"
+    if isinstance(module, Backbone | Checked) and row.weights is Row.weights:
+        wrapped = {"state_dict": {f"module.{key}": value for key, value in golden.state.items()}}
+        assert checkpoint_filter_fn(wrapped, module).keys() == module.state_dict().keys()
 
 
 FIXED = [row for row in ROWS if not row.slow and load_case(row.case).fixed]

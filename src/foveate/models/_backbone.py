@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map
 from foveate.contracts import Attention
-from foveate.published import WRAPPERS
+from foveate.published import converted, tensors_of
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
@@ -331,23 +331,28 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
 def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
     """What timm asks of a checkpoint before loading: the published names under ours.
 
-    A state of our own passes as it is.
+    A state of our own passes as it is. Which it is, the names tell, though networks that stand on
+    one of timm's share most of theirs with the publication.
     """
-    state = next((state[wrapper] for wrapper in WRAPPERS if wrapper in state), state)
     ours = model.state_dict().keys()
-    if len(ours & state.keys()) > len(ours) // 2:
+    state = tensors_of(state, ours)
+    if ours <= state.keys():
         return state
-    return model.convert_published(state)
+    renamed = converted(model, state)
+    return renamed if len(ours & renamed.keys()) > len(ours & state.keys()) else state
 
 
 def cfg(**kwargs: Any) -> dict[str, Any]:
-    """Timm's configuration of a variant's weights, ImageNet's unless said otherwise."""
+    """Timm's configuration of a variant's weights, ImageNet's unless said otherwise.
+
+    Images are cut from 256 to 224, as nearly all of the published codes do.
+    """
     return {
         "url": "",
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
-        "crop_pct": 0.9,
+        "crop_pct": 0.875,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
