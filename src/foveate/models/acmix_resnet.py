@@ -9,7 +9,8 @@ Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 
 arXiv:2111.14556.
 Published code: LeapLabTHU/ACmix@81dddb6 ``ACmix_ResNet`` (no licence; written here from the paper).
 It has the depths of ResNet-50 alone; those of 26 and 38 are Stand-Alone Self-Attention's, which the
-paper compares with. Its weights have no stable address.
+paper compares with. Its weights have no stable address. It draws every convolution anew by its
+fan-out, even the kernels of the shifts; here ACmix starts as it does everywhere.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ PUBLISHED = {
     "acmix_resnet50": Published("18.6M", "3.6G", 77.8, source=_SOURCE, note=_NOTE),
 }
 
-_CFG = cfg(interpolation="bilinear", crop_pct=0.875, first_conv="conv1", classifier="fc")
+_CFG = cfg(interpolation="bilinear", first_conv="conv1", classifier="fc")
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

@@ -30,7 +30,7 @@ PUBLISHED = {
     "acmix_san19": Published("21.2M", "3.4G", 78.7, source=_SOURCE, note=_NOTE),
 }
 
-_CFG = cfg(interpolation="bilinear", crop_pct=0.875, first_conv="stem.0")
+_CFG = cfg(interpolation="bilinear", first_conv="stem.0")
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

@@ -168,8 +168,7 @@ def _cfg(file: str, **kwargs: Any) -> dict[str, Any]:
         origin_url=origin,
         paper_ids="arXiv:2107.00652",
         license="mit",
-        first_conv="stem.proj",
-        **kwargs,
+        **{"crop_pct": 0.9, "first_conv": "stem.proj", **kwargs},
     )
 
 

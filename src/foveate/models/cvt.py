@@ -199,7 +199,13 @@ default_cfgs = generate_default_cfgs(
     {
         "cvt_13.untrained": _CFG,
         "cvt_21.untrained": _CFG,
-        "cvt_w24.untrained": {**_CFG, "input_size": (3, 384, 384), "pool_size": (24, 24)},
+        "cvt_w24.untrained": {
+            **_CFG,
+            "input_size": (3, 384, 384),
+            "pool_size": (24, 24),
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+        },
     }
 )
 

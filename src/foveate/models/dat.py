@@ -329,6 +329,7 @@ PUBLISHED = {
 }
 
 _CFG = cfg(
+    crop_mode="squash",
     first_conv="stem.0",
     license="apache-2.0",
     origin_url="https://github.com/LeapLabTHU/DAT",

@@ -114,15 +114,12 @@ PUBLISHED = {
 
 _REPOSITORY = "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer"
 _WEIGHTS = "https://shi-labs.com/projects/dinat/checkpoints"
-_NAT = {"origin_url": _REPOSITORY, "license": "mit", "crop_pct": 0.875}
+_NAT = {"origin_url": _REPOSITORY, "license": "mit"}
 
 
-def _in1k(name: str, pretraining: str = "") -> dict[str, Any]:
-    return cfg(
-        url=f"{_WEIGHTS}/imagenet1k/{name}_{pretraining}in1k_224.pth",
-        first_conv="stem.proj.0",
-        **_NAT,
-    )
+def _in1k(name: str, pretraining: str = "", first_conv: str = "stem.proj.0") -> dict[str, Any]:
+    url = f"{_WEIGHTS}/imagenet1k/{name}_{pretraining}in1k_224.pth"
+    return cfg(url=url, first_conv=first_conv, **_NAT)
 
 
 default_cfgs = generate_default_cfgs(
@@ -138,12 +135,11 @@ default_cfgs = generate_default_cfgs(
             first_conv="stem.proj.0",
             **_NAT,
         ),
-        # The README and the code disagree on the addresses of the weights of DiNAT_s.
-        **{
-            f"{name}.untrained": cfg(first_conv="stem.proj", **_NAT)
-            for name in PUBLISHED
-            if name.startswith("dinat_s_")
-        },
+        # As in the code and DiNAT.md; classification/DiNAT.md has other names of the files.
+        "dinat_s_tiny.in1k": _in1k("dinat_s_tiny", first_conv="stem.proj"),
+        "dinat_s_small.in1k": _in1k("dinat_s_small", first_conv="stem.proj"),
+        "dinat_s_base.in1k": _in1k("dinat_s_base", first_conv="stem.proj"),
+        "dinat_s_large.in22k_ft_in1k": _in1k("dinat_s_large", first_conv="stem.proj"),
     }
 )
 

@@ -239,7 +239,11 @@ class DSNet(Backbone):
         return converted
 
 
-_CFG = cfg(first_conv="stem.proj", origin_url="https://github.com/SteveTsui/DS-Net")
+_CFG = cfg(
+    first_conv="stem.proj",
+    license="apache-2.0",
+    origin_url="https://github.com/SteveTsui/DS-Net",
+)
 
 default_cfgs = generate_default_cfgs(
     {f"dsnet_{size}.untrained": _CFG for size in ("tiny", "small", "base")}

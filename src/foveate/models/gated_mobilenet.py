@@ -168,17 +168,21 @@ PUBLISHED = {
     ),
 }
 
-_CFG = cfg(crop_pct=0.875, first_conv="conv_stem", classifier="classifier", license="mit")
+_CFG = cfg(first_conv="conv_stem", classifier="classifier", license="mit")
+
+_COORDINATE = "https://github.com/houqb/CoordAttention"
 
 default_cfgs = generate_default_cfgs(
     {
         "mobilenetv2_coordinate.in1k": {
             **_CFG,
-            "origin_url": "https://github.com/houqb/CoordAttention",
+            "url": f"{_COORDINATE}/raw/7619bea9acbe260b3793833cc78cef3f124c8112/mbv2_ca.pth",
+            "origin_url": _COORDINATE,
             "paper_ids": "arXiv:2103.02907",
         },
-        "mobilenetv2_triplet.in1k": {
+        "mobilenetv2_triplet.untrained": {
             **_CFG,
+            "interpolation": "bilinear",
             "origin_url": "https://github.com/landskape-ai/triplet-attention",
             "paper_ids": "arXiv:2010.03045",
         },

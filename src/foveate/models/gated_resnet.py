@@ -125,7 +125,7 @@ PUBLISHED = {
     ),
 }
 
-_CFG = cfg(interpolation="bilinear", crop_pct=0.875, first_conv="conv1", classifier="fc")
+_CFG = cfg(interpolation="bilinear", first_conv="conv1", classifier="fc")
 _ATTENTION_MODULE = {
     **_CFG, "origin_url": "https://github.com/Jongchan/attention-module", "license": "mit"
 }  # fmt: skip
@@ -135,9 +135,9 @@ _TRIPLET = {
 
 default_cfgs = generate_default_cfgs(
     {
-        "resnet50_cbam.in1k": {**_ATTENTION_MODULE, "paper_ids": "arXiv:1807.06521"},
-        "resnet50_bam.in1k": {**_ATTENTION_MODULE, "paper_ids": "arXiv:1807.06514"},
-        "resnet50_triplet.in1k": {**_TRIPLET, "paper_ids": "arXiv:2010.03045"},
+        "resnet50_cbam.untrained": {**_ATTENTION_MODULE, "paper_ids": "arXiv:1807.06521"},
+        "resnet50_bam.untrained": {**_ATTENTION_MODULE, "paper_ids": "arXiv:1807.06514"},
+        "resnet50_triplet.untrained": {**_TRIPLET, "paper_ids": "arXiv:2010.03045"},
     }
 )
 

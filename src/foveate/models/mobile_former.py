@@ -519,6 +519,7 @@ def _init_weights(model: nn.Module) -> None:
 
 
 _CFG = cfg(
+    interpolation="bilinear",
     origin_url="https://github.com/AAboys/MobileFormer",
     first_conv="stem.conv.conv",
     classifier="head.fc",

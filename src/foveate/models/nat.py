@@ -161,7 +161,6 @@ default_cfgs = generate_default_cfgs(
             url=f"{_WEIGHTS}/{name}.pth",
             origin_url=_REPOSITORY,
             license="mit",
-            crop_pct=0.875,
             first_conv="stem.proj.0",
         )
         for name in PUBLISHED

@@ -229,7 +229,7 @@ class PyramidVisionTransformer(TokenBackbone):
                 converted["stages.3.downsample.cls_pos_embed"] = value[:, 0]
                 value = value[:, 1:]
             if key in sizes:
-                value = _as_map(value, sizes[key])
+                value = _resample(_as_map(value, sizes[key]), sizes[key])
             converted[key] = value.flatten(1) if key.endswith(".cls_token") else value
         return convert_parts(self, converted)
 

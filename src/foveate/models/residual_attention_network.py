@@ -220,12 +220,11 @@ PUBLISHED = {
         note="52.47M and 10.53G, as the authors' Caffe definition has; the printed figures lack a "
         "residual block's worth of them. Top-1 of 80.5 is given for 320x320",
     ),
-    "ran56_32": Published(size=(32, 32), source="the port prints none"),
+    "ran56_32": Published(size=(32, 32), source="the port has no such variant"),
     "ran92_32": Published(size=(32, 32), source="the port prints none"),
 }
 
 _CFG = cfg(
-    crop_pct=0.875,
     first_conv="stem.0",
     origin_url="https://github.com/fwang91/residual-attention-network",
     paper_ids="arXiv:1704.06904",
@@ -236,6 +235,8 @@ _PORT = {
     "num_classes": 10,
     "pool_size": (8, 8),
     "crop_pct": 1.0,
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
     "origin_url": "https://github.com/tengshaofeng/ResidualAttentionNetwork-pytorch",
 }
 
@@ -273,7 +274,7 @@ def ran92(pretrained: bool = False, **kwargs: Any) -> ResidualAttentionNetwork:
 
 @register_model
 def ran56_32(pretrained: bool = False, **kwargs: Any) -> ResidualAttentionNetwork:
-    """The port's network for 32x32 images, with one module a stage."""
+    """The port's network for 32x32 images, but with one module a stage, as the port has none."""
     kwargs = {**_SMALL_IMAGES, **kwargs}
     return create(ResidualAttentionNetwork, "ran56_32", pretrained, **kwargs)
 

@@ -4,8 +4,8 @@
 
 The last stage keeps its size: maps at 1/2 (the stem), 1/4, 1/8, 1/16 and 1/16. The attention has
 weights for the maps of ``img_size``; maps of other images are resampled to them and their gates
-back. Retrieval compares features before the neck (``forward_head(x, pre_logits=True)`` gives those
-behind it, ``global_pool(x)`` those before) and training adds a loss on each side of it.
+back. Retrieval compares features before the neck (``global_pool(x)``) or behind it
+(``forward_head(x, pre_logits=True)``), and training adds a loss on each side of it.
 
 Paper: Zhang et al., "Relation-Aware Global Attention for Person Re-identification", CVPR 2020,
 arXiv:1904.02998.
@@ -118,11 +118,13 @@ PUBLISHED = {
 
 default_cfgs = generate_default_cfgs(
     {
-        "rga_resnet50.cuhk03": cfg(
+        "rga_resnet50.untrained": cfg(
             input_size=(3, 256, 128),
             pool_size=(16, 8),
             num_classes=767,
             crop_pct=1.0,
+            crop_mode="squash",
+            interpolation="bilinear",
             first_conv="conv1",
             classifier="fc",
             origin_url="https://github.com/microsoft/Relation-Aware-Global-Attention-Networks",

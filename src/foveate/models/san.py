@@ -161,7 +161,6 @@ PUBLISHED = {
 
 _CFG = cfg(
     interpolation="bilinear",
-    crop_pct=0.875,
     first_conv="stem.0",
     origin_url="https://github.com/hszhao/SAN",
     license="mit",

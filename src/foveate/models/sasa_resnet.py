@@ -58,7 +58,7 @@ PUBLISHED = {
     "sasa_resnet50": Published("18.0M", "3.5G", 77.4, source=_SOURCE, note=_NOTE),
 }
 
-_CFG = cfg(interpolation="bilinear", crop_pct=0.875, first_conv="conv1", classifier="fc")
+_CFG = cfg(interpolation="bilinear", first_conv="conv1", classifier="fc")
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

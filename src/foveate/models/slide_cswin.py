@@ -27,7 +27,7 @@ PUBLISHED = {
 }
 
 default_cfgs = generate_default_cfgs(
-    {f"{name}.untrained": cfg(first_conv="stem.proj") for name in PUBLISHED}
+    {f"{name}.untrained": cfg(crop_pct=0.9, first_conv="stem.proj") for name in PUBLISHED}
 )
 
 

@@ -74,7 +74,7 @@ PUBLISHED = {
     "slide_nat_base": Published(source="not in the paper: NAT-Base's sizes"),
 }
 
-_CFG = cfg(crop_pct=0.875, first_conv="stem.proj.0")
+_CFG = cfg(first_conv="stem.proj.0")
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 

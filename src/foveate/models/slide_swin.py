@@ -97,7 +97,7 @@ PUBLISHED = {
     "slide_swin_base": Published("89M", "15.5G", 84.2, source="table 1 of the paper", note=_COST),
 }
 
-_CFG = cfg(first_conv="stem.proj")
+_CFG = cfg(crop_mode="squash", first_conv="stem.proj")
 
 default_cfgs = generate_default_cfgs({f"{name}.untrained": _CFG for name in PUBLISHED})
 
