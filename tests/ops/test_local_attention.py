@@ -115,13 +115,54 @@ def test_output_alone_of_maps_of_many_tiles(without_kernels):
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
-def test_masked_keys_may_hold_anything(without_kernels):
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+def test_masked_keys_may_hold_anything(backend, border):
     q, k, v = maps((1, 9, 9))
     mask = torch.rand(1, 9, 9) > 0.4
-    want = local_attention(q, k, v, 5, key_mask=mask)
+
+    def results() -> list[torch.Tensor]:
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        with use_backend(backend):
+            out = local_attention(*leaves, 5, key_mask=mask, border=border)
+            return [out, *torch.autograd.grad(out.sin().sum(), leaves)]
+
+    want = results()
     for x in (k, v):
         x[~mask] = float("nan")
-    torch.testing.assert_close(local_attention(q, k, v, 5, key_mask=mask), want)
+    torch.testing.assert_close(results(), want)
+
+
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_a_bias_that_hides_every_key_gives_zero(backend, return_lse):
+    q, k, v = maps((1, 6, 7))
+    table = torch.full((q.shape[3], 3, 3), float("-inf"))
+    with use_backend(backend):
+        out = local_attention(q, k, v, (2, 2), bias=table, border="mask", return_lse=return_lse)
+    out, lse = out if return_lse else (out, None)
+    assert (out == 0).all()
+    assert lse is None or (lse == float("-inf")).all()
+
+
+def test_a_nan_shows_in_the_log_sum_exp():
+    q, k, v = maps((1, 5, 5))
+    q[0, 2, 2] = float("nan")
+    lse = local_attention(q.double(), k.double(), v.double(), 3, return_lse=True)[1]
+    assert lse[0, 2, 2].isnan().all()
+    assert lse[0, 0].isfinite().all()
+
+
+def test_what_is_kept_may_come_back_in_other_strides():
+    leaves = [x.requires_grad_() for x in maps((2, 5, 6))]
+    want = torch.autograd.grad(local_attention(*leaves, 3).sin().sum(), leaves)
+
+    def otherwise(x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(0, -1).contiguous().transpose(0, -1) if x.is_floating_point() else x
+
+    with torch.autograd.graph.saved_tensors_hooks(otherwise, lambda x: x):
+        out = local_attention(*leaves, 3)
+    torch.testing.assert_close(torch.autograd.grad(out.sin().sum(), leaves), want)
 
 
 def test_second_derivatives_of_the_output_alone(without_kernels):
@@ -553,6 +594,11 @@ def test_explain_says_which_backend_and_why():
         assert library.why_not() in explain("local_attention", q, k, v, 3)
     with use_backend("portable"):
         assert "(forced)" in explain("local_attention", q, k, v, kernel_size=3)
+    with use_backend("triton"):
+        assert "cannot run by the triton" in explain("local_attention", q.double(), k.double(),
+                                                     v.double(), 3)  # fmt: skip
+    given = (3, 1, None, None, "mask", None, 0.0, True)
+    assert "portable: can run" in explain("local_attention", q, k, v, *given)
     with pytest.raises(ValueError, match="unknown backend"), use_backend("cuda"):
         pass
 

@@ -397,6 +397,28 @@ def test_flops_are_counted_by_the_meaning(backend):
         assert counter.get_total_flops() == 4 * channels * (slots + 1)
 
 
+@needs_native
+def test_fewer_threads_than_asked_for_leave_nothing_out():
+    """The system may grant fewer; freed memory full of NaN would show what they do not write."""
+    code = """
+import torch
+from foveate import ops
+torch.set_num_threads(4)
+torch.manual_seed(0)
+q, k, v = torch.randn(3, 1, 8, 8, 1, 16)
+weights = [torch.randn(s).requires_grad_() for s in ((9, 9, 16), (1, 9, 16)) * 2]
+for _ in range(5):
+    del [torch.full((n,), float("nan")) for n in (1 << 12, 1 << 14, 1 << 16, 1 << 18)][:]
+    grads = torch.autograd.grad(ops.slide_attention(q, k, v, *weights, 3).sin().sum(), weights)
+    with ops.use_backend("portable"):
+        want = torch.autograd.grad(ops.slide_attention(q, k, v, *weights, 3).sin().sum(), weights)
+    torch.testing.assert_close(grads, want, rtol=1e-3, atol=1e-4)
+"""
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_explain_says_which_and_why():
     tensors = make(SIZES[0], requires_grad=False)
     if library.available():

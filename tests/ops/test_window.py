@@ -225,6 +225,33 @@ def test_what_is_refused(options, message):
         ops.window_attention(x, x, x, 3, **options)
 
 
+@pytest.mark.parametrize("window_size", [0, -1, (-2, 3), (3,), (3, 3, 3), True, (None, 2.0)])
+def test_sizes_that_are_none_are_refused(window_size):
+    x = torch.randn(1, 6, 6, 1, 4)
+    with pytest.raises(ValueError, match="window_size must be"):
+        ops.window_attention(x, x, x, window_size)
+
+
+def test_a_bias_that_is_no_tensor_is_refused():
+    x = torch.randn(1, 6, 6, 1, 4)
+    for attend in (ops.window_attention, ops.local_attention):
+        with pytest.raises(TypeError, match=r"bias must be a torch\.Tensor, got float"):
+            attend(x, x, x, 3, bias=0.5)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+def test_a_bias_that_hides_every_key_gives_zero(backend, dropout_p):
+    q, k, v = torch.randn(3, 1, 6, 7, 2, 4).requires_grad_()
+    bias = torch.zeros(2, 9, 9)
+    bias[:, 4] = float("-inf")  # nothing for the query in the middle of a window
+    with ops.use_backend(backend):
+        out = ops.window_attention(q, k, v, 3, bias=bias, dropout_p=dropout_p)
+        grads = torch.autograd.grad(out.sum(), (q, k, v))
+    assert (out[0, 1, [1, 4]] == 0).all()
+    assert all(x.isfinite().all() for x in (out, *grads))
+
+
 @needs_native
 def test_compiled_whole():
     case = CASES[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -34,7 +34,9 @@ def use_backend(name: str) -> Iterator[None]:
 
     A compiled one raises where its kernel cannot take the arguments, in place of falling back.
     Gradients computed inside obey it too, and so do, elsewhere, those of what was computed inside.
-    A graph that ``torch.compile`` traced with Triton kernels keeps them.
+    In code that ``torch.compile`` made, each call obeys what holds where it runs, but Triton
+    kernels that were traced stay. What is exported is portable, and so is window attention off
+    the CPU.
     """
     token = _forced.set(one_of(name, BACKENDS, "backend"))
     try:
@@ -162,14 +164,15 @@ def explain(op_name: str, *args: Any, **kwargs: Any) -> str:
     """Which backend would run this call of an operator, and why not the others.
 
     Args:
-        op_name: ``"local_attention"`` or ``"slide_attention"``.
+        op_name: ``"local_attention"``, ``"slide_attention"`` or ``"window_attention"``.
         *args: the operator's arguments, as in a call.
         **kwargs: its keyword arguments.
     """
     obstacles = _explainers[one_of(op_name, _explainers, "operator")](*args, **kwargs)
     forced = _forced.get()
     chosen = forced or next(name for name in BACKENDS if not obstacles[name])
-    lines = [f"{op_name} runs by the {chosen} backend" + (" (forced)" if forced else "")]
+    verb = "cannot run" if obstacles[chosen] else "runs"
+    lines = [f"{op_name} {verb} by the {chosen} backend" + (" (forced)" if forced else "")]
     for name in BACKENDS:
         state = f"cannot: {obstacles[name]}" if obstacles[name] else "can run"
         if name == "native" and not obstacles[name]:
@@ -183,6 +186,24 @@ def in_transform() -> bool:
     if torch.compiler.is_compiling():  # the compiler would trace the question itself as True
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether forward-mode differentiation is under way for one of them."""
+    given = [x for x in tensors if x is not None]
+    return any(torch._VF._unpack_dual(x, 0)[1] is not None for x in given)
+
+
+def apart(arguments: Sequence[Any], places: Iterable[int]) -> tuple[list[Any], list[Tensor]]:
+    """The arguments, those at ``places`` as views of their own, and these.
+
+    The gradient of a result is then that of each argument alone, though one tensor be given twice
+    or be made from another.
+    """
+    arguments = list(arguments)
+    for place in places:
+        arguments[place] = arguments[place].view_as(arguments[place])
+    return arguments, [arguments[place] for place in places]
 
 
 @contextmanager

@@ -36,6 +36,24 @@ def check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
+def check_together(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:
+    """Refuse maps of several dtypes, and anything on another device than q.
+
+    Raises:
+        TypeError: if one of the others is neither a tensor nor None.
+        ValueError: if dtypes or devices disagree.
+    """
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    for name, x in {"k": k, "v": v, **others}.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
+
+
 def autocast(x: Tensor) -> Tensor:
     """``x`` in the dtype that autocast wants of a matrix product; float64 is left alone."""
     device = x.device.type

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import one_of, pair, probability
-from foveate.ops._backends import explainable, in_transform, in_transform_obstacles
+from foveate.ops._backends import choose, explainable, in_transform, in_transform_obstacles
 from foveate.ops._dropout import draw_seed
-from foveate.ops._maps import autocast, check_maps
+from foveate.ops._maps import autocast, check_maps, check_together
 from foveate.ops.local import operator, portable
 
 BORDERS = ("shift", "zero", "mask", "reflect")
@@ -58,12 +58,14 @@ def local_attention(
         float32 (float64 for float64 inputs), ``-inf`` for a query left without any key.
 
     Raises:
+        TypeError: if an argument is no tensor.
         ValueError: if shapes, dtypes or devices disagree, or the map is too small for the window
             under this border.
     """
     arguments = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
     seed = draw_seed() if dropout_p else None
     if in_transform():  # it may ask for any derivative: the portable form that keeps the lse has
+        choose("local_attention", in_transform_obstacles())
         out, lse = portable.local_attention(*arguments, seed)
     elif torch.compiler.is_exporting():
         out, lse = portable.local_attention(*arguments, seed, return_lse)
@@ -74,7 +76,7 @@ def local_attention(
 
 @explainable("local_attention")
 def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
-    arguments = _checked(*args, **_with_defaults(len(args), kwargs))
+    arguments = _checked(*args[:10], **_with_defaults(len(args), kwargs))
     return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
 
 
@@ -110,7 +112,7 @@ def _checked(
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
     q, k, v = (autocast(x) for x in (q, k, v))
-    _check_same(q, k, v, bias, key_mask)
+    check_together(q, k, v, bias=bias, key_mask=key_mask)
     _check_bias(bias, q, kernel)
     if key_mask is not None and key_mask.dtype is not torch.bool:
         raise ValueError(f"key_mask must be boolean (True: may be attended), got {key_mask.dtype}")
@@ -123,14 +125,6 @@ def _checked(
         _check_room(q, kernel, steps, border)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     return q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p)
-
-
-def _check_same(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    for name, x in (("k", k), ("v", v), ("bias", bias), ("key_mask", mask)):
-        if x is not None and x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
 
 
 def _check_bias(bias: Tensor | None, q: Tensor, kernel: tuple[int, int]) -> None:

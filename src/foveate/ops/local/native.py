@@ -68,7 +68,7 @@ def local_attention_backward(
     if q.numel():
         _call(
             "local_backward", q, k, v, bias, mask, settings,
-            lse=lse, grad_out=channels_together(grad_out),
+            lse=lse.contiguous(), grad_out=channels_together(grad_out),
             grad_lse=None if grad_lse is None else grad_lse.contiguous(),
             dq=dq, dk=dk, dv=dv, d_bias=d_bias if bias_grad else None,
         )  # fmt: skip

@@ -8,6 +8,7 @@ NaN, as only the compiled backends' backward needs it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
 from foveate.ops._backends import (
+    apart,
     as_told,
     choose,
+    has_tangent,
     is_shown,
     launching_on,
     obstacles,
@@ -162,7 +165,7 @@ def _shown_backward(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -
 
 
 def _differentiate(
-    arguments: tuple,
+    arguments: Sequence[Any],
     wanted: list[Tensor],
     grad_out: Tensor,
     grad_lse: Tensor | None,
@@ -202,7 +205,7 @@ class _LocalAttention(torch.autograd.Function):
         bias_grad = ctx.needs_input_grad[5]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             places = [i for i in (0, 1, 2, 5) if ctx.needs_input_grad[i]]
-            wanted = [arguments[i] for i in places]
+            arguments, wanted = apart(arguments, places)
             grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments) + 1))
@@ -214,6 +217,8 @@ class _LocalAttention(torch.autograd.Function):
 @torch.library.impl(_library, "local_attention", "Autograd")
 def _with_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     tensors = (arguments[0], arguments[1], arguments[2], arguments[5])
+    if has_tangent(*tensors):
+        return portable.local_attention(*_split(*arguments)[0])
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         inputs, with_lse = _split(*arguments)
         return _LocalAttention.apply(*inputs, with_lse)

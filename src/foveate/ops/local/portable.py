@@ -68,7 +68,9 @@ def local_attention(
     if not (with_lse or dropout_p or per_query or q.dtype is torch.float64):
         table = None if bias is None else _table(bias.to(q.dtype), rows, cols)
         out = _fused(q_tiles, k_tiles, v_tiles, table, scale, seen)
-        if key_mask is not None:
+        if table is not None:  # whose -inf hide keys as well
+            seen = seen & (table != float("-inf"))
+        if key_mask is not None or table is not None:
             out = out.where(seen.any(-1, keepdim=True), 0)
         return _untile(out, rows, cols), None
 
@@ -87,7 +89,7 @@ def local_attention(
     top = top.masked_fill(top == float("-inf"), 0)
     weights = (logits - top).exp()
     total = weights.sum(-1, keepdim=True)  # (B, h, nh, nw, t, 1)
-    some = total > 0
+    some = total != 0  # a NaN is some
     total = total.masked_fill(~some, 1)
     if dropout_p:
         query = _numbers(rows, cols, q.shape[0], q.shape[2], q.shape[3])  # (B, h, nh, nw, t, 1)

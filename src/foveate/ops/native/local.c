@@ -97,6 +97,7 @@ static void rows_forward(const fv_local *a, fv_forward *w, const fv_map *m, int 
   pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride, a->storage));
   pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride, a->storage));
   mask_keys(&w->keys, a, m);
+  mask_keys(&w->values, a, m);
   if (a->bias_kind == BIAS_TABLE) tables_of_strip(a, m, w->place, w->table);
   for (int y = begin; y < end;) {
     const fv_block block = block_at(m, y, end);

@@ -399,6 +399,7 @@ static void rows_backward(const fv_local *a, fv_backward *w, const fv_map *m, in
   pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride, a->storage));
   pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride, a->storage));
   mask_keys(&w->keys, a, m);
+  mask_keys(&w->values, a, m);
   if (a->bias_kind == BIAS_TABLE) {
     tables_of_strip(a, m, w->place, w->table);
     if (a->d_bias)

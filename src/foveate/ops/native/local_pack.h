@@ -56,6 +56,13 @@ static void pack_mask(const fv_pack *p, int row, float *to) {
                 : -INFINITY;
 }
 
+/* What a masked key holds must not matter, not even a NaN: it is zero. */
+static void clear_masked(const fv_pack *p, int row, float *to) {
+  for (int i = p->begin; i < p->end; ++i)
+    if (!p->key_mask[row * p->mask_row + (p->origin + i) * p->mask_column])
+      for (int c = 0; c < p->dim; ++c) to[c * p->line + i] = 0.f;
+}
+
 static void pack_row(const fv_pack *p, int row) {
   const int size = fv_bytes(p->plane.storage);
   const char *from = p->plane.data + row * p->plane.row;
@@ -74,6 +81,7 @@ static void pack_row(const fv_pack *p, int row) {
     for (int j = 0; j < L; ++j) lanes[j] = from + (p->origin + i + j) * p->plane.column;
     fv_gather(p->plane.storage, lanes, to + i, p->line, p->dim, 1.f);
   }
+  if (p->key_mask) clear_masked(p, row, to);
   if (p->channels > p->dim) pack_mask(p, row, to + p->dim * p->line);
 }
 

@@ -245,9 +245,11 @@ FV_EXPORT int FV(slide_backward)(const struct backward *call) {
   pack(s, c->value_weight, c->value_bias, c->value_bias_stride, (int)E, false, values.by_tap);
   pack(s, c->value_weight, c->value_bias, c->value_bias_stride, (int)E, true, values.by_slot);
 
+  int threads = 0; /* that there are; fewer than were asked for, if the system says so */
   if (s->threads > 0) {
 #pragma omp parallel num_threads(s->threads)
     {
+      if (!fv_thread()) threads = fv_threads();
       struct side own_keys = keys, own_values = values;
       float *rest = all_scratch + fv_thread() * scratch;
       rest = lay_out(s, &own_keys, weights_too, rest);
@@ -264,9 +266,9 @@ FV_EXPORT int FV(slide_backward)(const struct backward *call) {
     }
   }
   if (weights_too) {
-    unpack(s, all_scratch, scratch, s->threads, (int)D, !c->key_bias_stride, call->d_key_weight,
+    unpack(s, all_scratch, scratch, threads, (int)D, !c->key_bias_stride, call->d_key_weight,
            call->d_key_bias);
-    unpack(s, all_scratch + key_side, scratch, s->threads, (int)E, !c->value_bias_stride,
+    unpack(s, all_scratch + key_side, scratch, threads, (int)E, !c->value_bias_stride,
            call->d_value_weight, call->d_value_bias);
   }
   fv_free(memory);

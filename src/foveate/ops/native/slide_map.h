@@ -37,7 +37,7 @@ struct common {
   int64_t key_bias_stride, value_bias_stride;
   float *probabilities; /* (B, heads, slots, H, W), before dropout */
   int64_t threads, seed_low, seed_high, threshold;
-  double scale, keep_scale; /* keep_scale 0: no dropout */
+  double scale, keep_scale;
 };
 
 struct problem {
@@ -78,7 +78,7 @@ static inline struct problem describe(const struct common *c) {
   s.storage = (int)c->storage;
   s.threads = (int)(s.rows < c->threads ? s.rows : c->threads);
   s.scale = (float)c->scale;
-  s.drops = c->keep_scale != 0.0;
+  s.drops = c->threshold != 0;
   s.dropout = (fv_dropout){(uint32_t)c->seed_low, (uint32_t)c->seed_high, (uint32_t)c->threshold,
                            (float)c->keep_scale};
   return s;

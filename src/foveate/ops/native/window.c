@@ -303,7 +303,8 @@ static void part_regions(const fv_cells *c, int first, int lanes, float *logits,
 static void soften(float *logits, ptrdiff_t row, int count, int lanes, fv_f *inverse) {
   for (int i = 0; i * L < lanes; ++i) {
     fv_f top;
-    inverse[i] = 1.f / fv_soften(logits + i * L, row, count, &top);
+    const fv_f sum = fv_soften(logits + i * L, row, count, &top);
+    inverse[i] = 1.f / fv_select(sum == 0.f, fv_set(1.f), sum); /* 0: a bias of -inf for all */
   }
 }
 

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import pair, probability
-from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, obstacles
+from foveate.ops._backends import (
+    choose,
+    explainable,
+    in_transform,
+    in_transform_obstacles,
+    obstacles,
+)
 from foveate.ops._dropout import draw_seed
-from foveate.ops._maps import autocast, check_maps
+from foveate.ops._maps import autocast, check_maps, check_together
 from foveate.ops.slide import operator, portable
 
 
@@ -59,6 +65,8 @@ def slide_attention(
         q, k, v, key_weight, key_bias, value_weight, value_bias, kernel_size, scale, dropout_p
     )
     seed = draw_seed() if dropout_p else None
+    if in_transform():
+        choose("slide_attention", in_transform_obstacles())
     if torch.compiler.is_exporting() or in_transform():
         return portable.slide_attention(*arguments, seed)[0]
     return operator.slide_attention(*arguments, seed, False)[0]
@@ -87,13 +95,9 @@ def _checked(
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
     q, k, v = (autocast(x) for x in (q, k, v))
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    check_together(q, k, v)
     _check_weight("key", key_weight, key_bias, q, q.shape[4], kernel)
     _check_weight("value", value_weight, value_bias, q, v.shape[4], kernel)
-    for name, x in (("k", k), ("v", v)):
-        if x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     weights = (key_weight, key_bias, value_weight, value_bias)
     return q, k, v, *weights, kernel, factor, float(dropout_p)

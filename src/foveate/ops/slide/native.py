@@ -60,6 +60,7 @@ def slide_attention_backward(
     """Gradients of q, k, v and, if ``weight_grads``, of the weights and biases."""
     given = (q, k, v, key_weight, key_bias, value_weight, value_bias)
     maps, gradient = [aligned(x) for x in (q, k, v)], aligned(grad_out)
+    probabilities = probabilities.contiguous()
     weights = _packed(key_weight, key_bias, value_weight, value_bias)
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:

@@ -13,6 +13,7 @@ backward counts two such products for each, one where the convolutions' weights 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -22,8 +23,10 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
 from foveate.ops._backends import (
+    apart,
     as_told,
     choose,
+    has_tangent,
     is_shown,
     launching_on,
     obstacles,
@@ -42,7 +45,7 @@ _library = torch.library.Library("foveate", "FRAGMENT")
 _library.define(f"slide_attention({_ARGUMENTS}, bool keep) -> (Tensor, Tensor)")
 _library.define(
     "slide_attention_backward(Tensor grad_out, Tensor probabilities, bool weight_grads, "
-    f"{_ARGUMENTS}) -> Tensor[]"
+    f"{_ARGUMENTS}) -> ({', '.join(['Tensor'] * _TENSORS)})"
 )
 slide_attention = torch.ops.foveate.slide_attention.default
 _backward = torch.ops.foveate.slide_attention_backward.default
@@ -84,27 +87,35 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 @torch.library.impl(_library, "slide_attention_backward", "CompositeExplicitAutograd")
 def _run_backward(
     grad_out: Tensor, probabilities: Tensor, weight_grads: bool, *arguments: Any
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     backend = _backend(arguments[:_TENSORS])
     if backend == "native":
-        return native.slide_attention_backward(grad_out, probabilities, weight_grads, *arguments)
+        run = native.slide_attention_backward
+        return _seven(run(grad_out, probabilities, weight_grads, *arguments))
     if backend == "triton":
+        run = _kernels().slide_attention_backward
         with launching_on(arguments[0].device):
-            return _kernels().slide_attention_backward(
-                grad_out, probabilities, weight_grads, *arguments
-            )
+            return _seven(run(grad_out, probabilities, weight_grads, *arguments))
     with recording():
         tensors = [x.detach() for x in arguments[:_TENSORS]]
         wanted = [x.requires_grad_() for x in tensors[: _TENSORS if weight_grads else 3]]
         grads = _differentiate((*tensors, *arguments[_TENSORS:]), wanted, grad_out)
-    return [grad.contiguous() for grad in grads]
+    return _seven([grad.contiguous() for grad in grads])
+
+
+def _seven(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients, and empty tensors for those of the weights that are not there.
+
+    A list could not be batched by ``vmap``.
+    """
+    return *grads, *(grads[0].new_empty(0) for _ in range(_TENSORS - len(grads)))
 
 
 @torch.library.register_fake("foveate::slide_attention_backward", lib=_library)
 def _fake_backward(
     grad_out: Tensor, probabilities: Tensor, weight_grads: bool, *arguments: Any
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in arguments[: _TENSORS if weight_grads else 3]]
+) -> tuple[Tensor, ...]:
+    return _seven([x.new_empty(x.shape) for x in arguments[: _TENSORS if weight_grads else 3]])
 
 
 @torch.library.register_torch_dispatch(
@@ -124,11 +135,11 @@ def _shown_backward(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -
     if not is_shown(_backend(args[3 : 3 + _TENSORS])):
         return mode.__torch_dispatch__(op, types, args, kwargs)
     with mode:
-        return _kernels().slide_attention_backward(*args)
+        return _seven(_kernels().slide_attention_backward(*args))
 
 
 def _differentiate(
-    arguments: tuple, wanted: list[Tensor], grad_out: Tensor, *, again: bool = False
+    arguments: Sequence[Any], wanted: list[Tensor], grad_out: Tensor, *, again: bool = False
 ) -> tuple[Tensor, ...]:
     """Gradients through the portable form, differentiable ``again`` if asked."""
     out, _ = portable.slide_attention(*arguments)
@@ -155,7 +166,7 @@ class _SlideAttention(torch.autograd.Function):
         arguments = (*tensors, *ctx.settings, seed)
         places = [i for i in range(_TENSORS) if ctx.needs_input_grad[i]]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
-            wanted = [arguments[i] for i in places]
+            arguments, wanted = apart(arguments, places)
             grads = _differentiate(arguments, wanted, grad_out, again=True)
             found = dict(zip(places, grads, strict=True))
         else:
@@ -168,6 +179,9 @@ class _SlideAttention(torch.autograd.Function):
 
 @torch.library.impl(_library, "slide_attention", "Autograd")
 def _with_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
+    if has_tangent(*arguments[:_TENSORS]):
+        out, probabilities = portable.slide_attention(*arguments[:-1])
+        return out, probabilities.permute(0, 3, 4, 1, 2)
     if torch.is_grad_enabled() and any(x.requires_grad for x in arguments[:_TENSORS]):
         return _SlideAttention.apply(*arguments[:-1], True)
     with torch._C._AutoDispatchBelowAutograd():

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import pair, probability
-from foveate.ops._backends import explainable, in_transform, in_transform_obstacles
+from foveate.layout import is_known
+from foveate.ops._backends import choose, explainable, in_transform, in_transform_obstacles
 from foveate.ops._dropout import draw_seed
-from foveate.ops._maps import autocast, check_maps
+from foveate.ops._maps import autocast, check_maps, check_together
 from foveate.ops.window import operator, portable
 from foveate.ops.window.parts import Part, cut
 
@@ -58,8 +59,10 @@ def window_attention(
         spread=spread, bias=bias, scale=scale, dropout_p=dropout_p,
     )  # fmt: skip
     seed = draw_seed() if dropout_p else None
-    q = arguments[0]
-    if torch.compiler.is_exporting() or in_transform() or q.device.type != "cpu":
+    if in_transform():
+        choose("window_attention", in_transform_obstacles())
+        return operator.any_derivative(*arguments, seed)
+    if torch.compiler.is_exporting() or arguments[0].device.type != "cpu":
         return portable.window_attention(*arguments, seed)
     return operator.window_attention(*arguments, seed)
 
@@ -86,13 +89,8 @@ def _checked(
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
     q, k, v = (autocast(x) for x in (q, k, v))
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v must share one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    for name, x in (("k", k), ("v", v), ("bias", bias)):
-        if x is not None and x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
-    wanted = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
-    part = cut((q.shape[1], q.shape[2]), (wanted[0], wanted[1]))
+    check_together(q, k, v, bias=bias)
+    part = cut((q.shape[1], q.shape[2]), _part(window_size))
     shift = pair(shift_size, "shift_size", at_least=0)
     if spread and shift != (0, 0):
         raise ValueError("spread parts cannot be shifted; shift_size must be 0")
@@ -101,6 +99,13 @@ def _checked(
     _check_bias(bias, q, part)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     return q, k, v, part, shift, spread, bias, factor, float(dropout_p)
+
+
+def _part(window_size: int | Part) -> Part:
+    """Rows and columns of a part; None stands for the map's own."""
+    both = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
+    pair([1 if side is None or not is_known(side) else side for side in both], "window_size")
+    return both[0], both[1]
 
 
 def _check_bias(bias: Tensor | None, q: Tensor, part: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ products, in five going backward.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import as_told, choose, obstacles, recording, told
+from foveate.ops._backends import apart, as_told, choose, has_tangent, obstacles, recording, told
 from foveate.ops.window import native, portable
 from foveate.ops.window.parts import Parts
 
@@ -88,13 +88,17 @@ def _fake_backward(
 
 
 def _differentiate(
-    arguments: tuple, wanted: list[Tensor], grad_out: Tensor, *, again: bool = False
+    arguments: Sequence[Any], wanted: list[Tensor], grad_out: Tensor, *, again: bool = False
 ) -> tuple[Tensor, ...]:
     """Gradients through the portable form, differentiable ``again`` if asked."""
-    # Of SDPA's forms only the plain one has a second derivative.
-    with sdpa_kernel(SDPBackend.MATH) if again else nullcontext():
-        out = portable.window_attention(*arguments)
+    out = (any_derivative if again else portable.window_attention)(*arguments)
     return torch.autograd.grad(out, wanted, grad_out, create_graph=again, materialize_grads=True)
+
+
+def any_derivative(*arguments: Any) -> Tensor:
+    """The portable form through the one of SDPA's forms that has every derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return portable.window_attention(*arguments)
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -115,7 +119,7 @@ class _WindowAttention(torch.autograd.Function):
         arguments = (q, k, v, part, shift, spread, bias, scale, dropout_p, seed)
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             places = [i for i in (0, 1, 2, 6) if ctx.needs_input_grad[i]]
-            wanted = [arguments[i] for i in places]
+            arguments, wanted = apart(arguments, places)
             grads = _differentiate(arguments, wanted, grad_out, again=True)
             found = dict(zip(places, grads, strict=True))
             return tuple(found.get(i) for i in range(len(arguments)))
@@ -128,6 +132,8 @@ class _WindowAttention(torch.autograd.Function):
 @torch.library.impl(_library, "window_attention", "Autograd")
 def _with_autograd(*arguments: Any) -> Tensor:
     tensors = (arguments[0], arguments[1], arguments[2], arguments[6])
+    if has_tangent(*tensors):
+        return any_derivative(*arguments)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         return _WindowAttention.apply(*arguments)
     with torch._C._AutoDispatchBelowAutograd():

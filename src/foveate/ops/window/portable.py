@@ -78,5 +78,7 @@ def _dropped(
     elif mask is not None:
         logits = logits + mask
     precise = torch.promote_types(q.dtype, torch.float32)
-    weights = logits.softmax(-1, dtype=precise).where(kept, 0) * (1 / (1 - dropout_p))
+    some = (logits != float("-inf")).any(-1, keepdim=True)
+    weights = logits.where(some, 0).softmax(-1, dtype=precise)
+    weights = weights.where(kept & some, 0) * (1 / (1 - dropout_p))
     return weights.to(v.dtype) @ v
