@@ -94,3 +94,16 @@ def test_many_gradients_at_once(attend):
     together = torch.autograd.grad(out, q, grads, is_grads_batched=True, retain_graph=True)[0]
     alone = [torch.autograd.grad(out, q, grad, retain_graph=True)[0] for grad in grads]
     torch.testing.assert_close(together, torch.stack(alone))
+
+
+@pytest.mark.slow
+@every_operator
+def test_forward_mode_in_compiled_code(attend):
+    q, k, v = (numbers(i) for i in range(3))
+
+    def tangent(q: Tensor) -> Tensor:
+        return torch.func.jvp(lambda q: attend(q, k, v), (q,), (v,))[1]
+
+    want = tangent(q)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(tangent)(q), want)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
+from torch.autograd import forward_ad
 
 from foveate.arguments import one_of
 from foveate.ops.native import library
@@ -190,6 +191,8 @@ def in_transform() -> bool:
 
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward-mode differentiation is under way for one of them."""
+    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+        return False
     given = [x for x in tensors if x is not None]
     return any(torch._VF._unpack_dual(x, 0)[1] is not None for x in given)
 
