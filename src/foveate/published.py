@@ -23,7 +23,8 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     """Load the weights of a published implementation into ``module``, in place.
 
     Names and layouts are first translated by the module's ``convert_published(state)``, if it
-    has one. Then every entry must fit; where one does not, the module stays as it was.
+    has one; a state of the module's own passes. Then every entry must fit; where one does not, the
+    module stays as it was.
 
     Args:
         module: the module to fill.
@@ -45,7 +46,15 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     if isinstance(state, str | os.PathLike):
         state = _read(Path(state))
     own = module.state_dict()
-    tensors = converted(module, tensors_of(state, own))
+    given = tensors_of(state, own)
+    try:
+        tensors = converted(module, given)
+    except ValueError:
+        tensors = given
+        if not is_own(given, own):
+            raise
+    if tensors.keys() != own.keys() and is_own(given, own):
+        tensors = given
     _check_fit(type(module).__name__, own, tensors)
     module.load_state_dict(tensors)
     return module
@@ -81,6 +90,11 @@ def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
         TypeError: if ``state`` or an entry of it is of the wrong type.
     """
     return _without_prefix(_tensors(state), own)
+
+
+def is_own(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` has the names and shapes of the module's own."""
+    return state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own)
 
 
 def _tensors(state: Any) -> dict[str, Tensor]:

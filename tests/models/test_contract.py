@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import foveate
 from foveate.models import list_backbones, published_figures
+from foveate.models._backbone import Backbone, checkpoint_filter_fn
 from tests.models.small import SMALL
 
 SIZE = (64, 96)
@@ -136,6 +137,23 @@ def test_reset_classifier(name, kwargs):
     classifier = model.get_classifier()
     for part in classifier if isinstance(classifier, tuple) else (classifier,):
         assert part.weight.shape[0] == 9
+    before = model(images())
+    with pytest.raises((AssertionError, ValueError)):
+        model.reset_classifier(5, "bogus")
+    assert torch.equal(model(images()), before)
+    if isinstance(model, Backbone):  # timm's own networks have noted the number by then
+        assert model.num_classes == 9
+
+
+@every_model
+def test_a_pruned_network_runs_and_every_parameter_learns(name, kwargs):
+    model = create(name, kwargs)
+    model.prune_intermediate_layers([1])
+    assert model.feature_info[1]["num_chs"] in model(images()).shape[1:]
+    kwargs = {key: value for key, value in kwargs.items() if key != "num_classes"}
+    model = timm.create_model(name, features_only=True, **kwargs)
+    sum(feature.square().mean() for feature in model(images())).backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @every_model
@@ -235,6 +253,14 @@ def test_weights_of_other_classes_and_channels_load_as_in_timm(name, kwargs, tmp
     ]
     assert len(kept) > len(untouched) // 2
     assert all(torch.equal(source.state_dict()[key], untouched[key]) for key in kept)
+
+
+@every_model
+def test_its_own_weights_load_whole_and_without_a_head(name, kwargs):
+    source, model = create(name, kwargs), create(name, kwargs)
+    foveate.load_published(model, source.state_dict())
+    headless = create(name, {**kwargs, "num_classes": 0}).state_dict()
+    assert checkpoint_filter_fn(headless, model).keys() == headless.keys()
 
 
 @every_model

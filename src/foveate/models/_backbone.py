@@ -228,14 +228,14 @@ class Backbone(nn.Module):
             dtype: of its parameters; the model's otherwise.
         """
         parameter = next(self.parameters())
-        self.num_classes = num_classes
-        self.head.reset(
+        self.head.reset(  # which may refuse
             num_classes,
             global_pool,
             in_features=self.num_features,
             device=parameter.device if device is None else device,
             dtype=parameter.dtype if dtype is None else dtype,
         )
+        self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in backward instead of keeping their activations."""
@@ -257,7 +257,7 @@ class Backbone(nn.Module):
             r"^stages\.(\d+)"
             if coarse
             else [
-                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.(?:downsample|cls_token)", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
                 (r"^norm", (99999,)),
             ]
@@ -338,8 +338,14 @@ def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
     state = tensors_of(state, ours)
     if ours <= state.keys():
         return state
-    renamed = converted(model, state)
-    return renamed if len(ours & renamed.keys()) > len(ours & state.keys()) else state
+    known = len(ours & state.keys())
+    try:
+        renamed = converted(model, state)
+    except ValueError:
+        if known <= len(ours) // 2:
+            raise
+        return state  # ours, in part
+    return renamed if len(ours & renamed.keys()) > known else state
 
 
 def cfg(**kwargs: Any) -> dict[str, Any]:

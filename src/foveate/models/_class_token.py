@@ -59,7 +59,7 @@ class TokenBackbone(Backbone):
         dtype: Any = None,
     ) -> None:
         """Put a new classifier in place; see :meth:`Backbone.reset_classifier`."""
-        if global_pool is not None:
-            self.pools_token = global_pool == "token"
-            global_pool = "avg" if self.pools_token else global_pool
-        super().reset_classifier(num_classes, global_pool, device, dtype)
+        token = self.pools_token if global_pool is None else global_pool == "token"
+        pool = "avg" if global_pool == "token" else global_pool
+        super().reset_classifier(num_classes, pool, device, dtype)
+        self.pools_token = token

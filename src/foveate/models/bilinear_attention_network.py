@@ -139,9 +139,10 @@ class BranchHead(nn.Module):
         dtype: Any = None,
     ) -> None:
         """Put new classifiers in place; the embeddings stay."""
-        self.pool = self.pool if pool is None else one_of(pool, ("avg", ""), "global_pool")
-        if not self.pool and num_classes:
+        pool = self.pool if pool is None else one_of(pool, ("avg", ""), "global_pool")
+        if not pool and num_classes:
             raise ValueError("classes need pooled features: global_pool='' takes num_classes=0")
+        self.pool = pool
         self.fc = nn.ModuleList(
             nn.Linear(self.hidden, num_classes, device=device, dtype=dtype)
             for _ in range(len(self.embed) if num_classes else 0)
@@ -227,8 +228,10 @@ class BilinearAttentionNetwork(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, in_chans, H, W) -> (B, C, h, w)``: the maps of all branches, normalised."""
         check_images(x, self.in_chans, self.smallest)
-        first = self.stages[0](self.stem(x))
-        return self._branches(first, self.stages[2](self.stages[1](first)))
+        first = last = self.stages[0](self.stem(x))
+        for stage in self.stages[1:]:
+            last = stage(last)
+        return self._branches(first, last)
 
     def _branches(self, first: Tensor, last: Tensor) -> Tensor:
         """The trunk's last map, and what the stripes of its first become."""
@@ -259,13 +262,14 @@ class BilinearAttentionNetwork(Backbone):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The maps that the trunk's stages give."""
         take, last = feature_take_indices(len(self.stages), indices)
-        if intermediates_only or (stop_early and last < 2):
+        end = len(self.stages) - 1
+        if intermediates_only or (stop_early and last < end):
             return super().forward_intermediates(
                 x, indices, norm, stop_early, output_fmt, intermediates_only
             )
         maps = super().forward_intermediates(x, None, output_fmt=output_fmt)[1]
-        chosen = [self.norm(maps[i]) if norm and i == 2 else maps[i] for i in take]
-        return self._branches(maps[0], maps[2]), chosen
+        chosen = [self.norm(maps[i]) if norm and i == end else maps[i] for i in take]
+        return self._branches(maps[0], maps[end]), chosen
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True

@@ -375,7 +375,7 @@ class Conformer(Backbone):
         super().reset_classifier(num_classes, global_pool, device, dtype)
         like = next(self.parameters())
         self.token_head = nn.Identity()
-        if num_classes:
+        if num_classes > 0:
             self.token_head = nn.Linear(
                 self.embed_dim, num_classes, device=device or like.device, dtype=dtype or like.dtype
             )

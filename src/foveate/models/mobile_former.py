@@ -366,6 +366,11 @@ class MergedHead(nn.Module):
         self.fc = nn.Linear(self.hidden_features, num_classes) if num_classes else nn.Identity()
         self.to(device=device, dtype=dtype)
 
+    def leave_out(self) -> None:
+        """Drop all that a head which keeps the map does not run."""
+        self.in_features = 0
+        self.conv = self.hidden = self.norm = nn.Identity()
+
     def forward(self, state: MapAndTokens, pre_logits: bool = False) -> Tensor:
         x, tokens = state
         if not self.global_pool.pool_type:
@@ -444,6 +449,14 @@ class MobileFormer(Backbone):
         for info, stage in zip(self.feature_info, built, strict=True):
             info["module"] += f".blocks.{len(stage.blocks) - 1}.to_mobile"
         _init_weights(self)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if not self.head.global_pool.pool_type:
+            self.head.leave_out()
+        return take
 
     def as_map(self, x: MapAndTokens) -> Tensor:
         """The map of the two."""

@@ -66,7 +66,7 @@ class RgaResNet(CheckedResNet):
         )
         first = self.layer4[0]
         first.conv2.stride = first.downsample[0].stride = pair(last_stride, "last_stride")
-        self.feature_info[-1]["reduction"] = 16 * last_stride
+        self.feature_info[-1]["reduction"] = self.feature_info[-2]["reduction"] * last_stride
         self.img_size = pair(img_size, "img_size")
         for stage, info in zip(stages(self), self.feature_info[1:], strict=True):
             size = tuple(-(-side // info["reduction"]) for side in self.img_size)
