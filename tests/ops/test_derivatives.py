@@ -17,7 +17,7 @@ SIZE = (1, 6, 7, 2, 4)
 def _slide(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(9, 9, 4, generator=generator).to(q) / 9
-    bias = torch.randn(2, 9, 4, generator=generator).to(q)
+    bias = torch.randn(q.shape[3], 9, 4, generator=generator).to(q)
     return slide_attention(q, k, v, weight, bias, weight.flip(0), bias.flip(0), 3)
 
 
@@ -48,7 +48,7 @@ def test_inputs_made_of_one_tensor_count_once_each(attend, keys):
 
 @every_operator
 def test_second_derivatives_of_inputs_made_of_one_tensor(attend):
-    x = numbers(dtype=torch.float64).requires_grad_()
+    x = numbers(dtype=torch.float64)[:, :4, :4, :1].clone().requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: attend(x, x.sin(), x), x, atol=1e-5)
 
 
