@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -189,6 +189,18 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def transformed(op: str) -> bool:
+    """Whether a ``torch.func`` transform is under way, so that ``op`` must run its portable form.
+
+    Raises:
+        RuntimeError: if another backend was asked for.
+    """
+    if not in_transform():
+        return False
+    choose(op, in_transform_obstacles())
+    return True
+
+
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether forward-mode differentiation is under way for one of them."""
     if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
@@ -197,16 +209,21 @@ def has_tangent(*tensors: Tensor | None) -> bool:
     return any(torch._VF._unpack_dual(x, 0)[1] is not None for x in given)
 
 
-def apart(arguments: Sequence[Any], places: Iterable[int]) -> tuple[list[Any], list[Tensor]]:
-    """The arguments, those at ``places`` as views of their own, and these.
+def gradients_by_place(
+    arguments: Sequence[Any],
+    places: Sequence[int],
+    differentiate: Callable[[list[Any], list[Tensor]], Sequence[Tensor]],
+) -> dict[int, Tensor]:
+    """What ``differentiate(arguments, wanted)`` gives for the arguments at ``places``.
 
-    The gradient of a result is then that of each argument alone, though one tensor be given twice
-    or be made from another.
+    It gets these as views of their own, so that each gradient is that of the argument alone, though
+    one tensor be given twice or be made from another.
     """
     arguments = list(arguments)
     for place in places:
         arguments[place] = arguments[place].view_as(arguments[place])
-    return arguments, [arguments[place] for place in places]
+    grads = differentiate(arguments, [arguments[place] for place in places])
+    return dict(zip(places, grads, strict=True))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import one_of, pair, probability
-from foveate.ops._backends import choose, explainable, in_transform, in_transform_obstacles
+from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, transformed
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps, check_together
 from foveate.ops.local import operator, portable
@@ -64,8 +64,7 @@ def local_attention(
     """
     arguments = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
     seed = draw_seed() if dropout_p else None
-    if in_transform():  # it may ask for any derivative: the portable form that keeps the lse has
-        choose("local_attention", in_transform_obstacles())
+    if transformed("local_attention"):  # any derivative: the form that keeps the lse has them
         out, lse = portable.local_attention(*arguments, seed)
     elif torch.compiler.is_exporting():
         out, lse = portable.local_attention(*arguments, seed, return_lse)
@@ -76,21 +75,8 @@ def local_attention(
 
 @explainable("local_attention")
 def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
-    arguments = _checked(*args[:10], **_with_defaults(len(args), kwargs))
+    arguments = _checked(*args[:10], **kwargs)  # return_lse, where by position, is the eleventh
     return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
-
-
-def _with_defaults(given: int, kwargs: dict[str, object]) -> dict[str, object]:
-    defaults = {
-        "dilation": 1,
-        "bias": None,
-        "scale": None,
-        "border": "shift",
-        "key_mask": None,
-        "dropout_p": 0.0,
-    }
-    missing = list(defaults)[max(given - 4, 0) :]
-    return {name: defaults[name] for name in missing} | kwargs
 
 
 def _checked(
@@ -98,12 +84,12 @@ def _checked(
     k: Tensor,
     v: Tensor,
     kernel_size: int | tuple[int, int],
-    dilation: int | tuple[int, int],
-    bias: Tensor | None,
-    scale: float | None,
-    border: str,
-    key_mask: Tensor | None,
-    dropout_p: float,
+    dilation: int | tuple[int, int] = 1,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    border: str = "shift",
+    key_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
 ) -> tuple:
     """The arguments in the form that every body takes."""
     kernel = pair(kernel_size, "kernel_size")

@@ -9,6 +9,7 @@ NaN, as only the compiled backends' backward needs it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
 from foveate.ops._backends import (
-    apart,
     as_told,
     choose,
+    gradients_by_place,
     has_tangent,
     is_shown,
     launching_on,
@@ -205,9 +206,10 @@ class _LocalAttention(torch.autograd.Function):
         bias_grad = ctx.needs_input_grad[5]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             places = [i for i in (0, 1, 2, 5) if ctx.needs_input_grad[i]]
-            arguments, wanted = apart(arguments, places)
-            grads = _differentiate(arguments, wanted, grad_out, grad_lse, again=True)
-            found = dict(zip(places, grads, strict=True))
+            differentiate = partial(
+                _differentiate, grad_out=grad_out, grad_lse=grad_lse, again=True
+            )
+            found = gradients_by_place(arguments, places, differentiate)
             return tuple(found.get(i) for i in range(len(arguments) + 1))
         with as_told(ctx.told):
             dq, dk, dv, d_bias = _backward(grad_out, grad_lse, out, lse, bias_grad, *arguments)

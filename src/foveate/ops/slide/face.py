@@ -7,11 +7,11 @@ from torch import Tensor
 
 from foveate.arguments import pair, probability
 from foveate.ops._backends import (
-    choose,
     explainable,
     in_transform,
     in_transform_obstacles,
     obstacles,
+    transformed,
 )
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps, check_together
@@ -65,9 +65,7 @@ def slide_attention(
         q, k, v, key_weight, key_bias, value_weight, value_bias, kernel_size, scale, dropout_p
     )
     seed = draw_seed() if dropout_p else None
-    if in_transform():
-        choose("slide_attention", in_transform_obstacles())
-    if torch.compiler.is_exporting() or in_transform():
+    if transformed("slide_attention") or torch.compiler.is_exporting():
         return portable.slide_attention(*arguments, seed)[0]
     return operator.slide_attention(*arguments, seed, False)[0]
 

@@ -14,6 +14,7 @@ backward counts two such products for each, one where the convolutions' weights 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,9 +24,9 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.utils.flop_counter import register_flop_formula
 
 from foveate.ops._backends import (
-    apart,
     as_told,
     choose,
+    gradients_by_place,
     has_tangent,
     is_shown,
     launching_on,
@@ -166,9 +167,8 @@ class _SlideAttention(torch.autograd.Function):
         arguments = (*tensors, *ctx.settings, seed)
         places = [i for i in range(_TENSORS) if ctx.needs_input_grad[i]]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
-            arguments, wanted = apart(arguments, places)
-            grads = _differentiate(arguments, wanted, grad_out, again=True)
-            found = dict(zip(places, grads, strict=True))
+            differentiate = partial(_differentiate, grad_out=grad_out, again=True)
+            found = gradients_by_place(arguments, places, differentiate)
         else:
             weight_grads = any(i >= 3 for i in places)
             with as_told(ctx.told):

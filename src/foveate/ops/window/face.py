@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foveate.arguments import pair, probability
 from foveate.layout import is_known
-from foveate.ops._backends import choose, explainable, in_transform, in_transform_obstacles
+from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, transformed
 from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps, check_together
 from foveate.ops.window import operator, portable
@@ -59,8 +59,7 @@ def window_attention(
         spread=spread, bias=bias, scale=scale, dropout_p=dropout_p,
     )  # fmt: skip
     seed = draw_seed() if dropout_p else None
-    if in_transform():
-        choose("window_attention", in_transform_obstacles())
+    if transformed("window_attention"):
         return operator.any_derivative(*arguments, seed)
     if torch.compiler.is_exporting() or arguments[0].device.type != "cpu":
         return portable.window_attention(*arguments, seed)

@@ -10,6 +10,7 @@ products, in five going backward.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula
 
-from foveate.ops._backends import apart, as_told, choose, has_tangent, obstacles, recording, told
+from foveate.ops._backends import (
+    as_told,
+    choose,
+    gradients_by_place,
+    has_tangent,
+    obstacles,
+    recording,
+    told,
+)
 from foveate.ops.window import native, portable
 from foveate.ops.window.parts import Parts
 
@@ -119,9 +128,8 @@ class _WindowAttention(torch.autograd.Function):
         arguments = (q, k, v, part, shift, spread, bias, scale, dropout_p, seed)
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
             places = [i for i in (0, 1, 2, 6) if ctx.needs_input_grad[i]]
-            arguments, wanted = apart(arguments, places)
-            grads = _differentiate(arguments, wanted, grad_out, again=True)
-            found = dict(zip(places, grads, strict=True))
+            differentiate = partial(_differentiate, grad_out=grad_out, again=True)
+            found = gradients_by_place(arguments, places, differentiate)
             return tuple(found.get(i) for i in range(len(arguments)))
         bias_grad = ctx.needs_input_grad[6]
         with as_told(ctx.told):
