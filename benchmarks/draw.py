@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -15,14 +14,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.measure import RESULTS
-from benchmarks.operators import table
+from benchmarks.operators import Result, table
 
 DOCS = RESULTS.parent.parent / "docs"
 PAGE = DOCS / "performance.md"
 BEGIN, END = "<!-- drawn from benchmarks/results -->", "<!-- end of what is drawn -->"
 AXES = {"side": "side of the map, pixels", "kernel": "side of the kernel", "batch": "batch"}
-
-Result = dict[str, Any]
 
 
 def page() -> str:

@@ -46,15 +46,7 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     if isinstance(state, str | os.PathLike):
         state = _read(Path(state))
     own = module.state_dict()
-    given = tensors_of(state, own)
-    try:
-        tensors = converted(module, given)
-    except ValueError:
-        tensors = given
-        if not is_own(given, own):
-            raise
-    if tensors.keys() != own.keys() and is_own(given, own):
-        tensors = given
+    tensors = _under_own_names(module, tensors_of(state, own), own)
     _check_fit(type(module).__name__, own, tensors)
     module.load_state_dict(tensors)
     return module
@@ -92,9 +84,18 @@ def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
     return _without_prefix(_tensors(state), own)
 
 
-def is_own(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether ``state`` has the names and shapes of the module's own."""
-    return state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own)
+def _under_own_names(
+    module: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """``given`` converted, but a state of the module's own that this would break as it is."""
+    is_own = given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
+    try:
+        tensors = converted(module, given)
+    except ValueError:
+        if is_own:
+            return given
+        raise
+    return given if is_own and tensors.keys() != own.keys() else tensors
 
 
 def _tensors(state: Any) -> dict[str, Tensor]:
