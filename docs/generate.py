@@ -164,7 +164,7 @@ def write_page(name: str) -> None:
         "",
         f"* role: {spec.role}; family: {spec.family}; tags: {', '.join(sorted(spec.tags))}",
         f"* paper: {spec.paper}",
-        f"* published code: {spec.source or 'none'}; licence: {spec.licence or 'none stated'}",
+        f"* published code: {spec.source or 'none'}; license: {spec.license or 'none stated'}",
     ]
     (GENERATED / f"{name}.md").write_text("\n".join(lines) + "\n")
 

@@ -17,10 +17,10 @@ import timm
 import torch
 
 import foveate.models  # noqa: F401  registers the backbones
-from foveate.tasks.batches import held_out_batches, train_batches
+from foveate._random import seed_all
+from foveate.data.batches import held_out_batches, train_batches
+from foveate.data.images import loader_processes, prepare
 from foveate.tasks.classification import Recipe, train
-from foveate.tasks.images import loader_processes, prepare
-from foveate.tasks.randomness import seed_all
 
 
 def show(event: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def test_list(run):
 def test_describe_says_all_of_the_record(run):
     spec = describe("multi_head")
     text = run("describe", "multi_head")
-    for part in (spec.title, spec.paper, spec.source, spec.licence, *spec.tags):
+    for part in (spec.title, spec.paper, spec.source, spec.license, *spec.tags):
         assert part in text
     assert "softmax(q k^T / sqrt(D)) v" in text
     known = json.loads(run("describe", "multi_head", "--json"))

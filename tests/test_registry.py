@@ -68,7 +68,7 @@ def test_every_record_is_complete(name):
     assert not spec.title.endswith(".")
     assert any(digit.isdigit() for digit in spec.paper), "a paper has a year"
     assert not spec.source or "@" in spec.source, "a source states its commit"
-    assert bool(spec.licence) <= bool(spec.source)
+    assert bool(spec.license) <= bool(spec.source)
     assert option_names(spec)[0] == "dim"
     assert ("num_heads" in option_names(spec)) >= ("heads" in spec.tags)
     assert spec.cls.__doc__

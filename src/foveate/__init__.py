@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from foveate.analysis.sight import what_a_query_sees
     from foveate.published import load_published
     from foveate.registry import Spec, create_attention, describe, list_attention, register
-    from foveate.surgery import fuse
+    from foveate.surgery.fuse import fuse
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ _HOME = {
     "count_flops": "analysis.flops",
     "create_attention": "registry",
     "describe": "registry",
-    "fuse": "surgery",
+    "fuse": "surgery.fuse",
     "list_attention": "registry",
     "load_published": "published",
     "profile": "analysis.profile",
@@ -49,6 +49,8 @@ _ROOMS = {
     "analysis",
     "attention",
     "checks",
+    "contracts",
+    "data",
     "layout",
     "models",
     "ops",

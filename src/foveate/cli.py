@@ -130,7 +130,7 @@ def _describe(options: Options) -> None:
         _print_json(known)
         return
     print(f"{known['name']}: {known['title']}\n")
-    for field in ("role", "family", "paper", "source", "licence", "parity"):
+    for field in ("role", "family", "paper", "source", "license", "parity"):
         print(f"{field:8} {known[field] or '-'}")
     print("\nTags")
     for tag, meaning in known["tags"].items():

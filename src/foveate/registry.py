@@ -45,7 +45,7 @@ class Spec:
         title: a line that says what it is.
         paper: authors, title, venue and identifier.
         source: published code, as repository@commit; empty where none was published.
-        licence: of the published code; empty where it states none.
+        license: of the published code; empty where it states none.
         tags: capabilities, from :data:`TAGS`; the common checks follow them.
         parity: what the numbers were compared with, and known differences.
     """
@@ -57,7 +57,7 @@ class Spec:
     title: str
     paper: str
     source: str = ""
-    licence: str = ""
+    license: str = ""
     tags: frozenset[str] = frozenset()
     parity: str = ""
 
@@ -73,7 +73,7 @@ def register(
     title: str,
     paper: str,
     source: str = "",
-    licence: str = "",
+    license: str = "",
     tags: Iterable[str] = (),
     parity: str = "",
 ) -> Callable[[_Class], _Class]:
@@ -85,7 +85,7 @@ def register(
         title: one line.
         paper: the publication.
         source: published code as ``owner/repository@commit``.
-        licence: licence of that code.
+        license: license of that code.
         tags: capabilities, keys of :data:`TAGS`.
         parity: known differences to the publication, in a sentence.
 
@@ -104,7 +104,7 @@ def register(
                 "choose another name"
             )
         _SPECS[name] = Spec(
-            name, cls, role, family, title, paper, source, licence, frozenset(tags), parity
+            name, cls, role, family, title, paper, source, license, frozenset(tags), parity
         )  # fmt: skip
         return cls
 

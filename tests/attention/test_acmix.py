@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import foveate
+from foveate.attention.local._patches import coordinates
+from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.attention.local.acmix import ACmix
-from foveate.attention.local.patches import coordinates
-from foveate.attention.local.shifted_convolution import ShiftedConvolution
 from foveate.attention.window.acmix_window import ACmixWindowAttention
 
 SHIFTS = ("learned", "fixed", "tensor")

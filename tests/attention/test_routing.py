@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from foveate.attention.full.multi_head import MultiHeadAttention
-from foveate.attention.sequence.k_means import KMeansAttention, k_means_step
-from foveate.attention.sequence.rotary_blocks import RotaryBlockAttention
+from foveate.attention.sequence._k_means import KMeansAttention, k_means_step
+from foveate.attention.sequence._rotary_blocks import RotaryBlockAttention
 from foveate.attention.sequence.routing import RoutingAttention
 
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from foveate.analysis.flops import count_flops
+from foveate.attention.local._patches import aggregate, coordinates, neighbours
 from foveate.attention.local.acmix_patchwise import ACmixPatchwiseAttention
-from foveate.attention.local.patches import aggregate, coordinates, neighbours
 from foveate.attention.local.san_pairwise import PairwiseAttention
 from foveate.attention.local.san_patchwise import PatchwiseAttention
 

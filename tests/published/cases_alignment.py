@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.attention.sequence.additive import AdditiveAligner
-from foveate.attention.sequence.alignment import ScoreAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner
 from foveate.attention.sequence.local_alignment import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate.attention.sequence.k_means import KMeansAttention, k_means_step
+from foveate.attention.sequence._k_means import KMeansAttention, k_means_step
 from foveate.attention.sequence.routing import RoutingAttention
 from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
 from foveate.attention.sequence.sparse import SparseAttention

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import foveate
 from foveate.models._backbone import Backbone, checkpoint_filter_fn
-from foveate.models._timm import Checked
+from foveate.models._timm import TimmBackbone
 from tests.published.golden import CASES, Golden, Row, load_case
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def test_equals_the_published_output(row: Row) -> None:
     for name, difference in differences.items():
         # A NaN is no difference that is small enough, so the comparison must be true.
         assert difference <= row.tolerance, f"{name} differs by {difference:.1e} of its maximum"
-    if isinstance(module, Backbone | Checked) and row.weights is Row.weights:
+    if isinstance(module, Backbone | TimmBackbone) and row.weights is Row.weights:
         wrapped = {"state_dict": {f"module.{key}": value for key, value in golden.state.items()}}
         assert checkpoint_filter_fn(wrapped, module).keys() == module.state_dict().keys()
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from foveate.cli import main
 from foveate.study.store import held
-from tests.tasks.folders import make_folder, truncate
+from tests.data.folders import make_folder, truncate
 
 OWN = str(Path(__file__).with_name("mechanisms_for_tests.py"))
 SMALL = ["--limit", "128", "--epochs", "2", "--image-size", "16", "--imports", OWN]

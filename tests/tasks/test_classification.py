@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import foveate.models  # noqa: F401
-from foveate.tasks.batches import held_out_batches, train_batches
+from foveate._random import seed_all
+from foveate.data.batches import held_out_batches, train_batches
+from foveate.data.images import prepare
 from foveate.tasks.classification import DivergenceError, Recipe, check_recipe, train
-from foveate.tasks.images import prepare
-from foveate.tasks.randomness import seed_all
 
 
 @pytest.fixture(scope="module")

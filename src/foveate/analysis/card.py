@@ -23,7 +23,7 @@ def card(name: str) -> dict[str, Any]:
         "family": spec.family,
         "paper": spec.paper,
         "source": spec.source,
-        "licence": spec.licence,
+        "license": spec.license,
         "tags": {tag: meaning for tag, meaning in TAGS.items() if tag in spec.tags},
         "options": _options(spec),
         "parity": spec.parity,

@@ -13,10 +13,10 @@ from typing import Any
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from foveate.models._timm import Checked
+from foveate.models._timm import TimmBackbone
 
 
-class CheckedResNet(Checked, ResNet):
+class TimmResNet(TimmBackbone, ResNet):
     """Timm's ``ResNet``, whose arguments it takes."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from foveate.models._backbone import State, check_images, check_output_format, convert_parts
 
 
-class Checked(nn.Module):
+class TimmBackbone(nn.Module):
     """Comes before timm's class among the bases; checks what it is given, then lets timm run."""
 
     # Written out, because symbolic tracing spares only functions that this file names.

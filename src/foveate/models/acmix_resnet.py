@@ -7,7 +7,7 @@ ACmix attends to windows of 7 x 7 with four heads and convolves 3 x 3 from the s
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556.
-Published code: LeapLabTHU/ACmix@81dddb6 ``ACmix_ResNet`` (no licence; written here from the paper).
+Published code: LeapLabTHU/ACmix@81dddb6 ``ACmix_ResNet`` (no license; written here from the paper).
 It has the depths of ResNet-50 alone; those of 26 and 38 are Stand-Alone Self-Attention's, which the
 paper compares with. Its weights have no stable address. It draws every convolution anew by its
 fan-out, even the kernels of the shifts; here ACmix starts as it does everywhere.
@@ -23,10 +23,10 @@ from torch import nn
 
 from foveate.attention.local.acmix import ACmix
 from foveate.models._backbone import Published, cfg, create
-from foveate.models._resnet import CheckedResNet, MixerBottleneck
+from foveate.models._resnet import MixerBottleneck, TimmResNet
 
 
-class ACmixResNet(CheckedResNet):
+class ACmixResNet(TimmResNet):
     """ResNet with ACmix in every block.
 
     Args:

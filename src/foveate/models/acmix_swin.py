@@ -10,7 +10,7 @@ r = 4, 8, 16, 32.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556.
-Published code: LeapLabTHU/ACmix@81dddb6 ``SwinTransformer_acmix`` (no licence; written here from
+Published code: LeapLabTHU/ACmix@81dddb6 ``SwinTransformer_acmix`` (no license; written here from
 the paper). Its weights have no stable address.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from foveate.attention.local.shifted_convolution import ShiftedConvolution
+from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.attention.window.acmix_window import ACmixWindowAttention
 from foveate.models._backbone import Published, cfg, create
 from foveate.models._swin import Swin, window_in_map

@@ -14,7 +14,7 @@ Paper: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas",
 arXiv:1804.03999, for volumes.
 Published code: the authors' (ozan-oktay/Attention-Gated-Networks) has volumes alone, gates at half
 resolution and deep supervision; the form for images that is in use, and here, is that of
-LeeJunHyun/Image_Segmentation@5e9da9395c52b119d55dfc6532c34ac0e88f446e (no licence; written from its
+LeeJunHyun/Image_Segmentation@5e9da9395c52b119d55dfc6532c34ac0e88f446e (no license; written from its
 description). Its gates read u_l at full resolution and doubling repeats the nearest value.
 """
 

@@ -12,7 +12,7 @@ Papers: Fang et al., "Bilinear Attention Networks for Person Retrieval", ICCV 20
 10.1109/ICCV.2019.00812; "Attention in Attention Networks for Person Retrieval", TPAMI 2021, doi
 10.1109/TPAMI.2021.3073512.
 Published code: PengfeiFANGanu/Attention-in-Attention-Networks
-@b5b9822956bb719a167c7bf846207ee0df0268c6 (no licence; written from the papers and its layout). Its
+@b5b9822956bb719a167c7bf846207ee0df0268c6 (no license; written from the papers and its layout). Its
 layers that no output depends on are left out; grids reach from corner to corner, as in PyTorch 1.1.
 """
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from foveate.arguments import one_of
 from foveate.models._backbone import Published, State, cfg, create, rename
-from foveate.models._timm import Checked
+from foveate.models._timm import TimmBackbone
 from foveate.registry import create_attention
 
 __all__ = ["GatedMobileNetV2", "mobilenetv2_coordinate", "mobilenetv2_triplet"]
@@ -43,7 +43,7 @@ STAGES = (
 """MobileNetV2 in timm's words: repeats, kernel, stride, expansion, channels."""
 
 
-class GatedMobileNetV2(Checked, EfficientNet):
+class GatedMobileNetV2(TimmBackbone, EfficientNet):
     """MobileNetV2 with one kind of gate; a timm model in full.
 
     Args:

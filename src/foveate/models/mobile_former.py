@@ -18,7 +18,7 @@ tokens z (B, T, D). Features are the maps.
 
 Paper: Chen et al., "Mobile-Former: Bridging MobileNet and Transformer", CVPR 2022,
 arXiv:2108.05895.
-Published code: AAboys/MobileFormer@f447310, which states no licence: the figures of its
+Published code: AAboys/MobileFormer@f447310, which states no license: the figures of its
 configurations and the layout of its weights, which load, are used, nothing else. Beyond the paper
 it has the gate of the first bridge, a hard sigmoid of each token, from 0 to 2.
 """
@@ -35,7 +35,7 @@ from timm.models import generate_default_cfgs, register_model, register_notrace_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.attention.conv_norm import ConvNorm
+from foveate.attention._conv_norm import ConvNorm
 from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
 from foveate.layout import map_to_tokens, merge_heads, split_heads
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename

@@ -29,7 +29,7 @@ from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
-from foveate.attention.window.inside import cut_into
+from foveate.attention.window._inside import cut_into
 from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
 from foveate.layout import map_to_tokens, tokens_to_map
 from foveate.models._backbone import (

@@ -11,8 +11,8 @@ Maps at 1/4, 1/8, 1/16 and 1/32; for 32x32 images the stem keeps the size, and m
 Paper: Wang et al., "Residual Attention Network for Image Classification", CVPR 2017,
 arXiv:1704.06904.
 Published code: fwang91/residual-attention-network@bc207a8885168550723d19270f52c8c9c795c7ba (Caffe
-definitions, no licence), and the port that most use,
-tengshaofeng/ResidualAttentionNetwork-pytorch@88ed90f1b59f4b20e152495d3a5b6a19a4aa4232 (no licence),
+definitions, no license), and the port that most use,
+tengshaofeng/ResidualAttentionNetwork-pytorch@88ed90f1b59f4b20e152495d3a5b6a19a4aa4232 (no license),
 whose attention modules and pooling are others (``port=True``). The forms for 32x32 images are
 the port's; the paper's own for CIFAR are not described. Written from the paper; of the definitions
 only facts are used. Caffe's pooling loses the last row of a map with an odd number of them; here

@@ -28,12 +28,12 @@ from torch.nn import functional as F
 from foveate.arguments import pair
 from foveate.attention.gates.relation_aware import RelationAwareAttention
 from foveate.models._backbone import Published, State, cfg, create, rename
-from foveate.models._resnet import CheckedResNet, stages
+from foveate.models._resnet import TimmResNet, stages
 
 __all__ = ["RgaResNet", "rga_resnet50"]
 
 
-class RgaResNet(CheckedResNet):
+class RgaResNet(TimmResNet):
     """The network; a timm model in full.
 
     Args:

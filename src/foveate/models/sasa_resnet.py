@@ -20,10 +20,10 @@ from torch import nn
 
 from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.models._backbone import Published, cfg, create
-from foveate.models._resnet import CheckedResNet, MixerBottleneck
+from foveate.models._resnet import MixerBottleneck, TimmResNet
 
 
-class SASAResNet(CheckedResNet):
+class SASAResNet(TimmResNet):
     """ResNet with stand-alone self-attention in every block.
 
     Args:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import one_of
-from foveate.attention.conv_norm import ConvNorm
+from foveate.attention._conv_norm import ConvNorm
 from foveate.attention.window.squeeze_axial import SqueezeAxialAttention
 from foveate.models._backbone import (
     Backbone,

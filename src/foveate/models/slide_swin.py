@@ -13,7 +13,7 @@ r = 4, 8, 16, 32.
 
 Paper: Pan et al., "Slide-Transformer: Hierarchical Vision Transformer with Local Self-Attention",
 CVPR 2023, arXiv:2304.04237.
-Published code: LeapLabTHU/Slide-Transformer@6b1e184 ``SlideSwinTransformer`` (no licence; written
+Published code: LeapLabTHU/Slide-Transformer@6b1e184 ``SlideSwinTransformer`` (no license; written
 here from the paper). Its weights have no stable address.
 """
 

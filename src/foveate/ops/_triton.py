@@ -148,10 +148,10 @@ def offset_of(image, row, column, head, b, y, x, h):
 
 
 @triton.jit
-def dropped(weights, seed, number, slot, threshold, kept_scale):
+def dropped(weights, seed, number, slot, threshold, keep_scale):
     """Weights after dropout; all of them without a seed."""
     if seed is not None:
-        weights = tl.where(_kept(seed, number, slot, threshold), weights * kept_scale, 0.0)
+        weights = tl.where(_kept(seed, number, slot, threshold), weights * keep_scale, 0.0)
     return weights
 
 

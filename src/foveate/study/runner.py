@@ -8,14 +8,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from foveate._files import read_json, write_json
+from foveate.data.images import ImageSet, drop_pixels, prepare
 from foveate.study import process
 from foveate.study.environment import changes, environment
 from foveate.study.plan import Entry
 from foveate.study.process import Child
 from foveate.study.progress import Lines
 from foveate.study.store import NoRoomError, Run, StudyError, failure, no_room
-from foveate.tasks.files import read_json, write_json
-from foveate.tasks.images import ImageSet, drop_pixels, prepare
 
 _TRIAL = "foveate.study.trial"
 

@@ -27,8 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from foveate._files import read_json, write_json, write_text
 from foveate.study.plan import Entry, Plan, PlanError, difference, load_plan
-from foveate.tasks.files import read_json, write_json, write_text
 
 COLUMNS = (
     "attention", "label", "role", "family", "control", "seed", "host", "status", "error",

@@ -15,19 +15,19 @@ import torch
 from torch import nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
+from foveate._files import read_json, write_json
+from foveate._random import seed_all
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import profile
 from foveate.analysis.sight import attention_layers, layer_inputs, what_a_query_sees
 from foveate.arguments import nearest, one_of
+from foveate.data.batches import Augment, held_out_batches, train_batches
+from foveate.data.images import ImageSet, load, loader_processes
 from foveate.models import CONTROLS, list_slots
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
-from foveate.tasks.batches import Augment, held_out_batches, train_batches
 from foveate.tasks.classification import CHECKPOINT, WEIGHTS, Recipe, check_recipe, train
-from foveate.tasks.files import read_json, write_json
-from foveate.tasks.images import ImageSet, load, loader_processes
-from foveate.tasks.randomness import seed_all
 
 Tell = Callable[[Any], None]
 LATENCY_BATCH = 16

@@ -27,9 +27,9 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate._files import replacing
 from foveate.arguments import one_of
-from foveate.tasks.batches import Batches
-from foveate.tasks.files import replacing
+from foveate.data.batches import Batches
 
 CHECKPOINT = "last.ckpt"
 WEIGHTS = "model.safetensors"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from foveate import layout
 from foveate.arguments import check_map
 from foveate.attention.full.spatial_reduction import SpatialReductionAttention
-from foveate.attention.local.shifted_convolution import ShiftedConvolution
+from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.registry import register
 
 

@@ -33,7 +33,7 @@ from foveate.registry import register
     title="Class attention: the class token reads the patches (CaiT, XCiT)",
     paper="Touvron et al., Going Deeper with Image Transformers, ICCV 2021, arXiv:2103.17239",
     source="facebookresearch/deit@7e160fe43f0252d17191b71cbb5826254114ea5b",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "self", "heads", "published"),
     parity="Gives all tokens, as XCiT's code does; CaiT's gives the first only.",
 )

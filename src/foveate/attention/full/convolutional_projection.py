@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, check_tokens, head_dim, odd, positive, probability
-from foveate.attention.conv_norm import ConvNorm
+from foveate.attention._conv_norm import ConvNorm
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, merge_heads, split_heads, tokens_to_map
 from foveate.registry import register
@@ -36,7 +36,7 @@ from foveate.registry import register
     paper="Wu et al., CvT: Introducing Convolutions to Vision Transformers, ICCV 2021, "
     "arXiv:2103.15808",
     source="microsoft/CvT@f851e681966390779b71380d2600b52360ff4fe1",
-    licence="MIT",
+    license="MIT",
     tags=("heads", "batch_statistics", "published", "fusable"),
     parity="Logits are scaled by dim**-0.5, as the code does; the paper divides by sqrt(head_dim).",
 )

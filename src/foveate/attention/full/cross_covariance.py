@@ -39,7 +39,7 @@ from foveate.registry import register
     title="Cross-covariance attention between channels (XCiT)",
     paper="El-Nouby et al., XCiT, NeurIPS 2021, arXiv:2106.09681",
     source="facebookresearch/xcit@82f5291f412604970c39a912586e008ec009cdca",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "unordered", "published"),
 )
 class CrossCovarianceAttention(TokenMixer):

@@ -41,7 +41,7 @@ POSITIONS = ("table", "log", "convolution", "none")
     title="Deformable attention: keys and values at points moved by the queries (DAT)",
     paper="Xia et al., Vision Transformer with Deformable Attention, CVPR 2022, arXiv:2201.00520",
     source="LeapLabTHU/DAT@32173fcf10d71abe73267f4e99829cd8624b7ab6",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "published"),
     parity="Any map size; the option fixed_pe, a table per query and point, is left out.",
 )

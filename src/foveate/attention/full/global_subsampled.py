@@ -38,7 +38,7 @@ SUMMARIES = ("convolution", "depthwise", "mean")
     paper="Chu et al., Twins: Revisiting the Design of Spatial Attention in Vision Transformers, "
     "NeurIPS 2021, arXiv:2104.13840",
     source="Meituan-AutoML/Twins@c1ff6714969ad8ef330e75cf97bd310f7488f529",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "heads", "published"),
     parity="Maps smaller than a cell are padded to one.",
 )

@@ -30,7 +30,7 @@ from foveate.registry import register
     title="Multi-head self-attention over all positions (Transformer, ViT, DeiT)",
     paper="Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv:1706.03762",
     source="huggingface/pytorch-image-models@1.0.31",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "self", "unordered", "heads", "published"),
 )
 class MultiHeadAttention(TokenMixer):

@@ -38,7 +38,7 @@ _POOLED = 7
     paper="Wang et al., Pyramid Vision Transformer, ICCV 2021, arXiv:2102.12122; "
     "PVT v2, CVMJ 2022, arXiv:2106.13797",
     source="whai362/PVT@57e2dfaa5a46f9050d76f306a4fcd9a7c061f520",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "published"),
     parity="Maps smaller than sr_ratio, refused there, are padded to it.",
 )

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
-from foveate.attention.sequence.alignment import masked_softmax
+from foveate.attention.sequence._alignment import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
 from foveate.registry import register
@@ -31,7 +31,7 @@ from foveate.registry import register
     title="Talking-heads self-attention: heads mixed before and after the softmax (CaiT)",
     paper="Shazeer et al., Talking-Heads Attention, arXiv:2003.02436",
     source="facebookresearch/deit@7e160fe43f0252d17191b71cbb5826254114ea5b",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "self", "unordered", "heads", "published"),
     parity="Head mixing has biases, as in CaiT's code; head_bias=False is the first paper's form.",
 )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, one_of, positive
-from foveate.attention.gates.common import rename
+from foveate.attention.gates._common import rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -46,7 +46,7 @@ PUBLISHED_NAMES = {
     paper="Oktay et al., Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018, "
     "arXiv:1804.03999",
     source="ozan-oktay/Attention-Gated-Networks@eee4881fdc31920efd873773e0b744df8dacbfb6",
-    licence="MIT",
+    license="MIT",
     tags=("published",),
     parity="ozan-oktay/Attention-Gated-Networks' 2D blocks and LeeJunHyun/Image_Segmentation's "
     "Attention_block, exactly",

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, one_of, positive
-from foveate.attention.gates.common import reduced_width, rename
+from foveate.attention.gates._common import reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -43,7 +43,7 @@ PUBLISHED_NAMES = {
     title="Bottleneck attention: channel and spatial gates fused side by side",
     paper="Park et al., BAM: Bottleneck Attention Module, BMVC 2018, arXiv:1807.06514",
     source="Jongchan/attention-module@459efad0e05ee7dde50c41ca10a3d0800bc3792a",
-    licence="MIT",
+    license="MIT",
     tags=("batch_statistics", "published"),
     parity="Jongchan/attention-module on square maps, exactly; its pooling ignores the width",
 )

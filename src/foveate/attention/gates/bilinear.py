@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.gates.common import reduced_width, rename
+from foveate.attention.gates._common import reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, odd, one_of, positive
-from foveate.attention.gates.common import as_linear, reduced_width, rename
+from foveate.attention.gates._common import as_linear, reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -110,7 +110,7 @@ class SpatialGate(Gate):
     title="Convolutional block attention: channels first, then positions",
     paper="Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv:1807.06521",
     source="Jongchan/attention-module@459efad0e05ee7dde50c41ca10a3d0800bc3792a",
-    licence="MIT",
+    license="MIT",
     tags=("batch_statistics", "published"),
     parity="Jongchan/attention-module and timm's CbamModule, exactly",
 )

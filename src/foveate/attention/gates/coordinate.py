@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, positive
-from foveate.attention.gates.common import reduced_width, rename
+from foveate.attention.gates._common import reduced_width, rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -31,7 +31,7 @@ from foveate.registry import register
     paper="Hou et al., Coordinate Attention for Efficient Mobile Network Design, CVPR 2021, "
     "arXiv:2103.02907",
     source="houqb/CoordAttention@7619bea9acbe260b3793833cc78cef3f124c8112",
-    licence="MIT",
+    license="MIT",
     tags=("batch_statistics", "published"),
     parity="houqb/CoordAttention, exactly",
 )

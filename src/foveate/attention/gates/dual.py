@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map
-from foveate.attention.gates.common import as_linear, reduced_width, rename
+from foveate.attention.gates._common import as_linear, reduced_width, rename
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, tokens_to_map
 from foveate.registry import register
@@ -74,7 +74,7 @@ class ChannelAttention(nn.Module):
     title="Dual attention: over positions and over channels, added (DANet)",
     paper="Fu et al., Dual Attention Network for Scene Segmentation, CVPR 2019, arXiv:1809.02983",
     source="junfu1115/DANet@b0a0fa008148f102321cdaa7ca38fb0ddd0239d1",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "unordered", "published"),
     parity="junfu1115/DANet's PAM_Module and CAM_Module, exactly",
 )

@@ -29,7 +29,7 @@ from foveate.registry import register
     paper="Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural "
     "Networks, CVPR 2020, arXiv:1910.03151",
     source="BangguWu/ECANet@b332f6b3e6e2afe8a3287dc8ee8440a0fbec74c4",
-    licence="MIT",
+    license="MIT",
     tags=("unordered", "published"),
     parity="BangguWu/ECANet and timm's EcaModule, exactly",
 )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, pair, positive
-from foveate.attention.gates.common import reduced_width
+from foveate.attention.gates._common import reduced_width
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -85,7 +85,7 @@ class RelationGate(nn.Module):
     "arXiv:1904.02998",
     source="microsoft/Relation-Aware-Global-Attention-Networks"
     "@cdc9965e779d383ddf17c25472d732c029a0e2ec",
-    licence="MIT",
+    license="MIT",
     tags=("batch_statistics", "published"),
     parity="the published RGA_Module on maps of its own size, exactly",
 )

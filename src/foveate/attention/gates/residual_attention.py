@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, one_of, positive
-from foveate.attention.gates.common import rename
+from foveate.attention.gates._common import rename
 from foveate.contracts import Mixer
 from foveate.layout import memory_format
 from foveate.registry import register

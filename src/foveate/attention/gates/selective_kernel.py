@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, positive
-from foveate.attention.gates.common import as_linear, reduced_width, rename
+from foveate.attention.gates._common import as_linear, reduced_width, rename
 from foveate.contracts import Mixer
 from foveate.registry import register
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, odd, one_of
-from foveate.attention.gates.common import as_linear, reduced_width, rename
+from foveate.attention.gates._common import as_linear, reduced_width, rename
 from foveate.attention.gates.efficient_channel import kernel_for
 from foveate.contracts import Gate
 from foveate.registry import register
@@ -42,7 +42,7 @@ AXES = {"map": (2, 3), "height": (2,), "width": (3,)}
     title="Squeeze-and-excitation: channels weighted by the pooled map (SENet)",
     paper="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, arXiv:1709.01507",
     source="moskomule/senet.pytorch@8cb2669fec6fa344481726f9199aa611f08c3fbd",
-    licence="MIT",
+    license="MIT",
     tags=("unordered", "published"),
     parity="timm's SEModule and senet.pytorch's SELayer, exactly; the options beyond them follow "
     "their papers, no code",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, odd, positive
-from foveate.attention.gates.common import rename
+from foveate.attention.gates._common import rename
 from foveate.contracts import Gate
 from foveate.registry import register
 
@@ -51,7 +51,7 @@ class PlaneGate(nn.Module):
     paper="Misra et al., Rotate to Attend: Convolutional Triplet Attention Module, WACV 2021, "
     "arXiv:2010.03045",
     source="landskape-ai/triplet-attention@2cf02fb91196408ac6352f7984a0336aa4f7677a",
-    licence="MIT",
+    license="MIT",
     tags=("batch_statistics", "published"),
     parity="landskape-ai/triplet-attention, exactly",
 )

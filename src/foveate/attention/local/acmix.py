@@ -16,7 +16,7 @@ attentions and shifts change the second and the fourth term.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556.
-Published code: LeapLabTHU/ACmix@81dddb6 ``ACmix`` (no licence; written here from the paper). As
+Published code: LeapLabTHU/ACmix@81dddb6 ``ACmix`` (no license; written here from the paper). As
 there, the border is reflected for attention and zero for the convolution, ``dep_conv`` has no bias,
 and the two paths disagree on what a channel is: the convolution's channel ``d h + j`` is added to
 the attention's ``j D + d``. Its code for ``dilation`` does not run and is left out. The form on
@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, odd, one_of, positive, probability
-from foveate.attention.local.patches import coordinates, neighbours
-from foveate.attention.local.shifted_convolution import (
+from foveate.attention.local._patches import coordinates, neighbours
+from foveate.attention.local._shifted_convolution import (
     ShiftedConvolution,
     read_published,
 )

@@ -35,7 +35,7 @@ from foveate.registry import register
     paper="Hassani et al., Neighborhood Attention Transformer, CVPR 2023, arXiv:2204.07143; "
     "Dilated Neighborhood Attention Transformer, arXiv:2209.15001",
     source="SHI-Labs/NATTEN@3b54c76185904f3cb59a49fff7bc044e4513d106",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "local", "heads", "published"),
     parity="Maps smaller than kernel_size * dilation are padded, and the padding is attended.",
 )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.local.patches import (
+from foveate.attention.local._patches import (
     aggregate,
     check_san_options,
     coordinates,
@@ -40,7 +40,7 @@ from foveate.registry import register
     paper="Zhao et al., Exploring Self-attention for Image Recognition, CVPR 2020, "
     "arXiv:2004.13621",
     source="hszhao/SAN@d88b022fc3ec4920d4596f94983f0e5b1ced62c6",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "local", "batch_statistics", "published"),
     parity="Maps smaller than the reflected border are accepted.",
 )

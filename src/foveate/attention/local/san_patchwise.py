@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.local.patches import aggregate, check_san_options, neighbours
+from foveate.attention.local._patches import aggregate, check_san_options, neighbours
 from foveate.contracts import Mixer
 from foveate.layout import memory_format
 from foveate.registry import register
@@ -35,7 +35,7 @@ from foveate.registry import register
     paper="Zhao et al., Exploring Self-attention for Image Recognition, CVPR 2020, "
     "arXiv:2004.13621",
     source="hszhao/SAN@d88b022fc3ec4920d4596f94983f0e5b1ced62c6",
-    licence="MIT",
+    license="MIT",
     tags=("self", "local", "batch_statistics", "published"),
     parity="Dilation works, and maps smaller than the reflected border are accepted.",
 )

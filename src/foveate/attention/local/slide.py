@@ -15,7 +15,7 @@ paper's figures; the published code runs both paths.
 
 Paper: Pan et al., "Slide-Transformer: Hierarchical Vision Transformer with Local Self-Attention",
 CVPR 2023, arXiv:2304.04237.
-Published code: LeapLabTHU/Slide-Transformer@6b1e184 ``SlideAttention`` (no licence; written here
+Published code: LeapLabTHU/Slide-Transformer@6b1e184 ``SlideAttention`` (no license; written here
 from the paper), and its variant in LeapLabTHU/DAT@32173fc, arXiv:2309.01430, which reduces the
 channels by four, yet scales by the channels of a head before that; there values may have a
 deformation of their own, and q, k, v one projection.

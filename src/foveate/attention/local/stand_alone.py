@@ -38,7 +38,7 @@ from foveate.registry import register
     paper="Ramachandran et al., Stand-Alone Self-Attention in Vision Models, NeurIPS 2019, "
     "arXiv:1906.05909",
     source="leaderj1001/Stand-Alone-Self-Attention@a983f0f643632b1f2b7b8b27693182f22e9e574c",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "local", "heads", "published"),
     parity="The paper's form; the unofficial port, whose softmax is per channel, is num_heads=dim.",
 )

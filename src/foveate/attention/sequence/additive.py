@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive
-from foveate.attention.sequence.alignment import ScoreAligner
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
 
@@ -32,7 +32,7 @@ from foveate.registry import register
     paper="Bahdanau et al., Neural Machine Translation by Jointly Learning to Align and "
     "Translate, ICLR 2015, arXiv:1409.0473",
     source="tensorflow/addons@d208d752e98c310280938efa939117bf635a60a8",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "unordered", "published"),
     parity="tensorflow/addons' Bahdanau score and OpenNMT-py's mlp, exactly",
 )

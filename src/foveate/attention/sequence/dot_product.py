@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate.attention.sequence.alignment import ScoreAligner
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
 
@@ -27,7 +27,7 @@ from foveate.registry import register
     paper="Luong et al., Effective Approaches to Attention-based Neural Machine Translation, "
     "EMNLP 2015, arXiv:1508.04025",
     source="OpenNMT/OpenNMT-py@97111d97551c24857076a4102eabdb468b35cff4",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "unordered"),
     parity="OpenNMT-py's dot and tensorflow/addons' Luong score, exactly",
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from foveate.attention.sequence.alignment import ScoreAligner
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
 
@@ -26,7 +26,7 @@ from foveate.registry import register
     paper="Luong et al., Effective Approaches to Attention-based Neural Machine Translation, "
     "EMNLP 2015, arXiv:1508.04025",
     source="OpenNMT/OpenNMT-py@97111d97551c24857076a4102eabdb468b35cff4",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "unordered", "published"),
     parity="OpenNMT-py's general and fairseq's LSTM attention, exactly",
 )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive
-from foveate.attention.sequence.alignment import ScoreAligner
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
 

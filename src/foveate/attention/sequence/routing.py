@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
-from foveate.attention.sequence.k_means import KMeansAttention
-from foveate.attention.sequence.rotary_blocks import RotaryBlockAttention
+from foveate.attention.sequence._k_means import KMeansAttention
+from foveate.attention.sequence._rotary_blocks import RotaryBlockAttention
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register
@@ -40,7 +40,7 @@ from foveate.registry import register
     paper="Roy et al., Efficient Content-Based Sparse Attention with Routing Transformers, "
     "TACL 2021, arXiv:2003.05997",
     source="lucidrains/routing-transformer@3f6c461a036e98dbae7e70c623d1c0e0616ef82a",
-    licence="MIT",
+    license="MIT",
     tags=("heads", "published"),
     parity="Means are set by fit(), not by the first call, and updated by the training forward.",
 )

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.arguments import probability
-from foveate.attention.sequence.alignment import ScoreAligner, masked_softmax
+from foveate.attention.sequence._alignment import ScoreAligner, masked_softmax
 from foveate.registry import register
 
 
@@ -34,7 +34,7 @@ from foveate.registry import register
     title="Scaled dot-product alignment of queries with a memory (Transformer)",
     paper="Vaswani et al., Attention Is All You Need, NeurIPS 2017, arXiv:1706.03762",
     source="pytorch/pytorch@2.15.0",
-    licence="BSD-3-Clause",
+    license="BSD-3-Clause",
     tags=("weights",),
     parity="torch's scaled_dot_product_attention, with its weights",
 )

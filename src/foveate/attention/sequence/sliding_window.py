@@ -39,7 +39,7 @@ from foveate.registry import register
     title="Sliding window attention, plain or dilated, with global tokens (Longformer)",
     paper="Beltagy et al., Longformer: The Long-Document Transformer, 2020, arXiv:2004.05150",
     source="allenai/longformer@caefee668e39cacdece7dd603a0bebf24df6d8ca",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "self", "local", "heads", "published"),
     parity="window counts one side, as in allenai's code; half of huggingface's attention_window.",
 )

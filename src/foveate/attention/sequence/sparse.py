@@ -13,7 +13,7 @@ Cost: ``4 N C^2`` and, for each head, ``2 D`` multiply-adds for each pair visite
 (local), ``l n^2`` (strided), ``n l (l + n v b)`` (fixed).
 
 Paper: Child et al., "Generating Long Sequences with Sparse Transformers", arXiv:1904.10509.
-Published code: openai/sparse_attention@c53f3bd (functions of q, k, v; no licence file), with the
+Published code: openai/sparse_attention@c53f3bd (functions of q, k, v; no license file), with the
 block-granular fixed pattern of openai/blocksparse. With ``block_size=1`` it is the paper's, whose c
 is ``vert_size``. ``causal=False``, for images, drops ``k <= q`` and looks both ways; it is ours.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, one_of, positive, probability
-from foveate.attention.sequence.alignment import masked_softmax
+from foveate.attention.sequence._alignment import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register

@@ -11,7 +11,7 @@ windows.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556.
-Published code: LeapLabTHU/ACmix@81dddb6 ``WindowAttention_acmix`` (no licence; written here from
+Published code: LeapLabTHU/ACmix@81dddb6 ``WindowAttention_acmix`` (no license; written here from
 the paper). As there, the convolution sees the map as the shift rolled it: cells that the roll
 brought together are neighbours, those it parted are not. Padding to whole windows takes no part.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foveate import layout
 from foveate.arguments import check_map
-from foveate.attention.local.shifted_convolution import ShiftedConvolution, read_published
+from foveate.attention.local._shifted_convolution import ShiftedConvolution, read_published
 from foveate.attention.window.window import WindowAttention
 from foveate.registry import register
 

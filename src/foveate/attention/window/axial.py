@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, probability
-from foveate.attention.window.inside import Part
+from foveate.attention.window._inside import Part
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -30,7 +30,7 @@ from foveate.registry import register
     title="Axial attention along columns and rows",
     paper="Ho et al., Axial Attention in Multidimensional Transformers, 2019, arXiv:1912.12180",
     source="lucidrains/axial-attention@eff2c10c2e76c735a70a6b995b571213adffbbb7",
-    licence="MIT",
+    license="MIT",
     tags=("heads", "published"),
 )
 class AxialAttention(Mixer):

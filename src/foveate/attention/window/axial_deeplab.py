@@ -34,7 +34,7 @@ from foveate.registry import register
     title="Position-sensitive axial attention (Axial-DeepLab)",
     paper="Wang et al., Axial-DeepLab, ECCV 2020, arXiv:2003.07853",
     source="csrhddlam/axial-deeplab@79088edb4bdb8c94351d85f54272ec12b9e79c8b",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "batch_statistics", "published"),
     parity="csrhddlam/axial-deeplab's AxialAttention, exactly where the map is as long as span; "
     "it accepts no other",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
-from foveate.attention.window.inside import (
+from foveate.attention.window._inside import (
     Part,
     apply_dense,
     cut_into,
@@ -43,7 +43,7 @@ from foveate.registry import register
     title="Cross-shaped window attention with local positions in the values (CSWin)",
     paper="Dong et al., CSWin Transformer, CVPR 2022, arXiv:2107.00652",
     source="microsoft/CSWin-Transformer@f111ae2f771df32006e7afd7916835dd67d4cb9d",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "heads", "published"),
     parity="Maps that stripes do not divide, refused there, are padded and the padding masked.",
 )

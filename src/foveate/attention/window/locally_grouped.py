@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, pair, probability
-from foveate.attention.window.inside import (
+from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
     dense,
@@ -37,7 +37,7 @@ from foveate.registry import register
     title="Locally grouped attention in plain windows (Twins-SVT)",
     paper="Chu et al., Twins, NeurIPS 2021, arXiv:2104.13840",
     source="Meituan-AutoML/Twins@c1ff6714969ad8ef330e75cf97bd310f7488f529",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("weights", "self", "local", "heads", "published"),
     parity="Padding is masked, as in the published segmentation code; timm attends to it.",
 )

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
-from foveate.attention.window.inside import cut_into, table_bias
+from foveate.attention.window._inside import cut_into, table_bias
 from foveate.contracts import Mixer
 from foveate.ops.window.parts import Parts
 from foveate.registry import register
@@ -41,7 +41,7 @@ from foveate.registry import register
     title="Window attention with a messenger token a window (MSG-Transformer)",
     paper="Fang et al., MSG-Transformer, CVPR 2022, arXiv:2105.15168",
     source="hustvl/MSG-Transformer@068da56a7bbbbe42f87c58583e34d7ad39e01a77",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "published"),
     parity="Maps that windows do not divide, refused there, are padded and the padding masked.",
 )

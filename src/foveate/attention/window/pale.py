@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
-from foveate.attention.window.inside import (
+from foveate.attention.window._inside import (
     Part,
     apply_dense,
     cut_into,
@@ -44,7 +44,7 @@ from foveate.registry import register
     title="Pale-shaped attention over interlaced rows and columns (Pale Transformer)",
     paper="Wu et al., Pale Transformer, AAAI 2022, arXiv:2112.14000",
     source="qwopqwop200/pale-transformer-pytorch@99ebd2ade0e08e1e10b9dfe0b0011b9cc1559493",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "heads", "batch_statistics", "published", "fusable"),
     parity="Follows an unofficial port, the only public code, in its scale and normalisation.",
 )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
-from foveate.attention.window.inside import (
+from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
     dense,
@@ -41,7 +41,7 @@ from foveate.registry import register
     title="Attention in windows whose cells are spread over the map (Shuffle Transformer)",
     paper="Huang et al., Shuffle Transformer, 2021, arXiv:2106.03650",
     source="mulinmeng/Shuffle-Transformer@8ba81eacf01314d4d26ff514f61badc7eebd33de",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "local", "heads", "published"),
     parity="Maps that the window does not divide, refused there, are padded, the padding masked.",
 )

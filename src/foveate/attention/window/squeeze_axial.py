@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, head_dim, positive
-from foveate.attention.conv_norm import ConvNorm
+from foveate.attention._conv_norm import ConvNorm
 from foveate.contracts import Mixer
 from foveate.layout import memory_format
 from foveate.registry import register
@@ -39,7 +39,7 @@ from foveate.registry import register
     title="Squeeze-axial attention: rows and columns squeezed to tokens (SeaFormer)",
     paper="Wan et al., SeaFormer, ICLR 2023, arXiv:2301.13156",
     source="fudan-zvg/SeaFormer@9718d05b6e70d0561dda7c052b8457feed74d4d9",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     tags=("heads", "batch_statistics", "published", "fusable"),
     parity="fudan-zvg/SeaFormer's Sea_Attention, exactly",
 )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, one_of, pair, probability
-from foveate.attention.window.inside import (
+from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
     dense,
@@ -45,7 +45,7 @@ from foveate.registry import register
     title="Window attention with shifts and a relative position bias (Swin)",
     paper="Liu et al., Swin Transformer, ICCV 2021, arXiv:2103.14030",
     source="microsoft/Swin-Transformer@f82860bfb5225915aca09c3227159ee9e1df874d",
-    licence="MIT",
+    license="MIT",
     tags=("weights", "self", "local", "heads", "published", "fusable"),
     parity="Padding is masked by default; pad='zero' attends to it, as the detection code does.",
 )

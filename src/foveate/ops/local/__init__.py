@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foveate.ops.local.face import local_attention
+from foveate.ops.local.api import local_attention
 
 __all__ = ["local_attention"]

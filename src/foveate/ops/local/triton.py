@@ -165,7 +165,7 @@ def _arguments(
         "heads": q.shape[3],
         "scale": scale,
         "threshold": threshold(dropout_p),
-        "kept_scale": 1 / (1 - dropout_p),
+        "keep_scale": 1 / (1 - dropout_p),
         "D": q.shape[4],
         "DV": v.shape[4],
         "KH": kernel_size[0],
@@ -397,7 +397,7 @@ def _log_sums(lse, number, valid):
 
 @triton.jit
 def _softmax_gradient(
-    logits, grad, lse, delta, seed, number, slot, threshold, kept_scale
+    logits, grad, lse, delta, seed, number, slot, threshold, keep_scale
 ):  # fmt: skip
     """Weights as they met the values, and the gradient of the logits.
 
@@ -405,9 +405,9 @@ def _softmax_gradient(
     powers of two.
     """
     weights = tl.exp2(logits - lse)
-    grad = dropped(grad, seed, number, slot, threshold, kept_scale)
+    grad = dropped(grad, seed, number, slot, threshold, keep_scale)
     d_logits = weights * (grad - delta)
-    return dropped(weights, seed, number, slot, threshold, kept_scale), d_logits
+    return dropped(weights, seed, number, slot, threshold, keep_scale), d_logits
 
 
 # ---- kernels
@@ -417,7 +417,7 @@ def _softmax_gradient(
 def _forward(
     q, k, v, bias, key_mask, seed, out, lse,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    H, W, heads, scale, threshold, kept_scale,
+    H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -461,7 +461,7 @@ def _forward(
         weights = tl.exp2(logits - safe[:, None])
         shrink = tl.exp2(peak - safe)
         total = total * shrink + tl.sum(weights, 1)
-        weights = dropped(weights, seed, number[:, None], slot, threshold, kept_scale)
+        weights = dropped(weights, seed, number[:, None], slot, threshold, keep_scale)
         mixed = tl.dot(
             weights.to(values.dtype), values, mixed * shrink[:, None], input_precision=PRECISION
         )
@@ -476,7 +476,7 @@ def _forward(
 def _query_gradients(
     q, k, v, bias, key_mask, seed, grad, out, lse, delta, grad_lse, dq, d_each,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    H, W, heads, scale, threshold, kept_scale,
+    H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -523,7 +523,7 @@ def _query_gradients(
         _, d_logits = _softmax_gradient(
             logits, tl.dot(grads, tl.trans(values), input_precision=PRECISION),
             sums[:, None], shares[:, None], seed, number[:, None], slot,
-            threshold, kept_scale,
+            threshold, keep_scale,
         )  # fmt: skip
         if d_each is not None:
             place = number[:, None] * (KH * KW) + slot
@@ -537,7 +537,7 @@ def _query_gradients(
 def _key_gradients(
     q, k, v, bias, key_mask, seed, grad, lse, delta, dk, dv,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    H, W, heads, scale, threshold, kept_scale,
+    H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -587,7 +587,7 @@ def _key_gradients(
         weights, d_logits = _softmax_gradient(
             logits, tl.dot(values, tl.trans(grads), input_precision=PRECISION),
             sums[None, :], shares[None, :], seed, number[None, :], slot,
-            threshold, kept_scale,
+            threshold, keep_scale,
         )  # fmt: skip
         d_values = tl.dot(weights.to(grads.dtype), grads, d_values, input_precision=PRECISION)
         d_keys = tl.dot(d_logits.to(queries.dtype), queries, d_keys, input_precision=PRECISION)
@@ -604,7 +604,7 @@ def _key_gradients(
 def _table_gradients(
     q, k, v, bias, key_mask, seed, grad, lse, delta, partial,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    H, W, heads, scale, threshold, kept_scale,
+    H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     DIL_H: tl.constexpr, DIL_W: tl.constexpr, BORDER: tl.constexpr, BIAS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -652,7 +652,7 @@ def _table_gradients(
             )  # fmt: skip
             _, d_logits = _softmax_gradient(
                 logits, tl.sum(grads * values, 1), sums, shares, seed, number, slot,
-                threshold, kept_scale,
+                threshold, keep_scale,
             )  # fmt: skip
             place = (dy + KH - 1) * (2 * KW - 1) + dx + KW - 1
             tl.store(partial + place, tl.sum(d_logits))

@@ -169,7 +169,7 @@ static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b,
 
 FV_INLINE fv_dropout dropout_of(const fv_local *a) {
   return (fv_dropout){(uint32_t)a->seed_low, (uint32_t)a->seed_high, (uint32_t)a->threshold,
-                      (float)a->kept_scale};
+                      (float)a->keep_scale};
 }
 
 /* The dropout hash's share of the queries of a tile. */

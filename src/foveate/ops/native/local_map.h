@@ -23,7 +23,7 @@ typedef struct {
   int64_t kernel_h, kernel_w, dilation_h, dilation_w, border, bias_kind;
   int64_t storage, bias_storage, threads;
   int64_t seed_low, seed_high, threshold;
-  double scale, kept_scale;
+  double scale, keep_scale;
 } fv_local;
 
 /* ---- maps -------------------------------------------------------------------------------- */

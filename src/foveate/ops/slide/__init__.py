@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foveate.ops.slide.face import slide_attention
+from foveate.ops.slide.api import slide_attention
 
 __all__ = ["slide_attention"]

@@ -230,7 +230,7 @@ def _dropout(p: float, seed: Tensor | None, q: Tensor) -> dict[str, Any]:
     return {
         "seed": None if seed is None else seed.to(q.device),
         "threshold": threshold(p),
-        "kept_scale": 1 / (1 - p),
+        "keep_scale": 1 / (1 - p),
     }
 
 
@@ -347,7 +347,7 @@ def _slots_at(y, x, image, head, H, W, heads, COUNT: tl.constexpr, SLOTS: tl.con
 def _forward(
     q, k, v, key_weight, key_bias, value_weight, value_bias, seed, out, probabilities,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    key_bias_h, value_bias_h, H, W, heads, scale, threshold, kept_scale,
+    key_bias_h, value_bias_h, H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SLOTS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr,
@@ -371,7 +371,7 @@ def _forward(
         tl.store(probabilities + place, weights, mask=valid[:, None] & any_slot)
     number = number_of(image, y, x, head, 0, 0, H, W, heads, 1, 1)
     slot = tl.arange(0, SLOTS)[None, :]
-    weights = dropped(weights, seed, number[:, None], slot, threshold, kept_scale)
+    weights = dropped(weights, seed, number[:, None], slot, threshold, keep_scale)
     mixed = _mixed(
         weights, v, value_weight, value_bias, y, x, valid, image, head,
         v_b, v_y, v_x, v_h, v_d, value_bias_h, H, W, DV, KH, KW, SLOTS, BLOCK_DV, PRECISION,
@@ -384,7 +384,7 @@ def _query_gradients(
     q, k, v, key_weight, key_bias, value_weight, value_bias, seed, grad, probabilities,
     d_logits, kept, dq,
     q_b, q_y, q_x, q_h, q_d, k_b, k_y, k_x, k_h, k_d, v_b, v_y, v_x, v_h, v_d,
-    key_bias_h, value_bias_h, H, W, heads, scale, threshold, kept_scale,
+    key_bias_h, value_bias_h, H, W, heads, scale, threshold, keep_scale,
     D: tl.constexpr, DV: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SLOTS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr,
@@ -403,9 +403,9 @@ def _query_gradients(
     there = valid[:, None] & any_slot
     weights = tl.load(probabilities + place, mask=there, other=0.0)
     slot = tl.arange(0, SLOTS)[None, :]
-    d_weights = dropped(d_weights, seed, number[:, None], slot, threshold, kept_scale)
+    d_weights = dropped(d_weights, seed, number[:, None], slot, threshold, keep_scale)
     if kept is not None:
-        still = dropped(weights, seed, number[:, None], slot, threshold, kept_scale)
+        still = dropped(weights, seed, number[:, None], slot, threshold, keep_scale)
         tl.store(kept + place, still, mask=there)
     slopes = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None])
     tl.store(d_logits + place, slopes, mask=there)

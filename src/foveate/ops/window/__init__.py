@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from foveate.ops.window.face import window_attention
+from foveate.ops.window.api import window_attention
 
 __all__ = ["window_attention"]

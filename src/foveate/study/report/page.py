@@ -17,13 +17,13 @@ from typing import Any
 import yaml
 
 import foveate
+from foveate._files import write_text
 from foveate.study.report.charts import cost_points, costs, curve_data, curves
 from foveate.study.report.markup import Markup, count, element, embed_json, join, section
 from foveate.study.report.sights import sights
 from foveate.study.report.tables import results_table, tests_table
 from foveate.study.results import Results, read_results
 from foveate.study.statistics import Verdict, judge
-from foveate.tasks.files import write_text
 
 REPORT = "report.html"
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from foveate._random import derive, seed_all, undisturbed
 from foveate.arguments import one_of
-from foveate.tasks.images import Images, ImageSet
-from foveate.tasks.randomness import derive, seed_all, undisturbed
+from foveate.data.images import Images, ImageSet
 
 Augment = Literal["auto", "none", "affine", "photo"]
 _PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.tasks.batches import held_out_batches, train_batches
-from foveate.tasks.images import prepare
-from foveate.tasks.randomness import derive, undisturbed
-from tests.tasks.folders import make_folder
+from foveate._random import derive, undisturbed
+from foveate.data.batches import held_out_batches, train_batches
+from foveate.data.images import prepare
+from tests.data.folders import make_folder
 
 SIZE = (24, 16)
 

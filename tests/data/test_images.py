@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.tasks import images as images_module
-from foveate.tasks.files import read_json
-from foveate.tasks.images import drop_pixels, load, prepare, stratified_split
-from foveate.tasks.sources import DataError
-from tests.tasks.folders import make_folder, truncate
+from foveate._files import read_json
+from foveate.data import images as images_module
+from foveate.data.images import drop_pixels, load, prepare, stratified_split
+from foveate.data.sources import DataError
+from tests.data.folders import make_folder, truncate
 
 
 def test_the_digits_are_split_stratified_and_always_the_same_way(tmp_path):

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from foveate.tasks.files import read_json, replacing, write_json
-from foveate.tasks.sources import SPLITS, WHOLE, DataError, Source, open_source
+from foveate._files import read_json, replacing, write_json
+from foveate.data.sources import SPLITS, WHOLE, DataError, Source, open_source
 
 HELD_OUT = 0.2
 """The part of a set in one tree that is not trained on."""
@@ -108,7 +108,7 @@ def prepare(
 
     Args:
         directory: where pixels and index go.
-        name: see :func:`foveate.tasks.sources.open_source`.
+        name: see :func:`foveate.data.sources.open_source`.
         size: height and width to train at; larger images are reduced towards it.
         root: where named data sets lie.
         limit: keep at most this many images for training, and a quarter as many held out.

@@ -1,4 +1,4 @@
-"""The face of local attention: checks what it is given, then chooses how to run."""
+"""The public function of local attention: checks what it is given, then chooses how to run."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from foveate.tasks.files import read_json, replacing, write_json
+from foveate._files import read_json, replacing, write_json
 
 
 def test_a_file_takes_its_place_only_when_all_went_well(tmp_path):

@@ -1,4 +1,4 @@
-"""Changing models that are already built."""
+"""The cheaper, exact form that modules take for deployment."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Changing models that are already built."""
