@@ -1,6 +1,8 @@
 """Foveate: visual attention, exact to its publications and fast on any device.
 
-Names load when they are first used, so that ``foveate --help`` need not wait for PyTorch.
+Names load when they are first used, so that ``foveate --help`` need not wait for PyTorch. A public
+name is stated twice: in ``_HOME`` or ``_MODULES`` for running, and among the imports that only
+type checkers read. A test holds that the two agree.
 """
 
 from __future__ import annotations
@@ -9,29 +11,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveate.analysis.flops import count_flops
-    from foveate.analysis.profile import Profile, profile
-    from foveate.analysis.sight import what_a_query_sees
-    from foveate.published import load_published
-    from foveate.registry import Spec, create_attention, describe, list_attention, register
-    from foveate.surgery.fuse import fuse
+    # `as` says that a name is meant for others, not left over.
+    from foveate import analysis as analysis
+    from foveate import attention as attention
+    from foveate import checks as checks
+    from foveate import contracts as contracts
+    from foveate import data as data
+    from foveate import layout as layout
+    from foveate import models as models
+    from foveate import ops as ops
+    from foveate import published as published
+    from foveate import registry as registry
+    from foveate import study as study
+    from foveate import surgery as surgery
+    from foveate import tasks as tasks
+    from foveate.analysis.flops import count_flops as count_flops
+    from foveate.analysis.profile import Profile as Profile
+    from foveate.analysis.profile import profile as profile
+    from foveate.analysis.sight import what_a_query_sees as what_a_query_sees
+    from foveate.models import list_backbones as list_backbones
+    from foveate.published import load_published as load_published
+    from foveate.registry import Spec as Spec
+    from foveate.registry import create_attention as create_attention
+    from foveate.registry import describe as describe
+    from foveate.registry import list_attention as list_attention
+    from foveate.registry import register as register
+    from foveate.surgery.fuse import fuse as fuse
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Profile",
-    "Spec",
-    "count_flops",
-    "create_attention",
-    "describe",
-    "fuse",
-    "list_attention",
-    "load_published",
-    "profile",
-    "register",
-    "what_a_query_sees",
-]
-
+# The module that defines each public class and function.
 _HOME = {
     "Profile": "analysis.profile",
     "Spec": "registry",
@@ -40,12 +49,14 @@ _HOME = {
     "describe": "registry",
     "fuse": "surgery.fuse",
     "list_attention": "registry",
+    "list_backbones": "models",
     "load_published": "published",
     "profile": "analysis.profile",
     "register": "registry",
     "what_a_query_sees": "analysis.sight",
 }
-_ROOMS = {
+# The public modules and packages themselves.
+_MODULES = [
     "analysis",
     "attention",
     "checks",
@@ -59,18 +70,22 @@ _ROOMS = {
     "study",
     "surgery",
     "tasks",
-}
+]
+
+__all__ = [*_HOME, *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"foveate.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'foveate' has no attribute {name!r}")
-    value = getattr(import_module(f"foveate.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # for type checkers an unknown name is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"foveate.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'foveate' has no attribute {name!r}")
+        value = getattr(import_module(f"foveate.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ROOMS, "__version__"})
+    return sorted([*__all__, "__version__"])
