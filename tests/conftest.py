@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+
+# Tests are small: threads that wait for each other cost several times the work itself, above all
+# where two workers share two cores. Read when PyTorch is imported, and by the processes of tests.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +18,6 @@ from torch import Tensor
 def _seeded() -> None:
     """Each test starts from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tests are small: threads that wait for each other cost several times the work itself."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
