@@ -1,14 +1,17 @@
-"""Writes what is computed: ``parity.md``, ``models.md``, ``generated/`` with a page a mechanism.
+"""Writes what is computed: ``api.md``, ``parity.md``, ``models.md`` and ``generated/``.
 
-Run from a checkout with the ``docs`` and ``test`` extras: ``python docs/generate.py``.
+Run from a checkout with the ``docs`` and ``test`` extras: ``python docs/generate.py`` writes all,
+``python docs/generate.py api`` that page alone (so ``parity``, ``models``, ``mechanisms``).
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import timm
@@ -36,6 +39,53 @@ SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_publish
 sys.path.insert(0, str(ROOT))
 from tests.models.test_contract import agrees  # noqa: E402
 from tests.published.test_published import ROWS, largest_differences  # noqa: E402
+from tests.test_public_api import public_modules, public_names  # noqa: E402
+
+
+def write_api() -> None:
+    """Every public name with the first sentence of its docstring; under generated/, all of it."""
+    lines = [
+        "# Python interface",
+        "",
+        "Computed by `python docs/generate.py api` from the docstrings, which `help(foveate.fuse)` "
+        "prints whole. Mechanisms are built by name (`foveate.create_attention`); "
+        "`foveate.list_attention()` names them, and each has its page. A name that begins with an "
+        "underscore is nobody's to rely on.",
+        "",
+        "## foveate",
+        "",
+        *api_table(foveate, list(foveate._HOME)),
+    ]
+    reference = ["# Reference", ""]
+    for module in public_modules():
+        names = public_names(module)
+        lines += ["", f"## {module.__name__}", "", first_sentence(module), ""]
+        lines += api_table(module, names)
+        reference += [f"## {module.__name__}", "", "```{eval-rst}"]
+        reference += [f".. automodule:: {module.__name__}", f"   :members: {', '.join(names)}"]
+        reference += ["   :imported-members:"] * hasattr(module, "__all__") + ["```", ""]
+    (DOCS / "api.md").write_text("\n".join(lines) + "\n")
+    GENERATED.mkdir(exist_ok=True)
+    (GENERATED / "reference.md").write_text("\n".join(reference))
+
+
+def api_table(module: ModuleType, names: list[str]) -> list[str]:
+    """One row a public name of a module."""
+    rows = ((name, getattr(module, name)) for name in names)
+    return [
+        "| name | what it is |",
+        "|---|---|",
+        *(f"| `{name}` | {first_sentence(value)} |" for name, value in rows),
+    ]
+
+
+def first_sentence(value: object) -> str:
+    """Of the docstring, for Markdown; of data, what it is an instance of."""
+    if not (inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)):
+        return f"a {type(value).__name__}"
+    paragraph = " ".join(inspect.cleandoc(value.__doc__ or "").split("\n\n")[0].split())
+    plain = re.sub(r":\w+:`~?(.+?)`", r"`\1`", paragraph).replace("``", "`").replace("|", "\\|")
+    return plain
 
 
 def write_parity() -> None:
@@ -225,8 +275,16 @@ def photograph(dim: int) -> Tensor:
     return x / x.std()
 
 
+PAGES = {
+    "api": write_api,
+    "parity": write_parity,
+    "models": write_models,
+    "mechanisms": write_mechanisms,
+}
+
 if __name__ == "__main__":
     torch.set_grad_enabled(True)
-    write_parity()
-    write_models()
-    write_mechanisms()
+    if unknown := set(sys.argv[1:]) - set(PAGES):
+        sys.exit(f"unknown page {', '.join(sorted(unknown))}; known: {', '.join(PAGES)}")
+    for page in sys.argv[1:] or PAGES:
+        PAGES[page]()

@@ -1,0 +1,87 @@
+"""What the documentation shows runs, what it links to is there, what it lists exists."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import foveate
+from foveate import registry
+from tests.test_public_api import public_modules, public_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python of a page, each block on its lines there, so that errors point at them."""
+    text = page.read_text()
+    blocks = []
+    for found in re.finditer(r"^ *```python\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+        before = text.count("\n", 0, found.start(1))
+        blocks.append("\n" * before + textwrap.dedent(found[1]))
+    return blocks
+
+
+def run(page: Path) -> dict[str, Any]:
+    """The names that the blocks of a page define, run one after the other."""
+    names: dict[str, Any] = {}
+    blocks = python_blocks(page)
+    assert blocks, f"{page} shows no Python"
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+def test_every_page_that_shows_python_is_run_here():
+    shown = {page.name for page in PAGES if python_blocks(page)}
+    assert shown == {"README.md", "add-a-mechanism.md"}
+
+
+def test_what_the_readme_shows(capsys):
+    names = run(ROOT / "README.md")
+    # What its comments say.
+    assert names["y"].shape == names["x"].shape
+    assert names["seen"].map.shape == (56, 40)
+    assert names["seen"].map.sum().item() == pytest.approx(1, abs=1e-4)
+    assert [f.shape[2:] for f in names["features"]] == [
+        (224 // stride, 160 // stride) for stride in (4, 8, 16, 32)
+    ]
+    printed = capsys.readouterr().out
+    assert "multiply-adds" in printed
+    assert "local_attention runs by" in printed
+
+
+@pytest.mark.slow  # every check of a mechanism, those that compile and export too
+def test_what_the_recipe_for_a_mechanism_shows(monkeypatch):
+    foveate.list_attention()
+    spec = foveate.describe("squeeze_excitation")
+    monkeypatch.setitem(registry._SPECS, "my_attention", spec)
+    run(ROOT / "docs" / "add-a-mechanism.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    missing = [
+        link
+        for link in links
+        if not re.match(r"https?:|mailto:", link) and not (page.parent / link).exists()
+    ]
+    assert not missing
+
+
+def test_the_page_of_the_interface_lists_what_is_public():
+    stated = {}
+    for section in (ROOT / "docs" / "api.md").read_text().split("\n## ")[1:]:
+        stated[section.split("\n", 1)[0]] = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    public = {module.__name__: public_names(module) for module in public_modules()}
+    public["foveate"] = list(foveate._HOME)
+    assert stated == public, "docs/api.md is out of date: python docs/generate.py api"
