@@ -52,6 +52,7 @@ _ROOMS = {
     "contracts",
     "data",
     "layout",
+    "metrics",
     "models",
     "ops",
     "published",
@@ -59,6 +60,7 @@ _ROOMS = {
     "study",
     "surgery",
     "tasks",
+    "training",
 }
 
 
