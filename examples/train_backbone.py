@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -20,13 +19,15 @@ import foveate.models  # noqa: F401  registers the backbones
 from foveate._random import seed_all
 from foveate.data.batches import held_out_batches, train_batches
 from foveate.data.images import loader_processes, prepare
-from foveate.tasks.classification import Recipe, train
+from foveate.tasks import Classification
+from foveate.training import EpochRecord, Progress, Recipe, train
 
 
-def show(event: dict[str, Any]) -> None:
+def show(event: Progress | EpochRecord) -> None:
     """One line an epoch."""
-    if "accuracy" in event:
-        print(f"epoch {event['epoch']}: loss {event['loss']:.3f}, {event['accuracy']:.1%} right")
+    if isinstance(event, EpochRecord):
+        loss, accuracy = event.values["loss"], event.values["accuracy"]
+        print(f"epoch {event.epoch}: loss {loss:.3f}, {accuracy:.1%} right")
 
 
 def main() -> None:
@@ -64,8 +65,11 @@ def main() -> None:
     )  # fmt: skip
     directory = given.out / given.model
     directory.mkdir(parents=True, exist_ok=True)
-    outcome = train(model, learning, held_out_batches(images, size, 128), recipe, directory, show)
-    print(f"{given.model}: {outcome['accuracy']:.1%} right, {outcome['train_seconds']:.0f} s")
+    held_out = held_out_batches(images, size, 128)
+    task = Classification(len(images.classes))
+    outcome = train(model, task, learning, held_out, recipe, directory, show)
+    right = outcome.values["accuracy"]
+    print(f"{given.model}: {right:.1%} right, {outcome.train_seconds:.0f} s")
 
 
 if __name__ == "__main__":

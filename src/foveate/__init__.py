@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foveate import contracts as contracts
     from foveate import data as data
     from foveate import layout as layout
+    from foveate import metrics as metrics
     from foveate import models as models
     from foveate import ops as ops
     from foveate import published as published
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from foveate import study as study
     from foveate import surgery as surgery
     from foveate import tasks as tasks
+    from foveate import training as training
     from foveate.analysis.flops import count_flops as count_flops
     from foveate.analysis.profile import Profile as Profile
     from foveate.analysis.profile import profile as profile
@@ -63,6 +65,7 @@ _MODULES = [
     "contracts",
     "data",
     "layout",
+    "metrics",
     "models",
     "ops",
     "published",
@@ -70,6 +73,7 @@ _MODULES = [
     "study",
     "surgery",
     "tasks",
+    "training",
 ]
 
 __all__ = [*_HOME, *_MODULES]

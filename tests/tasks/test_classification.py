@@ -1,17 +1,19 @@
-"""Training: it learns, stops anywhere, and goes on as if it had not."""
+"""Classification: its loss and accuracy are the definitions, and training resumes exactly."""
 
 from __future__ import annotations
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
 
 import foveate.models  # noqa: F401
 from foveate._random import seed_all
 from foveate.data.batches import held_out_batches, train_batches
 from foveate.data.images import prepare
-from foveate.tasks.classification import DivergenceError, Recipe, check_recipe, train
+from foveate.tasks import Classification, Task
+from foveate.training import EpochRecord, Recipe, train
 
 
 @pytest.fixture(scope="module")
@@ -19,68 +21,90 @@ def digits(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("digits"), "digits", (16, 16), limit=128)
 
 
-def run(digits, directory, recipe, report=lambda event: None, **options):
+def run(digits, directory, task: Task, report=lambda event: None):
     directory.mkdir(exist_ok=True)
     seed_all(0)
     model = timm.create_model(
-        "pyramid_pico", in_chans=1, num_classes=10, drop_rate=0.1, drop_path_rate=0.1, **options
+        "pyramid_pico", in_chans=1, num_classes=10, drop_rate=0.1, drop_path_rate=0.1
     )
     batches = train_batches(digits, (16, 16), 32, 0)
     held_out = held_out_batches(digits, (16, 16), 64, processes=0)
-    return model, train(model, batches, held_out, recipe, directory, report)
-
-
-def numbers(outcome):
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in outcome["history"]]
+    return model, train(model, task, batches, held_out, Recipe(epochs=3), directory, report)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.2])
 def test_a_run_that_was_cut_off_ends_in_the_same_numbers(digits, tmp_path, mixup):
-    recipe = Recipe(epochs=3, mixup=mixup, label_smoothing=0.1)
-    whole_model, whole = run(digits, tmp_path / "whole", recipe)
+    task = Classification(10, label_smoothing=0.1, mixup=mixup)
+    whole_model, whole = run(digits, tmp_path / "whole", task)
 
     class CutOffError(Exception):
         pass
 
     def cut_off(event):
-        if event.get("accuracy") is not None and event["epoch"] == 2:
+        if isinstance(event, EpochRecord) and event.epoch == 2:
             raise CutOffError
 
     with pytest.raises(CutOffError):
-        run(digits, tmp_path / "cut", recipe, cut_off)
+        run(digits, tmp_path / "cut", task, cut_off)
     # The second epoch was over but not yet saved: it is run again.
-    model, outcome = run(digits, tmp_path / "cut", recipe)
-    assert numbers(outcome) == numbers(whole)
+    model, result = run(digits, tmp_path / "cut", task)
+    assert [r.values for r in result.history] == [r.values for r in whole.history]
     for key, value in whole_model.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
-    saved = load_file(tmp_path / "cut" / "model.safetensors")
-    assert saved.keys() == model.state_dict().keys()
+    last = result.history[-1].to_dict()
+    assert list(last) == ["epoch", "train_loss", "loss", "accuracy", "seconds"]
+    assert last["train_loss"] < result.history[0].values["train_loss"]
 
 
-def test_what_a_run_gives(digits, tmp_path):
-    events = []
-    _, outcome = run(digits, tmp_path, Recipe(epochs=2), events.append)
-    assert [e["epoch"] for e in outcome["history"]] == [1, 2]
-    assert outcome["history"][1]["train_loss"] < outcome["history"][0]["train_loss"]
-    assert outcome["accuracy"] == outcome["history"][-1]["accuracy"]
-    assert outcome["train_images_per_second"] > 0
-    assert [e for e in events if "accuracy" in e] == outcome["history"]
-    assert all(e["batches"] == 4 for e in events if "batch" in e)
+def test_loss_and_accuracy_are_means_over_all_images():
+    logits, target = torch.randn(7, 4), torch.randint(4, (7,))
+    evaluator = Classification(4).evaluator()
+    for rows in (slice(0, 5), slice(5, 7)):
+        evaluator.update(logits[rows], target[rows])
+    found = evaluator.compute()
+    assert found["accuracy"] == (logits.argmax(1) == target).double().mean()
+    assert found["loss"] == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-6)
+    evaluator.reset()
+    evaluator.update(F.one_hot(target).float(), target)
+    assert evaluator.compute()["accuracy"] == 1
 
 
-def test_a_loss_that_is_no_number_is_an_error(digits, tmp_path):
-    with pytest.raises(DivergenceError, match="not finite in epoch 1"):
-        run(digits, tmp_path, Recipe(epochs=2, lr=1e30, optimizer="sgd", clip_grad=None))
+def test_the_loss_is_smoothed_cross_entropy():
+    x, target = torch.randn(6, 4), torch.randint(4, (6,))
+    soft = 0.8 * F.one_hot(target, 4) + 0.2 / 4
+    expected = -(soft * x.log_softmax(1)).sum(1).mean()
+    found = Classification(4, label_smoothing=0.2).losses(nn.Identity(), (x, target))
+    assert found.keys() == {"loss"}
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_an_odd_batch_is_not_mixed_and_that_is_said():
+    seed_all(0)
+    x, target = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    plain = Classification(4).losses(nn.Flatten(), (x, target))["loss"]
+    with pytest.warns(UserWarning, match="batch of 3 images is not mixed"):
+        mixed = Classification(4, mixup=0.2).losses(nn.Flatten(), (x.clone(), target))["loss"]
+    assert torch.equal(mixed, plain)
+
+
+def test_predictions_are_float32_whatever_the_model_computes_in():
+    model = nn.Flatten()
+    images = torch.randn(2, 1, 2, 2, dtype=torch.bfloat16)
+    assert Classification(4).predict(model, images).dtype is torch.float32
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"optimizer": "adamx"}, "unknown optimizer 'adamx'; did you mean"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
-        ({"precision": "32"}, "unknown precision '32'"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
+        ({"mixup": -0.1}, "mixup must be at least 0, got -0.1"),
     ],
 )
-def test_a_wrong_recipe_is_refused(wrong, message):
+def test_numbers_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        check_recipe(Recipe(epochs=1, **wrong))
+        Classification(4, **wrong)
+
+
+def test_what_it_is_judged_by():
+    (accuracy,) = Classification.metrics
+    assert accuracy == ("accuracy", "%", True, (0.0, 1.0))

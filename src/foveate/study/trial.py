@@ -27,7 +27,17 @@ from foveate.models import CONTROLS, list_slots
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
-from foveate.tasks.classification import CHECKPOINT, WEIGHTS, Recipe, check_recipe, train
+from foveate.tasks import Classification
+from foveate.training import (
+    CHECKPOINT,
+    WEIGHTS,
+    EpochRecord,
+    Progress,
+    Recipe,
+    check_recipe,
+    load_weights,
+    train,
+)
 
 Tell = Callable[[Any], None]
 LATENCY_BATCH = 16
@@ -80,13 +90,18 @@ def run_trial(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]
         if (directory / CHECKPOINT).exists() and (directory / "history.json").exists():
             history = read_json(directory / "history.json")
 
-        def on_event(event: dict[str, Any]) -> None:
-            if "accuracy" in event:
-                history[event["epoch"] - 1 :] = [event]
+        def on_event(event: Progress | EpochRecord) -> None:
+            if isinstance(event, EpochRecord):
+                history[event.epoch - 1 :] = [event.to_dict()]
                 write_json(directory / "history.json", history)
-            tell(event)
+                tell(event.to_dict())
+            else:
+                tell(event._asdict())
 
-        outcome = train(model, *_batches(plan, images, seed), _recipe(plan), directory, on_event)
+        task = _task(plan, len(images.classes))
+        learning, measuring = _batches(plan, images, seed)
+        outcome = train(model, task, learning, measuring, _recipe(plan), directory, on_event)
+        history = [record.to_dict() for record in outcome.history]
         result = {
             **_about(entry),
             "seed": seed,
@@ -95,24 +110,25 @@ def run_trial(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]
             "error": None,
             "epochs": plan.epochs,
             **costs,
-            **outcome,
+            **{name: outcome.values[name] for name in ("accuracy", "loss")},
+            "history": history,
+            "train_seconds": outcome.train_seconds,
+            "train_images_per_second": outcome.images_per_second,
         }
-        write_json(directory / "history.json", outcome["history"])
+        write_json(directory / "history.json", history)
         write_json(directory / "trial.json", result)
         return result
 
 
 def measure(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]:
     """Time the trained model, and look at what a query of it sees."""
-    from safetensors.torch import load_file
-
     run = Run.open(root)
     plan = run.plan
     _set_up(plan)
     images = load(run.data)
     seed_all(seed)
     model = build(plan, entry, len(images.classes), images.channels)
-    model.load_state_dict(load_file(run.trial(entry, seed) / WEIGHTS))
+    load_weights(model, run.trial(entry, seed) / WEIGHTS)
     model = model.eval().to(plan.device)
     (root / "views").mkdir(exist_ok=True)
     write_json(root / "views" / f"{entry.key}.json", _view(plan, entry, model, images))
@@ -221,6 +237,10 @@ def _batches(plan: Plan, images: ImageSet, seed: int) -> tuple[Any, Any]:
 def _recipe(plan: Plan) -> Recipe:
     shared = [name for name in Recipe.__dataclass_fields__ if hasattr(plan, name)]
     return Recipe(**{name: getattr(plan, name) for name in shared})
+
+
+def _task(plan: Plan, classes: int) -> Classification:
+    return Classification(classes, label_smoothing=plan.label_smoothing, mixup=plan.mixup)
 
 
 def _deploy(model: nn.Module) -> None:

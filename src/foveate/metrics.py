@@ -1,0 +1,25 @@
+"""What a model is judged by, as a value: everything that ranks, tests or shows a figure reads this.
+
+A task states its metrics; training, records, statistics and the report know no metric by name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A figure of a trained model on the images held out.
+
+    Attributes:
+        name: the key under which histories and records hold it.
+        unit: ``"%"`` for a share in [0, 1], which is shown times 100; otherwise what is written
+            behind the value, and ``""`` for nothing.
+        higher_is_better: whether the better of two models has the larger value.
+        bounds: the smallest and the largest value that it can take.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    bounds: tuple[float, float]

@@ -1,0 +1,25 @@
+"""Training a model for any task: the recipe, the loop, the history and the checkpoint.
+
+Imports Lightning, which comes with ``pip install 'foveate[train]'``.
+"""
+
+from foveate.training.checkpoint import CHECKPOINT, WEIGHTS, CheckpointError, load_weights
+from foveate.training.history import DivergenceError, EpochRecord, Progress
+from foveate.training.loop import TrainingResult, train
+from foveate.training.recipe import Recipe, check_recipe
+from foveate.training.task import Task
+
+__all__ = [
+    "CHECKPOINT",
+    "WEIGHTS",
+    "CheckpointError",
+    "DivergenceError",
+    "EpochRecord",
+    "Progress",
+    "Recipe",
+    "Task",
+    "TrainingResult",
+    "check_recipe",
+    "load_weights",
+    "train",
+]

@@ -1,0 +1,168 @@
+"""Checkpoints: everything that decides the rest of a training, in one file, whole or absent.
+
+Files are read with ``weights_only=True``, so that reading one runs no code from it. A checkpoint
+says which task and recipe it is of, and going on from one that does not fit is refused before
+anything is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from foveate._files import replacing
+from foveate.training.recipe import Recipe
+
+CHECKPOINT = "last.ckpt"
+WEIGHTS = "model.safetensors"
+_FORMAT = 2  # 1, of Foveate 0.1, said neither its format nor its task nor its recipe
+_OURS, _MODEL = "foveate", "model."
+
+
+class CheckpointError(ValueError):
+    """A file of a training cannot be used; the message names it and says what to do."""
+
+
+class SaveEachEpoch(pl.Callback):
+    """Saves after every epoch; stands after the history, so that the epoch's record is in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole, and reads those that fit the training at hand.
+
+    Args:
+        task: its name.
+        recipe: how the model is trained.
+        model: that is trained.
+    """
+
+    def __init__(self, task: str, recipe: Recipe, model: nn.Module) -> None:
+        self.task, self.recipe = task, recipe
+        self.shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        ours = {"format": _FORMAT, "task": self.task, "recipe": asdict(self.recipe)}
+        # Through memory: torch.save on a file hides why the disk refused.
+        buffer = io.BytesIO()
+        torch.save({**checkpoint, _OURS: ours}, buffer)
+        with replacing(Path(path)) as file:
+            file.write(buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> Any:
+        path = Path(path)
+        checkpoint = read_checkpoint(path)
+        self._check_model(checkpoint, path)
+        self._check_recipe(checkpoint, path)
+        return checkpoint
+
+    def _check_model(self, checkpoint: dict[str, Any], path: Path) -> None:
+        found = {
+            key.removeprefix(_MODEL): tuple(value.shape)
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith(_MODEL)
+        }
+        for key in sorted({*found, *self.shapes}):
+            if found.get(key) != self.shapes.get(key):
+                theirs, mine = found.get(key, "nothing"), self.shapes.get(key, "nothing")
+                raise CheckpointError(
+                    f"{path} is of another model: {key} is {theirs} in it and {mine} in the model "
+                    "to train; choose another directory, or remove the file to start anew"
+                )
+
+    def _check_recipe(self, checkpoint: dict[str, Any], path: Path) -> None:
+        ours = checkpoint.get(_OURS, {})
+        then, now = ours.get("recipe", {}), asdict(self.recipe)
+        other = "; choose another directory, or remove the file to start anew"
+        if ours.get("task", self.task) != self.task:
+            raise CheckpointError(f"{path} is of the task {ours['task']}, not {self.task}{other}")
+        if then.get("optimizer", now["optimizer"]) != now["optimizer"]:
+            raise CheckpointError(
+                f"{path} was trained by {then['optimizer']}, not {now['optimizer']}{other}"
+            )
+        done = len(checkpoint["callbacks"]["History"]["history"])
+        if done > self.recipe.epochs:
+            raise CheckpointError(
+                f"{path} has {done} epochs behind it, more than epochs={self.recipe.epochs}{other}"
+            )
+        unlike = [f"{k}={v!r}, now {now[k]!r}" for k, v in then.items() if now.get(k, v) != v]
+        if unlike:
+            warnings.warn(
+                f"{path} was trained with {'; '.join(unlike)}; the numbers will be those of "
+                "neither recipe alone",
+                stacklevel=2,
+            )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint at ``path``, one of Foveate 0.1 brought into the form of today.
+
+    Raises:
+        CheckpointError: if it is damaged, something else, or of a later Foveate.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # torch.load has no error of its own for a damaged file
+        raise _damaged(path) from error
+    if not isinstance(checkpoint, dict):
+        raise _damaged(path)
+    written = checkpoint.get(_OURS, {}).get("format", 1)
+    if written > _FORMAT:
+        raise CheckpointError(
+            f"{path} was written by a later Foveate (format {written}; this one reads up to "
+            f"{_FORMAT}): update foveate, or choose another directory"
+        )
+    callbacks = checkpoint.get("callbacks", {})
+    if "_Diary" in callbacks:  # the history's name in format 1
+        callbacks["History"] = callbacks.pop("_Diary")
+    if "state_dict" not in checkpoint or "History" not in callbacks:
+        raise _damaged(path)
+    return checkpoint
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Put the weights of ``model`` at ``path`` as safetensors, whole."""
+    weights = {key: v.detach().cpu().contiguous() for key, v in model.state_dict().items()}
+    with replacing(path) as file:
+        file.write(save(weights))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Give ``model`` the weights at ``path``, which :func:`save_weights` wrote.
+
+    Raises:
+        CheckpointError: if the file is damaged or of another model.
+    """
+    again = f"remove the directory {path.parent} to train again"
+    try:
+        model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged; {again}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds the weights of another model; {again}") from error
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or no checkpoint of a training; remove it to train from the first "
+        "epoch again"
+    )

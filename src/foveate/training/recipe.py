@@ -1,0 +1,87 @@
+"""How a model is trained, whatever for: passes, optimizer, learning rate over time, precision.
+
+Optimizers and schedules are timm's, by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+from torch.optim import Optimizer
+
+from foveate.arguments import one_of, positive
+
+_SCHEDULES = ("cosine", "tanh", "poly", "step", "multistep")
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images.
+        optimizer: a timm name.
+        lr: highest learning rate.
+        weight_decay: of weights that are neither biases nor norms.
+        schedule: a timm name.
+        warmup_epochs: over which the learning rate rises; half of ``epochs`` at most.
+        clip_grad: largest norm of the gradient; None lets it be.
+        precision: Lightning's word, such as ``"32-true"`` or ``"bf16-mixed"``.
+        device: cpu, cuda, mps or another of torch's.
+    """
+
+    epochs: int
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    clip_grad: float | None = 1.0
+    precision: str = "32-true"
+    device: str = "cpu"
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what training would stumble over.
+
+    Raises:
+        ValueError: if optimizer, schedule or precision are unknown, or a number makes no sense.
+    """
+    one_of(recipe.optimizer, list_optimizers(), "optimizer")
+    one_of(recipe.schedule, _SCHEDULES, "schedule")
+    one_of(recipe.precision, _PRECISIONS, "precision")
+    positive(recipe.epochs, "epochs")
+    if not (math.isfinite(recipe.lr) and recipe.lr > 0):
+        raise ValueError(f"lr must be a positive number, got {recipe.lr!r}")
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The optimizer of ``recipe`` over the weights of ``model``."""
+    fused = recipe.optimizer in ("adam", "adamw") and recipe.device.startswith(("cpu", "cuda"))
+    return create_optimizer_v2(
+        model,
+        recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        **({"fused": True} if fused else {}),
+    )
+
+
+def create_schedule(optimizer: Optimizer, recipe: Recipe, updates_per_epoch: int) -> Any:
+    """The schedule of ``recipe``: timm's, stepped by the number of updates so far."""
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        recipe.schedule,
+        num_epochs=recipe.epochs,
+        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # pyrefly: ignore
+        warmup_lr=recipe.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+    )
+    return schedule
