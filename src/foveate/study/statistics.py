@@ -1,59 +1,89 @@
 """What the numbers of a comparison allow one to say.
 
-The unit is the training run: a seed decides initialisation and the order of the images, the split
-is the same for all. The interval of a mechanism's accuracy is Student's t over its seeds. Two
-mechanisms are compared with the paired t-test over the seeds they share (a seed means the same
-batches for both), two-sided; Holm's correction goes over all comparisons that a verdict makes.
-With controls in the study these are every mechanism against the best control (which is the
-stricter choice, since the best of several is picked), without them every pair.
+A trial is a training run scored on the held-out images. Seeds (initialisation, order of the images)
+and images are both samples, so both count as crossed random effects (``study/crossed.py``): the
+interval of a mechanism's score, and of the difference of two over the seeds that they share.
 
-What is not covered: other data, another split, another recipe. Few seeds see only large
-differences, so the smallest difference that the study would have found is stated with it.
+With controls in the study, a mechanism counts as *better* only if it is above **every** control,
+and as *worse* only if it is below every control. The p of such a statement is the largest of its
+one-sided p-values (an intersection-union test), so that picking the best of several controls after
+the fact costs nothing; both directions are asked, hence twice that. Holm's correction goes over the
+mechanisms. Without controls every pair is compared, two-sided, with Holm's correction.
+
+What is not covered: other data, another split, another recipe.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
-from math import isnan, nan, sqrt
+from math import isnan, nan
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-CONFIDENCE = 0.95
-POWER = 0.8
+from foveate.metrics import Metric
+from foveate.study.crossed import CrossedMean, crossed_mean
 
-Scores = Mapping[int, float]  # of one mechanism: seed -> accuracy
+CONFIDENCE = 0.95
+EQUIVALENCE_CONFIDENCE = 0.90  # two one-sided tests at 5 %
+POWER = 0.8
+MOST_SEEDS = 100
+
+Scores = Mapping[int, ArrayLike]
+"""Of one mechanism, by seed: the score of each held-out image, in the order of the images, or a
+single number where only that is known."""
+
+ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval; the interval is None with a single seed."""
+    """A mean over seeds and images with its 95 % interval; None with a single seed.
+
+    Attributes:
+        mean: of the scores.
+        low: lower end, within the metric's bounds.
+        high: upper end.
+        seeds: how many.
+        images: how many; 1 where scores of images are not known.
+    """
 
     mean: float
     low: float | None
     high: float | None
     seeds: int
+    images: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``first`` minus ``second`` over the seeds that both finished.
+    """``first`` minus ``second`` over the seeds that both finished and the images that both saw.
 
     Attributes:
         first: the one compared.
         second: what it is compared with.
-        difference: of mean accuracies.
+        difference: of mean scores.
         low: lower end of the 95 % interval of the difference.
         high: its upper end.
-        spread: standard deviation of the differences over seeds.
-        effect: the difference in units of that spread, corrected for few seeds (Hedges).
-        p: of the paired t-test.
+        error: standard error of the difference.
+        df: Satterthwaite's degrees of freedom of that error.
+        seeds: how many are shared.
+        images: how many; 1 where scores of images are not known.
+        seed_share: the share of the error's square that more seeds would remove.
+        p: two-sided; against controls, of the statement that ``first`` is above, or below, all.
         corrected_p: after Holm's correction over the comparisons made together.
-        seeds: how many pairs.
+        equivalent_within: the two are no further apart than this (90 %, two one-sided tests).
+        detectable: the true difference that would have been found in four of five such studies.
+        seeds_needed: seeds in all that would show a true difference as large as the one seen, in
+            four of five studies; None where it is shown, or where no number up to 100 would.
 
-    All but the difference are NaN where no test can be made: with one seed, or no spread.
+    All but the difference are NaN, and the last is None, where no test can be made: with one seed,
+    or no spread.
     """
 
     first: str
@@ -61,15 +91,20 @@ class Comparison:
     difference: float
     low: float
     high: float
-    spread: float
-    effect: float
+    error: float
+    df: float
+    seeds: int
+    images: int
+    seed_share: float
     p: float
     corrected_p: float
-    seeds: int
+    equivalent_within: float
+    detectable: float
+    seeds_needed: int | None
 
     @property
     def shown(self) -> bool:
-        """Whether the difference is larger than the seeds explain."""
+        """Whether the difference is larger than seeds and images explain."""
         return self.corrected_p < 1 - CONFIDENCE
 
 
@@ -81,8 +116,7 @@ class Verdict:
         headline: the one sentence.
         sentences: the rest.
         comparisons: what they rest on.
-        detectable: the smallest difference it would have found in four of five repetitions; None
-            without a test.
+        detectable: the largest of the comparisons' detectable differences; None without a test.
     """
 
     headline: str
@@ -91,45 +125,104 @@ class Verdict:
     detectable: float | None
 
 
-def estimate(values: Collection[float]) -> Estimate:
-    """Mean and t interval of accuracies, kept within [0, 1].
+def estimate(scores: Scores, metric: Metric = ACCURACY) -> Estimate:
+    """Mean and interval of one mechanism's scores, kept within the metric's bounds.
 
     Raises:
         ValueError: if there are none.
     """
-    numbers = np.asarray(list(values), dtype=float)
-    if not numbers.size:
-        raise ValueError("no accuracy to average")
-    mean = float(numbers.mean())
-    if numbers.size == 1:
-        return Estimate(mean, None, None, 1)
-    half = _t_quantile(numbers.size) * float(numbers.std(ddof=1)) / sqrt(numbers.size)
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), numbers.size)
+    if not scores:
+        raise ValueError(f"no {metric.name} to average")
+    found = crossed_mean(_table(scores, sorted(scores)))
+    if not found.testable:
+        edge = None if found.seeds == 1 else found.mean
+        return Estimate(found.mean, edge, edge, found.seeds, found.images)
+    low, high = found.interval(CONFIDENCE)
+    bottom, top = metric.bounds
+    return Estimate(found.mean, max(low, bottom), min(high, top), found.seeds, found.images)
 
 
 def compare(first: str, second: str, scores: Mapping[str, Scores]) -> Comparison | None:
     """The paired comparison of two mechanisms, uncorrected; None if they share no seed."""
-    seeds = sorted(set(scores[first]) & set(scores[second]))
-    if not seeds:
-        return None
-    differences = np.array([scores[first][seed] - scores[second][seed] for seed in seeds])
-    mean, count = float(differences.mean()), len(seeds)
-    spread = float(differences.std(ddof=1)) if count > 1 else 0.0
-    # Where every seed gives the same difference there is no spread to test against.
-    if spread < 1e-12:
-        return Comparison(first, second, mean, nan, nan, nan, nan, nan, nan, count)
-    error = spread / sqrt(count)
-    half = _t_quantile(count) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
-    effect = (1 - 3 / (4 * (count - 1) - 1)) * mean / spread
-    return Comparison(first, second, mean, mean - half, mean + half, spread, effect, p, p, count)
+    found = _difference(first, second, scores)
+    return None if found is None else _comparisons([(first, second)], [found], [found.p_two()])[0]
 
 
 def compare_all(pairs: Sequence[tuple[str, str]], scores: Mapping[str, Scores]) -> list[Comparison]:
     """The paired comparisons of ``pairs``, with Holm's correction over them."""
-    made = [made for pair in pairs if (made := compare(*pair, scores)) is not None]
-    corrected = holm([comparison.p for comparison in made])
-    return [replace(c, corrected_p=p) for c, p in zip(made, corrected, strict=True)]
+    sharing = {pair: found for pair in pairs if (found := _difference(*pair, scores)) is not None}
+    found = list(sharing.values())
+    return _comparisons(list(sharing), found, [difference.p_two() for difference in found])
+
+
+def compare_with_controls(
+    names: Sequence[str],
+    controls: Sequence[str],
+    scores: Mapping[str, Scores],
+    metric: Metric = ACCURACY,
+) -> list[Comparison]:
+    """Each of ``names`` beside the control with the best mean; p is over every control.
+
+    The difference and its interval are those to the best control. ``p`` asks whether the mechanism
+    is above every control or below every control.
+    """
+    best = sorted(controls, key=lambda name: _rank(scores[name], metric))[0]
+    pairs = [(name, best) for name in names if _difference(name, best, scores) is not None]
+    found = [_difference(*pair, scores) for pair in pairs]
+    return _comparisons(pairs, found, [_beyond_all(name, controls, scores) for name, _ in pairs])
+
+
+def _beyond_all(name: str, controls: Sequence[str], scores: Mapping[str, Scores]) -> float:
+    """Two-sided p of being above all of the controls, or below all of them."""
+    differences = [_difference(name, control, scores) for control in controls]
+    found = [difference for difference in differences if difference is not None]
+    above = max(difference.p_above() for difference in found)
+    below = max(difference.p_below() for difference in found)
+    testable = all(difference.testable for difference in found)
+    return min(1.0, 2 * min(above, below)) if testable else nan
+
+
+def _difference(first: str, second: str, scores: Mapping[str, Scores]) -> CrossedMean | None:
+    seeds = sorted(set(scores[first]) & set(scores[second]))
+    if not seeds:
+        return None
+    ours, theirs = _table(scores[first], seeds), _table(scores[second], seeds)
+    if ours.shape != theirs.shape:  # scores of images are known of one alone
+        ours, theirs = (table.mean(axis=1, keepdims=True) for table in (ours, theirs))
+    return crossed_mean(ours - theirs)
+
+
+def _comparisons(
+    pairs: Sequence[tuple[str, str]], found: Sequence[CrossedMean], p_values: Sequence[float]
+) -> list[Comparison]:
+    """The comparisons of ``pairs``, corrected over all of them that can be tested."""
+    count = sum(not isnan(p) for p in p_values)
+    made = []
+    for pair, difference, p, corrected in zip(pairs, found, p_values, holm(p_values), strict=True):
+        testable = not isnan(p)
+        low, high = difference.interval(CONFIDENCE)
+        within = max(abs(end) for end in difference.interval(EQUIVALENCE_CONFIDENCE))
+        shown = testable and corrected < 1 - CONFIDENCE
+        made.append(
+            Comparison(
+                first=pair[0],
+                second=pair[1],
+                difference=difference.mean,
+                low=low,
+                high=high,
+                error=difference.error if testable else nan,
+                df=difference.df if testable else nan,
+                seeds=difference.seeds,
+                images=difference.images,
+                seed_share=_seed_share(difference) if testable else nan,
+                p=p,
+                corrected_p=corrected,
+                equivalent_within=within,
+                detectable=detectable(difference, count) if testable else nan,
+                seeds_needed=seeds_needed(difference, count) if testable and not shown else None,
+            )
+        )
+    return made
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -143,105 +236,208 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_detectable(spread: float, seeds: int, comparisons: int) -> float:
+def detectable(found: CrossedMean, comparisons: int) -> float:
     """The true difference that the test would find with a probability of 80 %.
 
     Args:
-        spread: standard deviation of the paired differences.
-        seeds: pairs.
+        found: the difference, with its error and degrees of freedom.
         comparisons: how many the correction goes over; the strictest level counts.
     """
-    level = (1 - CONFIDENCE) / comparisons
-    critical = stats.t.ppf(1 - level / 2, seeds - 1)
+    return _shift(round(found.df, 2), comparisons) * found.error
+
+
+@cache
+def _shift(df: float, comparisons: int) -> float:
+    """The difference, in standard errors, that is found with a probability of 80 %."""
+    critical = float(stats.t.ppf(1 - (1 - CONFIDENCE) / comparisons / 2, df))
+    if df > 20:  # there the noncentral t is a shifted t, to within a percent
+        return critical + float(stats.t.ppf(POWER, df))
 
     def miss(shift: float) -> float:
-        return float(stats.nct.sf(critical, seeds - 1, shift)) - POWER
+        return float(stats.nct.sf(critical, df, shift)) - POWER
 
-    shift = optimize.brentq(miss, 0.0, 20.0 * critical)
-    return float(shift) * spread / sqrt(seeds)
+    return float(optimize.brentq(miss, 0.0, 20.0 * critical))
 
 
-def judge(scores: Mapping[str, Scores], controls: Collection[str] = ()) -> Verdict:
-    """What the accuracies of a study show, in sentences.
+def seeds_needed(found: CrossedMean, comparisons: int) -> int | None:
+    """Seeds in all that would show a true difference of ``found.mean``, with a probability of 80 %.
+
+    None if no number up to 100 would: then the images' share alone is too large.
+    """
+
+    def enough(seeds: int) -> bool:
+        return detectable(found.with_seeds(seeds), comparisons) <= abs(found.mean)
+
+    counts = range(found.seeds + 1, MOST_SEEDS + 1)
+    first = bisect_left(counts, True, key=enough)
+    return counts[first] if first < len(counts) else None
+
+
+def judge(
+    scores: Mapping[str, Scores],
+    controls: Collection[str] = (),
+    metric: Metric = ACCURACY,
+    unhealthy: Mapping[str, str] | None = None,
+) -> Verdict:
+    """What the scores of a study show, in sentences.
 
     Args:
-        scores: by label, accuracy in [0, 1] by seed; only finished runs.
+        scores: by label, scores of images by seed; only finished runs.
         controls: labels of those that are controls.
+        metric: what the scores mean: its name, unit and bounds.
+        unhealthy: by label, what is wrong with trials that finished ("3 of 3 trials at chance").
+            Such a mechanism is named and not compared: it did not learn, which is not the same as
+            being worse.
     """
-    ranked = sorted((name for name in scores if scores[name]), key=lambda n: -_mean(scores[n]))
+    unhealthy = {name: why for name, why in (unhealthy or {}).items() if name in scores}
+    words = _Words(metric)
+    sick = [words.not_learned(name, why) for name, why in unhealthy.items()]
+    ranked = sorted(
+        (name for name in scores if scores[name] and name not in unhealthy),
+        key=lambda name: _rank(scores[name], metric),
+    )
     if not ranked:
-        return Verdict("No run has finished.", (), (), None)
-    leader = f"{ranked[0]} has the highest mean accuracy, {_percent(_mean(scores[ranked[0]]))}"
+        return Verdict("No trial has learned." if sick else "No trial has finished.",
+                       tuple(sick), (), None)  # fmt: skip
+    leader = (
+        f"{ranked[0]} has the {words.best} mean {metric.name}, "
+        f"{words.value(_mean(scores[ranked[0]]))}"
+    )
     present = [name for name in ranked if name in controls]
     others = [name for name in ranked if name not in controls]
     against_control = bool(present and others)
-    pairs = (
-        [(name, present[0]) for name in others]
+    comparisons = (
+        compare_with_controls(others, present, scores, metric)
         if against_control
-        else list(combinations(ranked, 2))
+        else compare_all(list(combinations(ranked, 2)), scores)
     )
-    comparisons = compare_all(pairs, scores)
     tested = [comparison for comparison in comparisons if not isnan(comparison.p)]
     if not tested:
-        return Verdict(f"{leader}; no test was possible.", (_no_test(comparisons),),
+        return Verdict(f"{leader}; no test was possible.", (_no_test(comparisons), *sick),
                        tuple(comparisons), None)  # fmt: skip
-    seeds = max(comparison.seeds for comparison in tested)
-    detectable = _detectable(tested, seeds)
+    best_possible = abs(metric.bounds[metric.higher_is_better] - _mean(scores[tested[0].second]))
     sentences = [
-        *_shown(tested),
-        *_not_shown(tested, against_control),
+        *words.shown(tested, present if against_control else ()),
+        *words.not_shown(tested, against_control),
         *([_no_test(comparisons)] if len(tested) < len(comparisons) else []),
-        _power(detectable, seeds),
+        *words.power(tested, best_possible if against_control else None),
+        *sick,
     ]
     return Verdict(
-        _headline(tested, leader, against_control),
+        words.headline(tested, leader, present if against_control else ()),
         tuple(sentences),
         tuple(comparisons),
-        detectable,
+        max(comparison.detectable for comparison in tested),
     )
 
 
-def _headline(tested: Sequence[Comparison], leader: str, against_control: bool) -> str:
-    shown = [comparison for comparison in tested if comparison.shown]
-    beyond = "than the seeds explain."
-    if against_control:
-        better = [comparison.first for comparison in shown if comparison.difference > 0]
-        names = f"{_join(better)} {_are(len(better))}" if better else "No mechanism is"
-        return f"{names} better than the best control, {tested[0].second}, by more {beyond}"
-    if not shown:
-        return f"{leader}; no difference is larger {beyond}"
-    count = f"{len(shown)} of {len(tested)}" if len(tested) > 1 else "the"
-    return f"{leader}; {count} difference{_s(len(tested))} {_are(len(shown))} larger {beyond}"
+@dataclass(frozen=True)
+class _Words:
+    """The sentences of a verdict, in the units of its metric."""
 
+    metric: Metric
 
-def _shown(tested: Sequence[Comparison]) -> list[str]:
-    return [
-        f"{c.first} is {_points(abs(c.difference))} {'above' if c.difference > 0 else 'below'} "
-        f"{c.second} (95 % interval {_range(c.low, c.high)}; paired t-test over {c.seeds} seeds, "
-        f"p {_p(c.corrected_p)} after Holm's correction over {len(tested)} "
-        f"comparison{_s(len(tested))})."
-        for c in sorted(tested, key=lambda c: -abs(c.difference))
-        if c.shown
-    ]
+    @property
+    def best(self) -> str:
+        return "highest" if self.metric.higher_is_better else "lowest"
 
+    def headline(self, tested: Sequence[Comparison], leader: str, controls: Sequence[str]) -> str:
+        shown = [comparison for comparison in tested if comparison.shown]
+        beyond = f"than {_chance(tested)} explain."
+        if controls:
+            sign = 1 if self.metric.higher_is_better else -1
+            better = [c.first for c in shown if sign * c.difference > 0]
+            best = f"the best control, {controls[0]}" if len(controls) > 1 else controls[0]
+            if not better:
+                return f"No mechanism is shown to be better than {best}, by more {beyond}"
+            return f"{_join(better)} {_are(len(better))} better than {best}, by more {beyond}"
+        if not shown:
+            return f"{leader}; no difference is larger {beyond}"
+        count = f"{len(shown)} of {len(tested)}" if len(tested) > 1 else "the"
+        return f"{leader}; {count} difference{_s(len(tested))} {_are(len(shown))} larger {beyond}"
 
-def _not_shown(tested: Sequence[Comparison], against_control: bool) -> list[str]:
-    rest = [comparison for comparison in tested if not comparison.shown]
-    if not rest:
-        return []
-    lowest = min(comparison.corrected_p for comparison in rest)
-    size = _range(min(c.difference for c in rest), max(c.difference for c in rest))
-    least = "p" if len(rest) == 1 else "smallest p"
-    test = f"paired t-test with Holm's correction, {least} {_p(lowest)}"
-    if against_control:
-        names = _join([comparison.first for comparison in rest])
-        return [f"{names}: the difference to {rest[0].second} ({size}) is within what the seeds "
-                f"explain ({test}). That is no proof of equality."]  # fmt: skip
-    if len(rest) == 1:
-        return [f"The difference between {rest[0].first} and {rest[0].second} ({size}) is within "
-                f"what the seeds explain ({test}). That is no proof of equality."]  # fmt: skip
-    return [f"The other {len(rest)} differences between pairs ({size}) are within what the seeds "
-            f"explain ({test}). That is no proof of equality."]  # fmt: skip
+    def shown(self, tested: Sequence[Comparison], controls: Sequence[str]) -> list[str]:
+        also = " and the other controls" if len(controls) > 1 else ""
+        return [
+            f"{c.first} is {self.points(abs(c.difference))} "
+            f"{'above' if c.difference > 0 else 'below'} {c.second}{also} (95 % interval of the "
+            f"difference {self.range(c.low, c.high)}, over {_sample(c)}; p {_p(c.corrected_p)} "
+            f"after Holm's correction over {len(tested)} comparison{_s(len(tested))})."
+            for c in sorted(tested, key=lambda c: -abs(c.difference))
+            if c.shown
+        ]
+
+    def not_shown(self, tested: Sequence[Comparison], against_control: bool) -> list[str]:
+        rest = [comparison for comparison in tested if not comparison.shown]
+        if not rest:
+            return []
+        size = self.range(min(c.difference for c in rest), max(c.difference for c in rest))
+        least = "p" if len(rest) == 1 else "smallest p"
+        lowest = min(comparison.corrected_p for comparison in rest)
+        apart = self.points(max(comparison.equivalent_within for comparison in rest))
+        explained = (
+            f"is within what {_chance(rest)} explain ({least} {_p(lowest)} after Holm's "
+            f"correction). What can be said: no more than {apart} apart (90 %)."
+        )
+        if against_control:
+            names = _join([comparison.first for comparison in rest])
+            return [f"{names}: the difference to {rest[0].second} ({size}) {explained}"]
+        if len(rest) == 1:
+            return [
+                f"The difference between {rest[0].first} and {rest[0].second} ({size}) {explained}"
+            ]
+        return [f"The other {len(rest)} differences between pairs ({size}): each {explained}"]
+
+    def power(self, tested: Sequence[Comparison], best_possible: float | None) -> list[str]:
+        """What would have been found, and what it would take to settle what was not."""
+        low = min(comparison.detectable for comparison in tested)
+        high = max(comparison.detectable for comparison in tested)
+        between = (
+            self.points(low)
+            if self.points(low) == self.points(high)
+            else f"{self.points(low)} to {self.points(high)}"
+        )
+        said = [f"A true difference of {between} would be found in four of five such studies."]
+        if best_possible is not None and low > best_possible:
+            said.append(
+                f"No mechanism can be that much better: {tested[0].second} is "
+                f"{self.points(best_possible)} from the {self.best} {self.metric.name} there is."
+            )
+        open_ = [c for c in tested if not c.shown]
+        needed = [c for c in open_ if c.seeds_needed is not None]
+        if needed:
+            each = _join([f"{c.first} {c.seeds_needed}" for c in needed])
+            said.append(
+                f"Seeds in all that would show a difference as large as the one seen: {each}."
+            )
+        if open_ and len(needed) < len(open_):
+            names = _join([c.first for c in open_ if c.seeds_needed is None])
+            said.append(
+                f"{names}: no number of seeds up to {MOST_SEEDS} would show a difference as small "
+                "as the one seen."
+            )
+        return said
+
+    def not_learned(self, name: str, why: str) -> str:
+        return (
+            f"{name} did not learn ({why}); that is not the same as worse, and it is not compared."
+        )
+
+    def value(self, value: float) -> str:
+        return f"{100 * value:.1f} %" if self.metric.unit == "%" else f"{value:.3g}"
+
+    def points(self, value: float) -> str:
+        if self.metric.unit != "%":
+            return f"{value:.3g} {self.metric.unit}".rstrip()
+        number = f"{100 * value:.1f}"
+        return f"{number} point{'' if number == '1.0' else 's'}"
+
+    def range(self, low: float, high: float) -> str:
+        if self.metric.unit != "%":
+            return f"{low:+.3g} to {high:+.3g} {self.metric.unit}".rstrip()
+        if round(1000 * low) == round(1000 * high):
+            return f"{100 * low:+.1f} points"
+        return f"{100 * low:+.1f} to {100 * high:+.1f} points"
 
 
 def _no_test(comparisons: Sequence[Comparison]) -> str:
@@ -250,43 +446,39 @@ def _no_test(comparisons: Sequence[Comparison]) -> str:
     if all(comparison.seeds < 2 for comparison in comparisons):
         return "With one seed there is no spread to test a difference against; run more seeds."
     names = _join([f"{c.first} against {c.second}" for c in comparisons if isnan(c.p)])
-    return f"{names}: not testable, for want of a second seed or of any spread between the seeds."
+    return f"{names}: not testable, since a second seed or any spread is missing."
 
 
-def _power(detectable: float, seeds: int) -> str:
-    return (
-        f"With {seeds} seeds and the spread seen here, a true difference of {_points(detectable)} "
-        "would be found in four of five such studies; smaller ones may be real and go unseen, and "
-        "only more seeds would show them."
-    )
+def _seed_share(found: CrossedMean) -> float:
+    of_seeds = (found.v_seed + found.v_rest / found.images) / found.seeds
+    of_images = found.v_image / found.images
+    return of_seeds / (of_seeds + of_images) if of_seeds + of_images else nan
 
 
-def _detectable(tested: Sequence[Comparison], seeds: int) -> float:
-    spread = sqrt(float(np.mean([comparison.spread**2 for comparison in tested])))
-    return smallest_detectable(spread, seeds, len(tested))
-
-
-def _t_quantile(count: int) -> float:
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
+def _table(scores: Scores, seeds: Sequence[int]) -> np.ndarray:
+    """Scores ``(seeds, images)``; one column where a seed has a single number."""
+    rows = [np.atleast_1d(np.asarray(scores[seed], dtype=float)) for seed in seeds]
+    if len({row.shape for row in rows}) > 1:
+        rows = [row.mean(keepdims=True) for row in rows]
+    return np.stack(rows)
 
 
 def _mean(scores: Scores) -> float:
-    return float(np.mean(list(scores.values())))
+    return float(np.mean([np.mean(np.asarray(values, dtype=float)) for values in scores.values()]))
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def _rank(scores: Scores, metric: Metric) -> float:
+    """A sort key: the best mean first."""
+    return -_mean(scores) if metric.higher_is_better else _mean(scores)
 
 
-def _points(value: float) -> str:
-    number = f"{100 * value:.1f}"
-    return f"{number} point{'' if number == '1.0' else 's'}"
+def _chance(tested: Sequence[Comparison]) -> str:
+    return "the seeds" if all(c.images == 1 for c in tested) else "seeds and held-out images"
 
 
-def _range(low: float, high: float) -> str:
-    if round(1000 * low) == round(1000 * high):
-        return f"{100 * low:+.1f} points"
-    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+def _sample(comparison: Comparison) -> str:
+    seeds = f"{comparison.seeds} seeds"
+    return seeds if comparison.images == 1 else f"{seeds} and {comparison.images:,} images"
 
 
 def _p(value: float) -> str:

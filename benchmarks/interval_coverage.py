@@ -1,0 +1,151 @@
+"""Simulated studies: how often the intervals of a study cover the truth, and how often it errs.
+
+Whether an image is recognised is decided by a latent sum: the mechanism's skill, the image's
+difficulty (shared by all, and of its own for each mechanism), the training run's luck, and a rest.
+The true accuracy follows from the sum's variance, so that coverage is measured against the truth:
+
+    python -m benchmarks.interval_coverage [--studies 800] [--images 500]
+
+prints, by setting and number of seeds: coverage of the 95 % interval of a difference by crossed
+effects and by Student's t over seeds, the ratio of their mean widths, coverage for one mechanism's
+accuracy, and the share of studies of equal mechanisms in which any claim is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy import stats
+
+from foveate.study.crossed import crossed_mean
+from foveate.study.statistics import judge
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Standard deviations of the latent effects; the rest has 1."""
+
+    name: str
+    seed: float
+    image: float
+    image_of_mechanism: float
+    accuracy: float = 0.8
+
+
+SETTINGS = (
+    Setting("seeds' share large", seed=0.25, image=1.0, image_of_mechanism=0.3),
+    Setting("seeds' share middling", seed=0.10, image=1.0, image_of_mechanism=0.6),
+    Setting("seeds' share small", seed=0.02, image=1.0, image_of_mechanism=1.0),
+    Setting("no seed effect", seed=0.0, image=1.5, image_of_mechanism=1.0),
+    Setting("near the ceiling", seed=0.10, image=1.5, image_of_mechanism=0.6, accuracy=0.97),
+)
+
+
+def study(
+    rng: np.random.Generator, setting: Setting, shifts: np.ndarray, seeds: int, images: int
+) -> np.ndarray:
+    """Right or wrong ``(mechanisms, seeds, images)``, skills differing by ``shifts``."""
+    spread = _spread(setting)
+    base = stats.norm.ppf(setting.accuracy) * spread
+    count = len(shifts)
+    latent = (
+        base
+        + shifts[:, None, None]
+        + setting.seed * rng.standard_normal((count, seeds, 1))
+        + setting.image * rng.standard_normal((1, 1, images))
+        + setting.image_of_mechanism * rng.standard_normal((count, 1, images))
+        + rng.standard_normal((count, seeds, images))
+    )
+    return (latent > 0).astype(float)
+
+
+def truth(setting: Setting, shifts: np.ndarray) -> np.ndarray:
+    """The accuracies that endless seeds and images would give."""
+    spread = _spread(setting)
+    return stats.norm.cdf(stats.norm.ppf(setting.accuracy) + shifts / spread)
+
+
+def _spread(setting: Setting) -> float:
+    return sqrt(setting.seed**2 + setting.image**2 + setting.image_of_mechanism**2 + 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a setting and number of seeds gave; shares of studies but for the ratio."""
+
+    setting: str
+    seeds: int
+    difference: float
+    by_seeds: float
+    width_ratio: float
+    single: float
+    false_claims: float
+
+
+def measure(setting: Setting, seeds: int, studies: int, images: int) -> Row:
+    """Simulate studies of one setting; the generator's seed is fixed."""
+    rng = np.random.default_rng(seeds)
+    shifts = np.array([0.0, 0.1])
+    actual = truth(setting, shifts)
+    covered, student, single = [], [], []
+    widths: list[tuple[float, float]] = []
+    for _ in range(studies):
+        first, second = study(rng, setting, shifts, seeds, images)
+        low, high = crossed_mean(second - first).interval()
+        t_low, t_high = crossed_mean((second - first).mean(axis=1, keepdims=True)).interval()
+        covered.append(low <= actual[1] - actual[0] <= high)
+        student.append(t_low <= actual[1] - actual[0] <= t_high)
+        widths.append((high - low, t_high - t_low))
+        low, high = crossed_mean(first).interval()
+        single.append(low <= actual[0] <= high)
+    mean = np.nanmean(widths, axis=0)
+    claims = [_claims(rng, setting, seeds, images) for _ in range(studies)]
+    return Row(
+        setting.name,
+        seeds,
+        float(np.mean(covered)),
+        float(np.mean(student)),
+        float(mean[0] / mean[1]),
+        float(np.mean(single)),
+        float(np.mean(claims)),
+    )
+
+
+def _claims(rng: np.random.Generator, setting: Setting, seeds: int, images: int) -> bool:
+    """Whether a study of five equal mechanisms and two equal controls claims any difference."""
+    table = study(rng, setting, np.zeros(7), seeds, images)
+    names = ["a", "b", "c", "d", "e", "none", "depthwise"]
+    scores = {name: dict(enumerate(rows)) for name, rows in zip(names, table, strict=True)}
+    verdict = judge(scores, ["none", "depthwise"])
+    return any(comparison.shown for comparison in verdict.comparisons)
+
+
+def rows(studies: int, images: int) -> Iterator[Row]:
+    """All settings at 3, 5 and 10 seeds."""
+    for setting in SETTINGS:
+        for seeds in (3, 5, 10):
+            yield measure(setting, seeds, studies, images)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=800)
+    parser.add_argument("--images", type=int, default=500)
+    options = parser.parse_args()
+    print(f"{options.studies} studies a line, {options.images} held-out images")
+    print(f"{'setting':24}{'seeds':>6}{'crossed':>9}{'t':>7}{'width':>7}{'single':>8}{'claims':>8}")
+    for row in rows(options.studies, options.images):
+        print(
+            f"{row.setting:24}{row.seeds:6}{row.difference:9.1%}{row.by_seeds:7.1%}"
+            f"{row.width_ratio:7.2f}{row.single:8.1%}{row.false_claims:8.1%}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
