@@ -172,7 +172,7 @@ def test_an_entry_point_registers(tmp_path: Path):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['from_a_package']\nTheirs()"
+    assert done.stdout.strip() == "['from_a_package']\nTheirs(dim=4)"
 
 
 @pytest.mark.parametrize("name", list_attention(role="token_mixer"))
