@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from foveate.attention.adapt import create_attention
 from foveate.checks import check_attention
 from foveate.contracts import Aligner, Attention, Gate, MapOfTokens, Mixer, TokenMixer
-from foveate.registry import create_attention, describe, list_attention, option_names
+from foveate.registry import describe, list_attention, option_names
 from tests.mechanisms import CleanGate, CleanMixer, CleanTokens
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from foveate.analysis.flops import count_flops
     from foveate.analysis.profile import Profile, profile
     from foveate.analysis.sight import what_a_query_sees
+    from foveate.attention.adapt import create_attention
     from foveate.published import load_published
-    from foveate.registry import Spec, create_attention, describe, list_attention, register
+    from foveate.registry import Spec, describe, list_attention, register
     from foveate.surgery.fuse import fuse
 
 __version__ = "0.1.0"
@@ -36,7 +37,7 @@ _HOME = {
     "Profile": "analysis.profile",
     "Spec": "registry",
     "count_flops": "analysis.flops",
-    "create_attention": "registry",
+    "create_attention": "attention.adapt",
     "describe": "registry",
     "fuse": "surgery.fuse",
     "list_attention": "registry",

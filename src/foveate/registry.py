@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from foveate.arguments import nearest, one_of
-from foveate.contracts import Attention, MapOfTokens, Role, TokenMixer
+from foveate.contracts import Attention, Role
 
 ENTRY_POINTS = "foveate.attention"
 
@@ -148,34 +148,6 @@ def list_attention(
         and family in (None, spec.family)
         and role in (None, spec.role)
     )
-
-
-def create_attention(name: str, *args: Any, role: Role | None = None, **kwargs: Any) -> Attention:
-    """Build the mechanism ``name``.
-
-    Args:
-        name: as in :func:`list_attention`.
-        *args: passed to its constructor; the first is ``dim``.
-        role: ask for this role; a token mixer is made a mixer when ``"mixer"`` is asked for.
-        **kwargs: passed to its constructor.
-
-    Raises:
-        ValueError: if the name is unknown, an option is, or the mechanism cannot take the role.
-    """
-    spec = describe(name)
-    adapted = role == "mixer" and spec.role == "token_mixer"
-    if role is not None and role != spec.role and not adapted:
-        raise ValueError(f"attention {name!r} is a {spec.role} and cannot stand as a {role}")
-    _check_options(spec, kwargs)
-    module = spec.cls(*args, **kwargs)
-    return MapOfTokens(module) if adapted and isinstance(module, TokenMixer) else module
-
-
-def _check_options(spec: Spec, options: dict[str, Any]) -> None:
-    known = option_names(spec)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{spec.name} has no option {option!r}{nearest(option, known)}")
 
 
 def option_names(spec: Spec) -> list[str]:

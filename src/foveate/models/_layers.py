@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import pair
-from foveate.contracts import Attention
+from foveate.attention.adapt import Place, adapt
 from foveate.layout import pad_to_multiple, to_channels_last
-from foveate.registry import create_attention, describe, option_names
 
 
 class MapMlp(nn.Module):
@@ -158,11 +157,9 @@ class Block(nn.Module):
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
-def create_mixer(name: str, dim: int, **options: Any) -> Attention:
+def create_mixer(name: str, dim: int, **settings: Any) -> nn.Module:
     """The mixer ``name`` with those of a stage's settings that it has an option for."""
-    known = option_names(describe(name))
-    settings = {option: value for option, value in options.items() if option in known}
-    return create_attention(name, dim, role="mixer", **settings)
+    return adapt(name, Place(dim, roles=("mixer",)), suggested=settings).module
 
 
 def check_stages(**settings: Sequence[Any]) -> None:

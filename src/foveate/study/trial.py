@@ -23,7 +23,7 @@ from foveate.analysis.sight import attention_layers, layer_inputs, what_a_query_
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, held_out_batches, train_batches
 from foveate.data.images import ImageSet, load, loader_processes
-from foveate.models import CONTROLS, list_slots
+from foveate.models import CONTROLS, list_for_place
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
@@ -162,11 +162,13 @@ def _about(entry: Entry) -> dict[str, Any]:
 
 def _check_names(plan: Plan) -> None:
     for entry in plan.entries:
-        if entry.name in list_attention() and entry.name not in list_slots():
+        if entry.name in list_attention() and entry.name not in list_for_place():
             role = describe(entry.name).role
             raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
-        if entry.name not in list_slots():
-            raise ValueError(f"unknown attention {entry.name!r}{nearest(entry.name, list_slots())}")
+        if entry.name not in list_for_place():
+            raise ValueError(
+                f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
+            )
     if not timm.is_model(plan.host):
         raise ValueError(
             f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
@@ -246,8 +248,8 @@ def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[
     x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
     x = x.to(plan.device)
     shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    slots = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.slot")}
-    chosen = slots or attention_layers(model)
+    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
+    chosen = places or attention_layers(model)
     layers = []
     for name, features in layer_inputs(model, x, list(chosen)).items():
         query = (features.shape[2] // 2, features.shape[3] // 2)
