@@ -198,7 +198,7 @@ def draw(subject: Subject, path: Path) -> str:
 def draw_sight(subject: Subject, path: Path) -> str:
     """What one query of a map sees."""
     module = subject.build(role="mixer")
-    sight = foveate.what_a_query_sees(module, photograph(subject.dim), QUERY)
+    sight = foveate.attention_map(module, photograph(subject.dim), QUERY)
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     most = sight.map.max().item()
     # A gradient falls over many orders of magnitude, and what is faint is still seen.

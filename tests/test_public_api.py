@@ -12,8 +12,10 @@ import foveate.ops
 
 PUBLIC = {
     foveate: [
+        "AttentionMap",
         "Profile",
         "Spec",
+        "attention_map",
         "count_flops",
         "create_attention",
         "describe",

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveate.analysis.attention_map import AttentionMap, attention_map, what_a_query_sees
     from foveate.analysis.flops import count_flops
     from foveate.analysis.profile import Profile, profile
-    from foveate.analysis.sight import what_a_query_sees
     from foveate.attention.adapt import create_attention
     from foveate.published import load_published
     from foveate.registry import Spec, describe, list_attention, register
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionMap",
     "Profile",
     "Spec",
+    "attention_map",
     "count_flops",
     "create_attention",
     "describe",
@@ -34,8 +36,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "AttentionMap": "analysis.attention_map",
     "Profile": "analysis.profile",
     "Spec": "registry",
+    "attention_map": "analysis.attention_map",
     "count_flops": "analysis.flops",
     "create_attention": "attention.adapt",
     "describe": "registry",
@@ -44,7 +48,7 @@ _HOME = {
     "load_published": "published",
     "profile": "analysis.profile",
     "register": "registry",
-    "what_a_query_sees": "analysis.sight",
+    "what_a_query_sees": "analysis.attention_map",
 }
 _ROOMS = {
     "analysis",

@@ -123,9 +123,9 @@ def _state_describe(parser: Parser) -> None:
 
 
 def _describe(options: Options) -> None:
-    from foveate.analysis.card import card
+    from foveate.registry import describe
 
-    known = card(options.name)
+    known = describe(options.name).to_dict()
     if options.json:
         _print_json(known)
         return

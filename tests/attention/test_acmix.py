@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import foveate
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.local._patches import coordinates
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.attention.local.acmix import ACmix
 from foveate.attention.window.acmix_window import ACmixWindowAttention
 

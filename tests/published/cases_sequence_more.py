@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.attention.sequence._k_means import KMeansAttention, k_means_step
 from foveate.attention.sequence.routing import RoutingAttention
-from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
 from foveate.attention.sequence.sparse import SparseAttention
 from tests.published.golden import Golden, Row
 

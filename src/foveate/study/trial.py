@@ -17,9 +17,9 @@ from torch import nn
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._files import read_json, write_json
 from foveate._random import seed_all
+from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import profile
-from foveate.analysis.sight import attention_layers, layer_inputs, what_a_query_sees
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, held_out_batches, train_batches
 from foveate.data.images import ImageSet, load, loader_processes
@@ -253,7 +253,7 @@ def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[
     layers = []
     for name, features in layer_inputs(model, x, list(chosen)).items():
         query = (features.shape[2] // 2, features.shape[3] // 2)
-        sight = what_a_query_sees(chosen[name], features, query)
+        sight = attention_map(chosen[name], features, query)
         layers.append(
             {
                 "layer": name,

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from foveate import layout
 from foveate.arguments import check_map
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.full.spatial_reduction import SpatialReductionAttention
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.registry import register
 
 

@@ -31,11 +31,11 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, odd, one_of, positive, probability
-from foveate.attention.local._patches import coordinates, neighbours
-from foveate.attention.local._shifted_convolution import (
+from foveate.attention._shifted_convolution import (
     ShiftedConvolution,
     read_published,
 )
+from foveate.attention.local._patches import coordinates, neighbours
 from foveate.contracts import Mixer
 from foveate.ops.local import local_attention
 from foveate.registry import register

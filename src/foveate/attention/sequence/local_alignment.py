@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import one_of, positive
-from foveate.attention.sequence._alignment import ScoreAligner, masked_softmax
+from foveate.attention._softmax import masked_softmax
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.attention.sequence.concat import ConcatAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner

@@ -1,14 +1,16 @@
-"""What one query sees: how much each position of a map counts for the output at one of them.
+"""The attention map of a query: how much each position counts for the output at one of them.
 
 Two measures, both computed from the module and normalised to sum to one:
 
 *weights*, where the module shows dense attention: the query's row, averaged over heads;
-*gradient*, everywhere else: the norm of ``d out[:, :, i, j] / d x[:, :, i', j']`` over both channel
-axes, position by position. It includes what the module does beside attending, such as a residual.
+*gradient*, everywhere else (the effective receptive field): the norm of
+``d out[:, :, i, j] / d x[:, :, i', j']`` over both channel axes, position by position. It includes
+what the module does beside attending, such as a residual.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +25,8 @@ EXACT_CHANNELS = 64
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What one query sees.
+class AttentionMap:
+    """How much each position counts for one query.
 
     Attributes:
         map: ``(H, W)``, sums to one.
@@ -37,7 +39,7 @@ class Sight:
     measure: Literal["weights", "gradient"]
 
 
-def what_a_query_sees(module: nn.Module, x: Tensor, query: tuple[int, int]) -> Sight:
+def attention_map(module: nn.Module, x: Tensor, query: tuple[int, int]) -> AttentionMap:
     """How much each position counts for the output of ``module`` at ``query``, in eval mode.
 
     Args:
@@ -46,21 +48,32 @@ def what_a_query_sees(module: nn.Module, x: Tensor, query: tuple[int, int]) -> S
         query: row and column.
 
     Raises:
-        ValueError: if ``x`` is not a map with samples, or the query lies outside of it.
+        ValueError: if ``x`` is not a map with samples, or the query is outside of it.
     """
     if x.dim() != 4 or not x.numel():
         raise ValueError(f"expected a feature map (B, C, H, W), got {tuple(x.shape)}")
     height, width = x.shape[2:]
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
-        raise ValueError(f"query {query} lies outside the {height}x{width} map")
+        raise ValueError(f"query {query} is outside the {height}x{width} map")
     with _eval_mode(module):
         if _shows_weights(module):
-            seen, measure = _by_weights(module, x, row * width + column), "weights"
+            counts, measure = _by_weights(module, x, row * width + column), "weights"
         else:
-            seen, measure = _by_gradient(module, x, row, column), "gradient"
-    seen = seen.double().reshape(height, width)
-    return Sight((seen / seen.sum().clamp_min(torch.finfo(seen.dtype).tiny)).cpu(), query, measure)
+            counts, measure = _by_gradient(module, x, row, column), "gradient"
+    counts = counts.double().reshape(height, width)
+    shares = counts / counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
+    return AttentionMap(shares.cpu(), query, measure)
+
+
+def what_a_query_sees(module: nn.Module, x: Tensor, query: tuple[int, int]) -> AttentionMap:
+    """The name of :func:`attention_map` in release 0.1; the next release drops it."""
+    warnings.warn(
+        "what_a_query_sees is now called attention_map; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return attention_map(module, x, query)
 
 
 def attention_layers(model: nn.Module) -> dict[str, Mixer | Gate]:
@@ -74,7 +87,7 @@ def attention_layers(model: nn.Module) -> dict[str, Mixer | Gate]:
 
 
 def layer_inputs(model: nn.Module, images: Tensor, layers: list[str]) -> dict[str, Tensor]:
-    """What reaches each of the named layers when ``model`` looks at ``images``, in eval mode."""
+    """The input of each of the named layers when ``model`` runs on ``images``, in eval mode."""
     captured: dict[str, Tensor] = {}
 
     def keep(name: str):
@@ -97,7 +110,7 @@ def _shows_weights(module: nn.Module) -> bool:
     if isinstance(module, MapOfTokens):
         module = module.token_mixer
     owner = next((cls for cls in type(module).__mro__ if "weights" in vars(cls)), None)
-    # The contracts' own `weights` only says that there are none.
+    # The contracts' own `weights` only raises that there are none.
     return owner is not None and owner.__module__ != Mixer.__module__
 
 
@@ -131,10 +144,10 @@ def _directions(out: Tensor) -> Tensor:
 
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for child, mode in modes:
+            child.training = mode
