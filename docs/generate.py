@@ -35,7 +35,8 @@ SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_publish
 
 sys.path.insert(0, str(ROOT))
 from tests.models.test_contract import agrees  # noqa: E402
-from tests.published.test_published import ROWS, largest_differences  # noqa: E402
+from tests.published.golden import largest_differences  # noqa: E402
+from tests.published.test_published import ROWS  # noqa: E402
 
 
 def write_parity() -> None:

@@ -1,12 +1,41 @@
-"""Slide attention, its variant of DAT, and the block around it."""
+"""Local attention: neighbourhoods, slide attention, ACmix, SAN and stand-alone attention."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from foveate.attention.local.acmix import ACmix
+from foveate.attention.local.neighborhood import NeighborhoodAttention
+from foveate.attention.local.san_pairwise import PairwiseAttention
+from foveate.attention.local.san_patchwise import PatchwiseAttention
 from foveate.attention.local.slide import SlideAttention
+from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.layout import map_to_tokens, tokens_to_map
 from tests.published.golden import Golden, Row
+from tests.published.layouts import channels_last
+
+
+def _stand_alone(in_channels: int, out_channels: int, kernel_size: int, **_: int) -> nn.Module:
+    """A softmax for every channel: heads of one channel, whatever the port calls groups."""
+    return StandAloneAttention(in_channels, out_channels, kernel_size, out_dim=out_channels)
+
+
+def _san(cls: type):
+    def build(in_planes: int, rel_planes: int, share_planes: int, kernel_size: int, **_):
+        return cls(in_planes, kernel_size, rel_dim=rel_planes, share=share_planes)
+
+    return build
+
+
+def _acmix(in_planes: int, out_planes: int, head: int, **options):
+    return ACmix(
+        in_planes,
+        head,
+        options["kernel_att"],
+        options["kernel_conv"],
+        dim_out=out_planes,
+        stride=options["stride"],
+    )
 
 
 def _slide(dim: int, num_heads: int, ka: int, **_):
@@ -55,6 +84,13 @@ def _run(module: SlideAttention, golden: Golden) -> Tensor:
 
 
 ROWS = [
+    Row("nat_attention_k3", NeighborhoodAttention, channels_last),
+    Row("nat_attention_k3d2", NeighborhoodAttention, channels_last),
+    Row("nat_attention_k5", NeighborhoodAttention, channels_last),
+    Row("sasa_attention_port", _stand_alone),
+    Row("acmix_k7s1", _acmix),
+    Row("san_sam_pairwise", _san(PairwiseAttention)),
+    Row("san_sam_patchwise", _san(PatchwiseAttention)),
     Row("slide_attention_dat", _dat),
     Row("slide_attention_dat_shareqkv", _dat),
     Row("slide_attention_ka3", _slide, _run),

@@ -1,11 +1,15 @@
-"""Aligners: queries over a memory. Published output layers are composed here, around ours."""
+"""Attention over sequences, and aligners, whose output layers are composed around ours."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.attention.sequence._alignment import ScoreAligner
+from foveate.attention.sequence._k_means import KMeansAttention, k_means_step
 from foveate.attention.sequence.additive import AdditiveAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner
@@ -14,7 +18,51 @@ from foveate.attention.sequence.local_alignment import (
     LocalPredictiveAligner,
 )
 from foveate.attention.sequence.location import LocationAligner
+from foveate.attention.sequence.routing import RoutingAttention
+from foveate.attention.sequence.sliding_window import SlidingWindowAttention
+from foveate.attention.sequence.sparse import SparseAttention
 from tests.published.golden import Golden, Row
+
+
+def _longformer(
+    hidden_size: int, num_attention_heads: int, attention_window: list[int] | int, **options: Any
+) -> SlidingWindowAttention:
+    both_sides = isinstance(attention_window, int)
+    window = attention_window // 2 if both_sides else attention_window[0]
+    (dilation,) = options.get("attention_dilation", [1])
+    return SlidingWindowAttention(hidden_size, num_attention_heads, window, dilation, num_global=3)
+
+
+def _longformer_inputs(golden: Golden) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x, mask = golden.inputs["hidden_states"], golden.inputs.get("attention_mask")
+    if mask is None:
+        return x, None, None
+    mask = mask.view(x.shape[:2])
+    return x, mask >= 0, mask > 0
+
+
+def _longformer_output(module: nn.Module, golden: Golden) -> Tensor:
+    return module(*_longformer_inputs(golden))
+
+
+def _longformer_with_weights(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    """Weights in the published form: columns of the global tokens, then the window's slots."""
+    x, key_mask, global_mask = _longformer_inputs(golden)
+    dense = module.weights(x, key_mask, global_mask).transpose(1, 2)  # (B, N, h, N)
+    batch, tokens = x.shape[:2]
+    probs = torch.zeros_like(golden.outputs["probs"])
+    width = 2 * module.window + 1
+    for b in range(batch):
+        marked = [] if global_mask is None else global_mask[b].nonzero()[:, 0].tolist()
+        for i in range(tokens):
+            if i in marked:  # published: the window's weights of a global query are zeroed
+                continue
+            probs[b, i, :, : len(marked)] = dense[b, i][:, marked]
+            for slot in range(width):
+                j = i + slot - module.window
+                if 0 <= j < tokens and j not in marked:
+                    probs[b, i, :, slot - width] = dense[b, i, :, j]
+    return {"y": module(x, key_mask, global_mask), "probs": probs}
 
 
 def _scores(module: ScoreAligner, golden: Golden) -> dict[str, Tensor]:
@@ -134,7 +182,123 @@ def _window(module: LocalPredictiveAligner, golden: Golden) -> dict[str, Tensor]
     return {"t0_weights": window, "t0_context": context.squeeze(1)}
 
 
+class _Options(nn.Module):
+    """Stands for a published function: holds the options of the case."""
+
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.options = options
+
+
+def _dot_product(module: _Options, golden: Golden) -> Tensor:
+    options = module.options
+    return scaled_dot_product(
+        *golden.inputs.values(), causal=options.get("is_causal", False), scale=options.get("scale")
+    )[0]
+
+
+def _pattern(
+    attn_mode: str, stride: int | None, heads: int = 1, n_ctx: int = 0, **blocks: int | None
+) -> SparseAttention:
+    names = {"blocksize": "block_size", "num_verts": "num_verts", "vertsize": "vert_size"}
+    options = {names[key]: value for key, value in blocks.items() if value is not None}
+    return SparseAttention(16, heads, attn_mode, stride or 1, **options)
+
+
+def _attend(module: _Options, golden: Golden) -> dict[str, Tensor]:
+    options = dict(module.options)
+    sparse = _pattern(options.pop("attn_mode"), options.pop("local_attn_ctx"), **options)
+    y = sparse.attend(*golden.inputs.values())
+    if "mask" not in golden.outputs:
+        return {"y": y}
+    return {"y": y, "mask": sparse.mask(y.shape[1]).float()}
+
+
+def _masks(module: _Options, golden: Golden) -> dict[str, Tensor]:
+    return {
+        f"{name}_n{tokens}_ctx{stride}": _pattern(name, stride).mask(tokens)[0].float()
+        for name, tokens, stride in module.options["list"]
+    }
+
+
+def _fixed_masks(module: _Options, golden: Golden) -> dict[str, Tensor]:
+    masks = {}
+    for case in module.options["list"]:
+        tokens, stride = case["n_ctx"], case["local_attn_ctx"]
+        verts = f"{case['num_verts']}x{case['vertsize']}"
+        options = {key: case[key] for key in ("blocksize", "num_verts", "vertsize")}
+        mask = _pattern("fixed", stride, case["heads"], **options).mask(tokens)
+        masks[f"n{tokens}_ctx{stride}_b{case['blocksize']}_verts{verts}"] = mask.float()
+    return masks
+
+
+def _clusters(
+    num_heads: int,
+    head_dim: int,
+    num_clusters: int,
+    window_size: int,
+    receives_context: bool = False,
+    context_window_size: int | None = None,
+    **options,
+) -> KMeansAttention:
+    del receives_context  # it follows from the lengths
+    return KMeansAttention(
+        num_heads, head_dim, num_clusters, window_size, context_window_size,
+        masked_compete=True, **options
+    )  # fmt: skip
+
+
+def _clustered(module: KMeansAttention, golden: Golden) -> dict[str, Tensor]:
+    q, k, v, *masks = golden.inputs.values()
+    loss = 1e-4 * module.commitment_loss(q, k)
+    return {
+        "y": module(q, k, v, *(2 * masks)),
+        "aux_loss_x1e4": torch.stack([1e4 * loss, torch.zeros(())]),
+    }
+
+
+def _iteration(module: _Options, golden: Golden) -> dict[str, Tensor]:
+    x, means = golden.inputs["x"], golden.inputs["means"]
+    router = KMeansAttention(2, 8, 4, module.options["window_size"])
+    similarity = x @ means.mT
+    routes = router.choose(similarity, router.window_size)
+    return {
+        "dists": similarity,
+        "buckets": similarity.argmax(-1).float(),
+        "routes": routes.flatten(2).float(),
+        "means": k_means_step(x, means),
+    }
+
+
+def _routing(dim: int, heads: int, max_seq_len: int, window_size: int, **options):
+    return RoutingAttention(
+        dim,
+        heads,
+        max_seq_len // window_size,
+        window_size,
+        local_heads=options["local_attn_heads"],
+        local_window=window_size,
+        causal=options.get("causal", False),
+        shared_qk=options.get("shared_qk", False),
+    )
+
+
 ROWS = [
+    *(
+        Row(case, _longformer, _longformer_output)
+        for case in (
+            "longformer_sliding_chunks",
+            "longformer_sliding_chunks_g",
+            "longformer_tvm",
+            "longformer_tvm_dil2",
+            "longformer_tvm_g",
+            "longformer_tvm_gp",
+        )
+    ),
+    *(
+        Row(case, _longformer, _longformer_with_weights)
+        for case in ("hf_longformer_self", "hf_longformer_self_g", "hf_longformer_self_gp")
+    ),
     Row("tfa_luong_score", lambda: DotProductAligner(16), _scores),
     Row(
         "tfa_luong_score_scaled",
@@ -202,5 +366,31 @@ ROWS = [
             ("zero", "zeropad_dot"),
             ("zero", "zeropad_general"),
         )
+    ),
+    Row("routing_kmeans_iter", _Options, _iteration, mechanism="routing"),
+    *(
+        Row(f"routing_kmeans_{name}", _clusters, _clustered, mechanism="routing")
+        for name in ("context", "mask", "plain", "shared_qk", "short")
+    ),
+    Row("routing_selfattn_global", _routing),
+    Row("routing_selfattn_mixed_causal_shared", _routing),
+    Row("openai_blocksparse_fixed_masks", _Options, _fixed_masks, mechanism="sparse"),
+    *(
+        Row(f"openai_blocksparse_{name}", _Options, _attend, mechanism="sparse")
+        for name in (
+            "fixed_n64_ctx16_verts1x1",
+            "fixed_n64_ctx32_verts2x2",
+            "fixed_n64_ctx32_verts4x1",
+            "local_n64_ctx16",
+        )
+    ),
+    *(
+        Row(f"openai_sparse_dense_{name}", _Options, _attend, mechanism="sparse")
+        for name in ("all_h1", "all_h4", "local_h1", "local_h4", "strided_h1")
+    ),
+    Row("openai_sparse_masks", _Options, _masks, mechanism="sparse"),
+    *(
+        Row(f"sdpa_{name}", _Options, _dot_product, mechanism="scaled_dot_product")
+        for name in ("bool_mask", "causal", "float_mask", "plain", "scale")
     ),
 ]
