@@ -112,7 +112,7 @@ class Drawn(nn.Linear):
 
 class Infinite(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) / 0
+        return super().forward(x) + float("inf")
 
 
 class Wordy(nn.Linear):

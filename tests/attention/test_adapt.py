@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch
-from tests.mechanisms import CleanMixer, CleanTokens
 from torch import nn
 
 from foveate.attention.adapt import Place, adapt, create_attention, options_of
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.contracts import MapOfTokens
 from foveate.registry import list_attention
+from tests.mechanisms import CleanMixer, CleanTokens
 
 
 def test_a_mixer_takes_the_heads_of_its_place():

@@ -1,4 +1,4 @@
-"""SAN's two attentions and the neighbours they share."""
+"""The neighbours that SAN's and ACmix's attentions over patches share, and their options."""
 
 from __future__ import annotations
 
@@ -47,20 +47,6 @@ def test_other_channels_may_come_out(cls: type) -> None:
     attention, x = cls(32, 3, dim_out=16, rel_dim=4, share=4).eval(), torch.randn(1, 32, 5, 6)
     assert attention(x).shape == (1, 16, 5, 6)
     assert attention.multiply_adds(5, 6) == count_flops(attention, x) // 2
-
-
-@torch.no_grad()
-def test_acmix_without_its_convolution_is_half_of_patchwise_attention() -> None:
-    acmix, attention = ACmixPatchwiseAttention(16).eval(), PatchwiseAttention(16).eval()
-    attention.load_state_dict(acmix.state_dict(), strict=False)
-    acmix.rate2.zero_()
-    x = torch.randn(1, 16, 8, 9)
-    torch.testing.assert_close(acmix(x), attention(x) / 2)
-
-
-def test_maps_of_the_relation_must_make_the_output() -> None:
-    with pytest.raises(ValueError, match="must divide those that come out, 16, got rel_dim=5"):
-        ACmixPatchwiseAttention(16, rel_dim=5)
 
 
 @pytest.mark.parametrize("cls", SAN)

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 import foveate
-from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.local._patches import coordinates
 from foveate.attention.local.acmix import ACmix
-from foveate.attention.window.acmix_window import ACmixWindowAttention
 
 SHIFTS = ("learned", "fixed", "tensor")
 
@@ -30,21 +28,6 @@ def test_the_three_shifts_start_as_one_function(stride: int, conv_kernel_size: i
     learned, fixed, tensor = _same_start(lambda **o: ACmix(16, 4, **o), **options)
     torch.testing.assert_close(fixed(x), learned(x))
     torch.testing.assert_close(tensor(x), learned(x))
-
-
-def test_the_three_shifts_agree_on_windows() -> None:
-    x = torch.randn(2, 16, 8, 10)
-    learned, fixed, tensor = _same_start(lambda **o: ACmixWindowAttention(16, 4, 4, 2, **o))
-    torch.testing.assert_close(fixed(x), learned(x))
-    torch.testing.assert_close(tensor(x), learned(x))
-
-
-def test_shifted_pointwise_maps_are_a_convolution() -> None:
-    path = ShiftedConvolution(1, 1, 3, 1, "fixed", bias=False)
-    maps = torch.randn(2, 5, 6, 3, 1)
-    kernel = path.fc.weight.T.reshape(1, 3, 3, 3)
-    expected = torch.conv2d(maps[..., 0].permute(0, 3, 1, 2), kernel, padding=1)
-    torch.testing.assert_close(path(maps)[..., 0], expected[:, 0])
 
 
 def test_a_stride_keeps_every_other_position() -> None:
