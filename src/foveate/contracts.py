@@ -75,7 +75,7 @@ class Mixer(Attention):
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        """The output with ``weights`` (as from :meth:`weights`) in place of the computed ones."""
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
 
 
@@ -111,7 +111,7 @@ class TokenMixer(Attention):
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        """The output with ``weights`` (as from :meth:`weights`) in place of the computed ones."""
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
 
 
@@ -126,7 +126,7 @@ class Aligner(Attention):
 
 
 class MapOfTokens(Mixer):
-    """A token mixer standing as a mixer: the map is read row by row as a sequence.
+    """A token mixer as a mixer: it gets the map's positions, row by row, as its sequence.
 
     Args:
         token_mixer: maps ``(B, N, C)`` to ``(B, N, C)``.

@@ -25,7 +25,7 @@ NUM_HEADS = 2
 class Subject:
     """A mechanism with the options it is examined with.
 
-    Sizes are pairs whatever the role: height and width of a map, the tokens of a sequence read
+    Sizes are pairs for every role: height and width of a map, the tokens of a sequence read
     from such a map, or queries and memory positions of an aligner.
 
     Attributes:

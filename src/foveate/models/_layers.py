@@ -1,8 +1,9 @@
-"""Parts that several backbones share: patches, MLPs, the residual block.
+"""Layers that several backbones share: patches, MLPs, the residual block.
 
-All read and give maps (B, C, H, W). They compute on the channels-last view, so that in
-``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied. Symbolic tracing takes
-as one step whatever pads by the shape of its map.
+All take and give maps (B, C, H, W). They compute on the channels-last view, so that in
+``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied. Modules that pad by
+the shape of their map are leaves for torch.fx (``register_notrace_module``), which cannot trace
+arithmetic with shapes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class MapMlp(nn.Module):
         dim: channels.
         hidden: channels between the two.
         drop: dropout after each.
-        act: what lies between them.
+        act: activation between them.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ def create_mixer(name: str, dim: int, **settings: Any) -> nn.Module:
 
 
 def check_stages(**settings: Sequence[Any]) -> None:
-    """Refuse settings that do not all have one entry a stage.
+    """Check that all settings have one entry a stage.
 
     Raises:
         ValueError: if their lengths differ.

@@ -27,7 +27,7 @@ def build(**options) -> SlideAttention:
 
 def by_convolutions(module: SlideAttention, x: torch.Tensor) -> torch.Tensor:
     """The published computation: both paths as convolutions of their own, shifted maps stored."""
-    heads, dim, slots = module.num_heads, module.head_dim, module.slots
+    heads, dim, slots = module.num_heads, module.head_dim, module.shifts
     kernel = module.kernel_size
     padding = (kernel[0] // 2, kernel[1] // 2)
     q, k, v = (t.permute(0, 3, 4, 1, 2).flatten(0, 1) for t in module._queries_keys_values(x))

@@ -170,7 +170,7 @@ class ACmix(Mixer):
         k = k - places[:, :, None]
         if torch.compiler.is_exporting() or min(q.shape[1:3]) > self.kernel_size // 2:
             return local_attention(q, k, v, self.kernel_size, border="reflect", dropout_p=drop)
-        # The map is too small to reflect that far: its nearest position stands in.
+        # The map is too small to reflect that far: its nearest position is taken instead.
         logits = torch.einsum("bnhd,bhdtn->bhtn", q.flatten(1, 2), self._around(k))
         weights = (logits * self.head_dim**-0.5).softmax(2)
         return self._sum(F.dropout(weights, drop), v)

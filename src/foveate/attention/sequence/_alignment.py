@@ -43,7 +43,7 @@ class ScoreAligner(Aligner):
         return self.score_multiply_adds(queries, positions) + context
 
     def check(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None) -> None:
-        """Refuse inputs that do not belong together.
+        """Check that the inputs fit together.
 
         Raises:
             ValueError: if a dtype or shape is wrong.

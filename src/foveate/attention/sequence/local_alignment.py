@@ -13,7 +13,7 @@ Cost: that of the score over all S positions and of the context, ``T S M``; and
 
 Paper: Luong et al., "Effective Approaches to Attention-based Neural Machine Translation",
 EMNLP 2015, arXiv:1508.04025 (*local-m*, *local-p*). Public re-implementations add biases to W and v
-(``bias=True``), and some let window slots beyond the memory take part in the softmax as zero
+(``bias=True``), and some let window positions beyond the memory take part in the softmax as zero
 vectors (``border="zero"``), where the paper cuts the window.
 """
 

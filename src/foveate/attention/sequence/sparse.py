@@ -239,7 +239,7 @@ class _Plan(NamedTuple):
     queries: Tensor  # (G, queries) positions
     keys: Tensor  # (G, keys) positions
     allowed: Tensor  # (G, queries, keys)
-    order: Tensor  # (N,) where each position lies among the G * queries
+    order: Tensor  # (N,) index of each position among the G * queries
 
 
 def _gather(x: Tensor, places: Tensor) -> Tensor:
