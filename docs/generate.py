@@ -38,7 +38,8 @@ SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_publish
 
 sys.path.insert(0, str(ROOT))
 from tests.models.test_contract import agrees  # noqa: E402
-from tests.published.test_published import ROWS, largest_differences  # noqa: E402
+from tests.published.golden import largest_differences  # noqa: E402
+from tests.published.test_published import ROWS  # noqa: E402
 from tests.test_public_api import public_modules, public_names  # noqa: E402
 
 
@@ -248,7 +249,7 @@ def draw(subject: Subject, path: Path) -> str:
 def draw_sight(subject: Subject, path: Path) -> str:
     """What one query of a map sees."""
     module = subject.build(role="mixer")
-    sight = foveate.what_a_query_sees(module, photograph(subject.dim), QUERY)
+    sight = foveate.attention_map(module, photograph(subject.dim), QUERY)
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     most = sight.map.max().item()
     # A gradient falls over many orders of magnitude, and what is faint is still seen.

@@ -353,6 +353,20 @@ class MasksWithInfinity(CleanTokens):
         return weights / weights.sum(-1, keepdim=True)
 
 
+class ShowsNothingForMasked(CleanTokens):
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        return self.apply_weights(x, super().weights(x, key_mask))
+
+    def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        weights = super().weights(x, key_mask)
+        return weights / weights.sum(-1, keepdim=True)
+
+
+class GradientOfInfinity(CleanTokens):
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        return super().forward(x, key_mask).abs().sqrt()  # steep where nothing is attended
+
+
 class SeesAll(CleanTokens):
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         return 0.5 * super().weights(x, key_mask) + 0.5 / x.shape[1]

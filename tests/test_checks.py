@@ -70,6 +70,8 @@ BROKEN = [
     (m.IgnoresMask, "mask_hides", ("weights",)),
     (m.IgnoresMask, "masked_weights", ("weights",)),
     (m.MasksWithInfinity, "mask_of_false", ("weights",)),
+    (m.ShowsNothingForMasked, "mask_of_false", ("weights",)),
+    (m.GradientOfInfinity, "mask_of_false", ("weights",)),
     (m.SeesAll, "attends_locally", ("weights", "local")),
     (m.ContextOfProjection, "alignment", ()),
 ]

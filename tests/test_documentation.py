@@ -49,8 +49,8 @@ def test_what_the_readme_shows(capsys):
     names = run(ROOT / "README.md")
     # What its comments say.
     assert names["y"].shape == names["x"].shape
-    assert names["seen"].map.shape == (56, 40)
-    assert names["seen"].map.sum().item() == pytest.approx(1, abs=1e-4)
+    assert names["shown"].map.shape == (56, 40)
+    assert names["shown"].map.sum().item() == pytest.approx(1, abs=1e-4)
     assert [f.shape[2:] for f in names["features"]] == [
         (224 // stride, 160 // stride) for stride in (4, 8, 16, 32)
     ]

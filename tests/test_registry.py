@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,17 @@ def test_every_record_is_complete(name):
     assert ("num_heads" in option_names(spec)) >= ("heads" in spec.tags)
     assert spec.cls.__doc__
     assert f"foveate.attention.{spec.family}." in spec.cls.__module__
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_a_record_as_plain_values(name):
+    spec, known = describe(name), describe(name).to_dict()
+    assert json.loads(json.dumps(known)) == known
+    assert set(known) >= {field.name for field in dataclasses.fields(Spec)} - {"cls"}
+    assert set(known["tags"]) == spec.tags
+    assert known["documentation"].startswith(sys.modules[spec.cls.__module__].__doc__[:20])
+    assert [option["name"] for option in known["options"]] == option_names(spec)
+    assert all(option["meaning"] for option in known["options"])
 
 
 def test_a_record_is_frozen():
@@ -172,7 +184,7 @@ def test_an_entry_point_registers(tmp_path: Path):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['from_a_package']\nTheirs()"
+    assert done.stdout.strip() == "['from_a_package']\nTheirs(dim=4)"
 
 
 @pytest.mark.parametrize("name", list_attention(role="token_mixer"))

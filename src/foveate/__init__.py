@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from foveate import surgery as surgery
     from foveate import tasks as tasks
     from foveate import training as training
+    from foveate.analysis.attention_map import AttentionMap as AttentionMap
+    from foveate.analysis.attention_map import attention_map as attention_map
+    from foveate.analysis.attention_map import what_a_query_sees as what_a_query_sees
     from foveate.analysis.flops import count_flops as count_flops
     from foveate.analysis.profile import Profile as Profile
     from foveate.analysis.profile import profile as profile
-    from foveate.analysis.sight import what_a_query_sees as what_a_query_sees
+    from foveate.attention.adapt import create_attention as create_attention
     from foveate.models import list_backbones as list_backbones
     from foveate.published import load_published as load_published
     from foveate.registry import Spec as Spec
-    from foveate.registry import create_attention as create_attention
     from foveate.registry import describe as describe
     from foveate.registry import list_attention as list_attention
     from foveate.registry import register as register
@@ -44,10 +46,12 @@ __version__ = "0.1.0"
 
 # The module that defines each public class and function.
 _HOME = {
+    "AttentionMap": "analysis.attention_map",
     "Profile": "analysis.profile",
     "Spec": "registry",
+    "attention_map": "analysis.attention_map",
     "count_flops": "analysis.flops",
-    "create_attention": "registry",
+    "create_attention": "attention.adapt",
     "describe": "registry",
     "fuse": "surgery.fuse",
     "list_attention": "registry",
@@ -55,7 +59,7 @@ _HOME = {
     "load_published": "published",
     "profile": "analysis.profile",
     "register": "registry",
-    "what_a_query_sees": "analysis.sight",
+    "what_a_query_sees": "analysis.attention_map",
 }
 # The public modules and packages themselves.
 _MODULES = [

@@ -1,4 +1,4 @@
-"""Checks of what a user passes in: each error says what was given and what would be right."""
+"""Checks of arguments: each error states what was given and what would be right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def odd(value: int, name: str) -> int:
 
 
 def probability(value: float, name: str) -> float:
-    """``value`` if it lies in [0, 1).
+    """``value`` if it is in [0, 1).
 
     Raises:
         ValueError: if it does not.
@@ -76,7 +76,7 @@ def head_dim(dim: int, num_heads: int) -> int:
 
 
 def check_map(x: Tensor, dim: int, *, axes: int = 2) -> None:
-    """Refuse anything but a floating ``(B, dim, H, W)`` feature map with H, W >= 1.
+    """Check that ``x`` is a floating ``(B, dim, H, W)`` feature map with H, W >= 1.
 
     Args:
         x: the map.
@@ -100,7 +100,7 @@ def check_map(x: Tensor, dim: int, *, axes: int = 2) -> None:
 
 
 def check_tokens(x: Tensor, dim: int, name: str = "tokens") -> None:
-    """Refuse anything but a floating ``(B, N, dim)`` sequence with N >= 1.
+    """Check that ``x`` is a floating ``(B, N, dim)`` sequence with N >= 1.
 
     Raises:
         TypeError: if ``x`` is not a tensor.
@@ -117,7 +117,7 @@ def check_tokens(x: Tensor, dim: int, name: str = "tokens") -> None:
 
 
 def check_key_mask(mask: Tensor | None, batch: int, length: int, name: str = "key_mask") -> None:
-    """Refuse a mask that is not boolean ``(batch, length)``.
+    """Check that ``mask``, if there is one, is boolean ``(batch, length)``.
 
     Raises:
         ValueError: if its dtype or shape is wrong.

@@ -123,9 +123,9 @@ def _state_describe(parser: Parser) -> None:
 
 
 def _describe(options: Options) -> None:
-    from foveate.analysis.card import card
+    from foveate.registry import describe
 
-    known = card(options.name)
+    known = describe(options.name).to_dict()
     if options.json:
         _print_json(known)
         return
@@ -215,16 +215,14 @@ def _subject(name: str, options: Options) -> tuple[nn.Module, Any]:
 
 
 def _mechanism(name: str, height: int, width: int, options: Options) -> tuple[nn.Module, Any]:
-    from foveate.registry import create_attention, describe, option_names
+    from foveate.attention.adapt import Place, adapt
 
-    spec, dim = describe(name), options.dim
-    extra = _key_values(options.option)
-    if "num_heads" in option_names(spec):
-        extra.setdefault("num_heads", options.num_heads or _heads(dim))
-    if spec.role == "aligner":
-        return create_attention(name, dim, **extra), ((height, dim), (width, dim))
-    role = "mixer" if spec.role == "token_mixer" else spec.role
-    return create_attention(name, dim, role=role, **extra), (dim, height, width)
+    dim = options.dim
+    heads = options.num_heads or _heads(dim)
+    place = Place(dim, num_heads=heads, roles=("mixer", "gate", "aligner"))
+    made = adapt(name, place, _key_values(options.option))
+    aligner = made.role == "aligner"
+    return made.module, ((height, dim), (width, dim)) if aligner else (dim, height, width)
 
 
 def _heads(dim: int) -> int:

@@ -7,20 +7,49 @@ N tokens, h heads, T queries, S memory positions, M memory channels.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import inspect
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
 from foveate.layout import map_to_tokens, tokens_to_map
 
+__all__ = ["Aligner", "Attention", "Gate", "MapOfTokens", "Mixer", "Role", "TokenMixer"]
+
 Role = Literal["mixer", "gate", "token_mixer", "aligner"]
+"""What a mechanism may be; the base classes of this module state what each one promises."""
 
 
 class Attention(nn.Module):
-    """What every mechanism shares, whatever its role."""
+    """Base of every mechanism, whatever its role.
+
+    ``print(module)`` shows the options that it was built with; a subclass has nothing to write
+    for it.
+    """
 
     role: ClassVar[Role]
+    _options: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Options such as qkv_bias leave no attribute behind, so what was passed is kept here. A
+        # copy or an unpickled module is made without arguments and gets the options of its origin.
+        module = super().__new__(cls)
+        module.__dict__["_options"] = _plain_options(cls, args, kwargs)
+        return module
+
+    def extra_repr(self) -> str:
+        """The options it was built with: sizes and heads always, switches unless by default."""
+        options = inspect.signature(type(self)).parameters.values()
+        return ", ".join(
+            f"{option.name}={self._options[option.name]!r}"
+            for option in options
+            if option.name in self._options
+            and (
+                option.kind is not inspect.Parameter.KEYWORD_ONLY
+                or self._options[option.name] != option.default
+            )
+        )
 
     def multiply_adds(self, *size: int) -> int:
         """Multiply-adds of one sample in closed form; ``size`` is the role's.
@@ -46,7 +75,7 @@ class Mixer(Attention):
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        """The output with ``weights`` (as from :meth:`weights`) in place of the computed ones."""
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
 
 
@@ -82,7 +111,7 @@ class TokenMixer(Attention):
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to show")
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The output when ``weights`` (as from :meth:`weights`) stand in for the computed ones."""
+        """The output with ``weights`` (as from :meth:`weights`) in place of the computed ones."""
         raise NotImplementedError(f"{type(self).__name__} has no dense weights to apply")
 
 
@@ -97,7 +126,7 @@ class Aligner(Attention):
 
 
 class MapOfTokens(Mixer):
-    """A token mixer standing as a mixer: the map is read row by row as a sequence.
+    """A token mixer as a mixer: it gets the map's positions, row by row, as its sequence.
 
     Args:
         token_mixer: maps ``(B, N, C)`` to ``(B, N, C)``.
@@ -121,3 +150,22 @@ class MapOfTokens(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         return tokens_to_map(self.token_mixer(map_to_tokens(x)), *x.shape[2:], like=x)
+
+
+def _plain_options(
+    cls: type[Attention], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The constructor's arguments by name, defaults included, without None, tensors and modules."""
+    try:
+        given = inspect.signature(cls).bind(*args, **kwargs)
+    except TypeError:  # the constructor itself refuses them next, or nothing is constructed
+        return {}
+    given.apply_defaults()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: value
+        for name, value in given.arguments.items()
+        if given.signature.parameters[name].kind in named
+        and value is not None
+        and not isinstance(value, Tensor | nn.Module)
+    }

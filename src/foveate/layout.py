@@ -1,4 +1,4 @@
-"""Where features lie: maps and tokens, heads, padding, windows. One copy of each.
+"""Layouts of features: maps and tokens, heads, padding, windows, and their inverses.
 
 Legend: B batch, C channels, H height, W width, N tokens, n windows, h heads, D head channels.
 A ``(B, C, H, W)`` tensor in ``torch.channels_last`` *is* ``(B, H, W, C)`` in memory, so the
@@ -78,12 +78,18 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def is_known(size: int) -> bool:
-    """Whether ``size`` is a number; in a dynamic export it is a symbol, on which not to branch."""
+    """Whether ``size`` is a number, not a symbol.
+
+    In a dynamic export sizes are symbols; a branch on one would fix the export to that case.
+    """
     return not isinstance(size, torch.SymInt)
 
 
 def is_same(one: int, other: int) -> bool:
-    """Whether two sizes are equal; of symbols, whether they are whatever they stand for."""
+    """Whether two sizes are equal; for symbols, whether they are equal at every value.
+
+    It adds no guard to an export, as ``==`` on symbols would.
+    """
     if is_known(one) and is_known(other):
         return one == other
     from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -138,9 +144,9 @@ def relative_index(window: tuple[int, int], device: torch.device | None = None) 
 
 
 def one_hot_positions(like: Tensor, height: int, width: int) -> Tensor:
-    """``(1, H, W, H*W)``: values that say where they come from.
+    """``(1, H, W, H*W)``: for each position the unit vector of its index.
 
-    Attention whose values are these gives its own dense weights as output.
+    Attention with these as values gives its own dense weights as output.
     """
     eye = torch.eye(height * width, dtype=like.dtype, device=like.device)
     return eye.view(1, height, width, height * width)

@@ -87,7 +87,7 @@ def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
 def _under_own_names(
     module: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """``given`` converted, but a state of the module's own that this would break as it is."""
+    """``given`` converted, or as it is if it is the module's own and conversion would break it."""
     is_own = given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
     try:
         tensors = converted(module, given)
@@ -149,7 +149,7 @@ def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(name: str, own: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Refuse ``state`` unless it has the names, shapes and kinds of numbers of ``own``."""
+    """Raise unless ``state`` has the names, shapes and kinds of numbers of ``own``."""
     missing = [key for key in own if key not in state]
     surplus = [key for key in state if key not in own]
     both = [key for key in own if key in state]

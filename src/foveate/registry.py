@@ -1,4 +1,4 @@
-"""Mechanisms by name: a frozen record each, written by ``@register``, looked up by the library.
+"""Mechanisms by name: a frozen record each, written by ``@register``, read by :func:`describe`.
 
 A user's own mechanism registers the same way, with the decorator or through the entry-point
 group ``foveate.attention`` (whose entries name a module that registers on import, or the class).
@@ -10,6 +10,7 @@ import fnmatch
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_args
 
 from foveate.arguments import nearest, one_of
-from foveate.contracts import Attention, MapOfTokens, Role, TokenMixer
+from foveate.contracts import Attention, Role
 
 ENTRY_POINTS = "foveate.attention"
 
@@ -60,6 +61,26 @@ class Spec:
     license: str = ""
     tags: frozenset[str] = frozenset()
     parity: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is known of the mechanism as plain values, ready for JSON.
+
+        Beside the attributes: what each tag means, the constructor's ``options`` with their
+        defaults and meanings, and the ``documentation`` of the mechanism's module.
+        """
+        return {
+            "name": self.name,
+            "title": self.title,
+            "role": self.role,
+            "family": self.family,
+            "paper": self.paper,
+            "source": self.source,
+            "license": self.license,
+            "tags": {tag: meaning for tag, meaning in TAGS.items() if tag in self.tags},
+            "options": _options(self.cls),
+            "parity": self.parity,
+            "documentation": inspect.cleandoc(sys.modules[self.cls.__module__].__doc__ or ""),
+        }
 
 
 _SPECS: dict[str, Spec] = {}
@@ -150,37 +171,45 @@ def list_attention(
     )
 
 
-def create_attention(name: str, *args: Any, role: Role | None = None, **kwargs: Any) -> Attention:
-    """Build the mechanism ``name``.
-
-    Args:
-        name: as in :func:`list_attention`.
-        *args: passed to its constructor; the first is ``dim``.
-        role: ask for this role; a token mixer is made a mixer when ``"mixer"`` is asked for.
-        **kwargs: passed to its constructor.
-
-    Raises:
-        ValueError: if the name is unknown, an option is, or the mechanism cannot take the role.
-    """
-    spec = describe(name)
-    adapted = role == "mixer" and spec.role == "token_mixer"
-    if role is not None and role != spec.role and not adapted:
-        raise ValueError(f"attention {name!r} is a {spec.role} and cannot stand as a {role}")
-    _check_options(spec, kwargs)
-    module = spec.cls(*args, **kwargs)
-    return MapOfTokens(module) if adapted and isinstance(module, TokenMixer) else module
-
-
-def _check_options(spec: Spec, options: dict[str, Any]) -> None:
-    known = option_names(spec)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{spec.name} has no option {option!r}{nearest(option, known)}")
-
-
 def option_names(spec: Spec) -> list[str]:
     """Names of the constructor's arguments."""
     return list(inspect.signature(spec.cls).parameters)
+
+
+def _options(cls: type) -> list[dict[str, Any]]:
+    meanings = _meanings(cls.__doc__ or "")
+    return [
+        {
+            "name": option.name,
+            "required": option.default is option.empty,
+            "default": None if option.default is option.empty else _plain(option.default),
+            "meaning": meanings.get(option.name, ""),
+        }
+        for option in inspect.signature(cls).parameters.values()
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """What a Google docstring's ``Args`` says of each argument."""
+    meanings: dict[str, str] = {}
+    name = ""
+    lines = inspect.cleandoc(docstring).partition("\nArgs:\n")[2].splitlines()
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if line and not indent:
+            break
+        if indent == 4 and ":" in line:
+            name, _, text = line.strip().partition(":")
+            meanings[name] = text.strip()
+        elif name and line.strip():
+            meanings[name] += " " + line.strip()
+    return meanings
 
 
 def _qualified(cls: type) -> str:
@@ -190,9 +219,9 @@ def _qualified(cls: type) -> str:
 @cache
 def _load_all() -> None:
     """Import every mechanism of the library, then those that other packages announce."""
-    import foveate.attention as rooms
+    import foveate.attention as families
 
-    for module in pkgutil.walk_packages(rooms.__path__, rooms.__name__ + "."):
+    for module in pkgutil.walk_packages(families.__path__, families.__name__ + "."):
         importlib.import_module(module.name)
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()

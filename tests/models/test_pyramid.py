@@ -1,4 +1,4 @@
-"""The host is a timm model in full, and only its slot changes."""
+"""The host is a timm model in full, and only the place of its attention changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from foveate.models import CONTROLS, create_slot, list_slots
+from foveate.models import CONTROLS, create_for_place, list_for_place
 
 PICO, TINY = "pyramid_pico", "pyramid_tiny"
 
@@ -27,8 +27,8 @@ def test_any_input_size(size):
     assert pico()(torch.randn(1, 3, *size)).isfinite().all()
 
 
-@pytest.mark.parametrize("attention", list_slots())
-def test_every_mechanism_stands_in_the_slot_on_maps_smaller_than_its_window(attention):
+@pytest.mark.parametrize("attention", list_for_place())
+def test_every_mechanism_stands_in_its_place_on_maps_smaller_than_its_window(attention):
     torch.manual_seed(0)
     model = timm.create_model(PICO, attention=attention, num_classes=3)
     for size in ((33, 47), (3, 5)):
@@ -38,12 +38,12 @@ def test_every_mechanism_stands_in_the_slot_on_maps_smaller_than_its_window(atte
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_only_the_slot_changes():
+def test_only_the_place_of_attention_changes():
     names = {
         attention: {
             name: parameter.shape
             for name, parameter in pico(attention=attention).named_parameters()
-            if ".slot." not in name and ".norm1." not in name
+            if ".attention." not in name and ".norm1." not in name
         }
         for attention in ("multi_head", "cbam", *CONTROLS)
     }
@@ -51,19 +51,21 @@ def test_only_the_slot_changes():
 
 
 def test_a_gate_adds_only_itself_to_the_control():
-    gate, control = create_slot("cbam", 16, 2), create_slot("depthwise_conv", 16, 2)
+    gate, control = create_for_place("cbam", 16, 2), create_for_place("depthwise_conv", 16, 2)
     extra = [n for n in gate.state_dict() if n not in control.state_dict()]
     assert extra
     assert all(name.startswith("gate.") for name in extra)
 
 
-def test_none_leaves_the_slot_out():
-    assert create_slot("none", 16, 2) is None
-    assert not any("slot" in name for name, _ in pico(attention="none").named_modules() if name)
+def test_none_leaves_the_branch_out():
+    assert create_for_place("none", 16, 2) is None
+    assert not any(
+        "attention" in name for name, _ in pico(attention="none").named_modules() if name
+    )
 
 
 def test_every_second_block_shifts_windows_where_the_mechanism_does():
-    first, second = (create_slot("window", 16, 2, i, {"window_size": 4}) for i in (0, 1))
+    first, second = (create_for_place("window", 16, 2, i, {"window_size": 4}) for i in (0, 1))
     assert tuple(first.shift_size) == (0, 0)
     assert tuple(second.shift_size) == (2, 2)
 
@@ -80,9 +82,17 @@ def test_every_second_block_shifts_windows_where_the_mechanism_does():
         ("multi_head", {"num_heads": 5}, "num_heads=5"),
     ],
 )
-def test_what_cannot_stand_in_the_slot_is_refused(name, options, message):
+def test_what_cannot_stand_in_the_place_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        create_slot(name, 16, 2, options=options)
+        create_for_place(name, 16, 2, options=options)
+
+
+def test_checkpoints_of_the_first_release_load(x):
+    model, old = pico(attention="multi_head"), pico(attention="multi_head")
+    state = {key.replace(".attention.", ".slot."): value for key, value in old.state_dict().items()}
+    assert state.keys() != old.state_dict().keys()
+    model.load_state_dict(state)
+    torch.testing.assert_close(model(x), old(x))
 
 
 def test_stages_must_agree():
@@ -98,7 +108,7 @@ def test_device_and_dtype_reach_every_parameter(attention):
         assert timm.create_model(PICO, features_only=True).feature_info
 
 
-def test_a_mechanism_of_the_users_own_stands_in_the_slot(x):
+def test_a_mechanism_of_the_users_own_stands_in_the_place(x):
     from foveate.contracts import Mixer
     from foveate.registry import _SPECS, register
 

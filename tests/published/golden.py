@@ -1,15 +1,14 @@
 """Reference outputs of published implementations, and the rows that say how to reproduce them.
 
 ``cases/NAME.json`` says what was run (source, arguments, inputs, the state's names and shapes) and
-``cases/NAME.npz`` holds what came out. Weights and inputs are not stored: each is drawn from a
-generator seeded by its name, so that a case stays small however large the module.
+``cases/NAME.npz`` holds what came out; ``tools/record_case.py`` writes both. Weights and inputs are
+not stored but filled by their names (:mod:`tests.published.fill`), so that a case stays small
+however large the module. The rows are in ``tables``, by family.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+import foveate
+from tests.published.fill import fill_input, fill_weight
 
 CASES = Path(__file__).parent / "cases"
 
@@ -69,43 +71,47 @@ class Row:
     slow: bool = False
 
 
-def load_case(name: str) -> Golden:
+def load_case(name: str, folder: Path = CASES) -> Golden:
     """The case ``name``: its weights and inputs drawn anew, its outputs read."""
-    meta = json.loads((CASES / f"{name}.json").read_text())
+    meta = json.loads((folder / f"{name}.json").read_text())
     entries = meta["state"]
-    with np.load(CASES / f"{name}.npz") as arrays:
+    with np.load(folder / f"{name}.npz") as arrays:
         outputs = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     return Golden(
         kwargs=meta["kwargs"],
-        state={e["key"]: weight(e["key"], e["shape"]) for e in entries if e["fill"]},
-        fixed={e["key"]: tuple(e["shape"]) for e in entries if not (e["fill"] or e.get("param"))},
+        state={e["key"]: fill_weight(e["key"], e["shape"]) for e in entries if e["fill"]},
+        fixed=fixed_entries(name, folder),
         inputs={i["name"]: _input(i) for i in meta["inputs"]},
         outputs=outputs,
     )
 
 
-def weight(key: str, shape: list[int]) -> Tensor:
-    """The value of the state entry ``key``: a function of its name and shape alone."""
-    leaf = key.rpartition(".")[2]
-    if leaf == "num_batches_tracked":
-        return torch.zeros(shape, dtype=torch.int64)
-    noise = _noise(key, shape)
-    if leaf in ("running_var", "_variance"):
-        values = 0.75 + 0.25 * np.tanh(noise)
-    elif len(shape) <= 1:
-        ones = leaf in ("weight", "gamma", "alpha", "temperature", "scale")
-        values = float(ones) + 0.1 * noise
-    else:
-        values = noise / np.sqrt(math.prod(shape[1:]))
-    return torch.from_numpy(np.asarray(values, np.float32))
+def fixed_entries(name: str, folder: Path = CASES) -> dict[str, tuple[int, ...]]:
+    """Shapes of the buffers that the published module of the case computes itself."""
+    entries = json.loads((folder / f"{name}.json").read_text())["state"]
+    return {e["key"]: tuple(e["shape"]) for e in entries if not (e["fill"] or e.get("param"))}
+
+
+def largest_differences(
+    row: Row, golden: Golden | None = None
+) -> tuple[nn.Module, dict[str, float]]:
+    """Our module, and by output the largest difference as a share of the largest value."""
+    golden = golden or load_case(row.case)
+    module = foveate.load_published(row.build(**golden.kwargs), row.weights(golden))
+    with torch.no_grad():
+        ours = row.run(module.train(row.train), golden)
+    ours = ours if isinstance(ours, Mapping) else {"y": ours}
+    assert ours.keys() == golden.outputs.keys()
+    return module, {name: _difference(ours[name], golden.outputs[name]) for name in ours}
+
+
+def _difference(ours: Tensor, published: Tensor) -> float:
+    assert ours.shape == published.shape
+    difference = (ours.double() - published.double()).abs().max()
+    return (difference / published.abs().max().clamp_min(1e-30)).item()
 
 
 def _input(entry: dict[str, Any]) -> Tensor:
     if "value" in entry:
         return torch.from_numpy(np.asarray(entry["value"], entry["dtype"]))
-    return torch.from_numpy(_noise(f"input:{entry['name']}", entry["shape"]))
-
-
-def _noise(name: str, shape: list[int]) -> np.ndarray:
-    random = np.random.RandomState(zlib.crc32(name.encode()))
-    return np.asarray(random.standard_normal(tuple(shape)), np.float32)
+    return fill_input(entry["name"], entry["shape"])

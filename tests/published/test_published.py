@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
-from pathlib import Path
+import pkgutil
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import foveate
 from foveate.models._backbone import Backbone, checkpoint_filter_fn
 from foveate.models._timm import TimmBackbone
-from tests.published.golden import CASES, Golden, Row, load_case
+from tests.published import tables
+from tests.published.golden import CASES, Row, fixed_entries, largest_differences, load_case
 
-HERE = Path(__file__).parent
 ROWS: list[Row] = [
     row
-    for path in sorted(HERE.glob("cases_*.py"))
-    for row in importlib.import_module(f"tests.published.{path.stem}").ROWS
+    for module in pkgutil.walk_packages(tables.__path__, f"{tables.__name__}.")
+    if not module.ispkg
+    for row in importlib.import_module(module.name).ROWS
 ]
-
 
 SWEEP = [
     pytest.param(row, id=row.case, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS
 ]
-
-
-def largest_differences(
-    row: Row, golden: Golden | None = None
-) -> tuple[nn.Module, dict[str, float]]:
-    """Our module, and by output the largest difference as a share of the largest value."""
-    golden = golden or load_case(row.case)
-    module = foveate.load_published(row.build(**golden.kwargs), row.weights(golden))
-    with torch.no_grad():
-        ours = row.run(module.train(row.train), golden)
-    ours = ours if isinstance(ours, Mapping) else {"y": ours}
-    assert ours.keys() == golden.outputs.keys()
-    return module, {name: _difference(ours[name], golden.outputs[name]) for name in ours}
-
-
-def _difference(ours: Tensor, published: Tensor) -> float:
-    assert ours.shape == published.shape
-    difference = (ours.double() - published.double()).abs().max()
-    return (difference / published.abs().max().clamp_min(1e-30)).item()
 
 
 @pytest.mark.parametrize("row", SWEEP)
@@ -60,7 +39,7 @@ def test_equals_the_published_output(row: Row) -> None:
         assert checkpoint_filter_fn(wrapped, module).keys() == module.state_dict().keys()
 
 
-FIXED = [row for row in ROWS if not row.slow and load_case(row.case).fixed]
+FIXED = [row for row in ROWS if not row.slow and fixed_entries(row.case)]
 
 
 @pytest.mark.parametrize("row", FIXED, ids=lambda row: row.case)

@@ -68,7 +68,7 @@ def profile(
     """Measure ``model`` on random input of ``input_size``.
 
     The model is not changed: it runs in eval mode and goes back to the mode it was in, and a copy
-    of it runs where ``device`` is not the one it lies on.
+    of it runs where ``device`` is not its own.
 
     Args:
         model: any module: a mechanism, or a whole model.
@@ -168,7 +168,7 @@ def device_name(device: str | torch.device = "cpu") -> str:
 
 def _peak_on_cpu(call: Callable[[], Any]) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
-    # The recorder greets on standard error unless told not to before its first use.
+    # Kineto prints a greeting on standard error unless its log level is raised before first use.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=activities, profile_memory=True) as recorder:
         call()

@@ -1,4 +1,4 @@
-"""Compilers and exporters give the same numbers, at sizes they have not seen as well."""
+"""Compilers and exporters give the same numbers, also at sizes other than that of the example."""
 
 from __future__ import annotations
 

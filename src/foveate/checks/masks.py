@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -40,18 +42,23 @@ def check_mask_of_true(subject: Subject) -> None:
 
 @check(roles=("token_mixer", "aligner"))
 def check_mask_of_false(subject: Subject) -> None:
-    """A sample of which everything is masked stays finite, and its gradients too."""
+    """A sample of which everything is masked stays finite, with its weights and gradients."""
     module = subject.build()
     inputs = tuple(x.requires_grad_() for x in subject.inputs(_SIZE))
     mask = torch.ones(inputs[-1].shape[:2], dtype=torch.bool)
     mask[0] = False
     result = outputs_masked(module, inputs, mask)
-    sum(y.sum() for y in result).backward()
-    for tensor in (*result, *(x.grad for x in inputs)):
-        require(
-            tensor is None or bool(torch.isfinite(tensor).all()),
-            "a sample without anything to attend to gives numbers that are not finite",
+    shown = {"outputs": result}
+    if subject.role == "token_mixer" and "weights" in subject.tags:
+        shown["weights"] = (module.weights(*inputs, mask),)
+    for name, tensors in shown.items():
+        _require_finite(tensors, name)
+        gradients = torch.autograd.grad(
+            sum(y.square().sum() for y in tensors),
+            (*inputs, *module.parameters()),
+            allow_unused=True,
         )
+        _require_finite(gradients, f"gradients of its {name}")
     with torch.no_grad():
         rest = tuple(y[1:] for y in outputs(module, inputs))
     require_close(tuple(y[1:] for y in result), rest, "the sample that is not masked")
@@ -98,6 +105,13 @@ def check_wrong_mask(subject: Subject) -> None:
     require_refusal(lambda: module(*inputs, mask.float()), "a float mask", "float32")
     short = mask[:, 1:]
     require_refusal(lambda: module(*inputs, short), "a short mask", str(tuple(short.shape)))
+
+
+def _require_finite(tensors: Iterable[Tensor | None], what: str) -> None:
+    require(
+        all(tensor is None or bool(torch.isfinite(tensor).all()) for tensor in tensors),
+        f"a sample without anything to attend to gives {what} that are not finite",
+    )
 
 
 def outputs_masked(

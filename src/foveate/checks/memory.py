@@ -1,4 +1,4 @@
-"""How the input lies in memory changes nothing, and the input is left alone."""
+"""The memory layout of the input changes nothing, and the input is not written to."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def parametrize_with_checks(
 
 
 def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What ``module`` gives for ``inputs``, as a tuple whatever the role."""
+    """What ``module`` gives for ``inputs``, as a tuple for every role."""
     result = module(*inputs)
     return result if isinstance(result, tuple) else (result,)
 

@@ -1,4 +1,4 @@
-"""The output has the form its role promises, whatever the size of the input."""
+"""The output has the form its role promises, at every size of the input."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def check_state_dict(subject: Subject) -> None:
 
 @check()
 def check_state_is_stable(subject: Subject) -> None:
-    """Running a module, at whatever size, adds or removes no entry of its state."""
+    """Running a module, at any size, adds or removes no entry of its state."""
     module = subject.build()
     before = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     with torch.no_grad():

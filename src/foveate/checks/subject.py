@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.attention.adapt import create_attention, options_of
 from foveate.checks.tables import EXAMPLES
 from foveate.contracts import Attention, Role
-from foveate.registry import create_attention, describe, list_attention
+from foveate.registry import describe, list_attention
 
 Size = tuple[int, int]
 
@@ -24,7 +25,7 @@ NUM_HEADS = 2
 class Subject:
     """A mechanism with the options it is examined with.
 
-    Sizes are pairs whatever the role: height and width of a map, the tokens of a sequence read
+    Sizes are pairs for every role: height and width of a map, the tokens of a sequence read
     from such a map, or queries and memory positions of an aligner.
 
     Attributes:
@@ -146,9 +147,9 @@ def examine(
     else:
         raise TypeError(f"expected a name, a class or a function, got {type(attention).__name__}")
     tags = known if tags is None else frozenset(tags)
-    default = {"num_heads": NUM_HEADS} if "heads" in tags else {}
+    heads = options_of(attention, {"num_heads": NUM_HEADS})
     registered = isinstance(attention, str)
     example = EXAMPLES.get(name, {}) if registered else {}
     return Subject(
-        name, factory, role, tags, {**default, **example, **options}, registered, chosen=options
+        name, factory, role, tags, {**heads, **example, **options}, registered, chosen=options
     )  # fmt: skip

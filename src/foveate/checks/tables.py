@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 #: Options that make a small example of a mechanism whose defaults are too large to examine
-#: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has heads, need no entry.
+#: quickly. ``dim=16``, and ``num_heads=2`` where a mechanism has that option, need no entry.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "axial_deeplab": {"span": 6},
     "cross_shaped": {"split_size": 2},

@@ -9,7 +9,7 @@ import timm
 
 from foveate.models._backbone import Backbone, Published
 from foveate.models.attention_unet import AttentionUNet, attention_unet
-from foveate.models.pyramid import CONTROLS, create_slot, list_slots
+from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
 
 __all__ = [
     "CONTROLS",
@@ -17,9 +17,9 @@ __all__ = [
     "Backbone",
     "Published",
     "attention_unet",
-    "create_slot",
+    "create_for_place",
     "list_backbones",
-    "list_slots",
+    "list_for_place",
     "published_figures",
 ]
 

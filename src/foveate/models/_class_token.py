@@ -1,4 +1,4 @@
-"""Backbones whose last stage has a class token, which is what they classify."""
+"""Backbones whose last stage has a class token, which the classifier reads."""
 
 from __future__ import annotations
 

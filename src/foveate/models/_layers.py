@@ -1,8 +1,9 @@
-"""Parts that several backbones share: patches, MLPs, the residual block.
+"""Layers that several backbones share: patches, MLPs, the residual block.
 
-All read and give maps (B, C, H, W). They compute on the channels-last view, so that in
-``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied. Symbolic tracing takes
-as one step whatever pads by the shape of its map.
+All take and give maps (B, C, H, W). They compute on the channels-last view, so that in
+``torch.channels_last``, which :class:`PatchEmbed` gives, nothing is copied. Modules that pad by
+the shape of their map are leaves for torch.fx (``register_notrace_module``), which cannot trace
+arithmetic with shapes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import pair
-from foveate.contracts import Attention
+from foveate.attention.adapt import Place, adapt
 from foveate.layout import pad_to_multiple, to_channels_last
-from foveate.registry import create_attention, describe, option_names
 
 
 class MapMlp(nn.Module):
@@ -29,7 +29,7 @@ class MapMlp(nn.Module):
         dim: channels.
         hidden: channels between the two.
         drop: dropout after each.
-        act: what lies between them.
+        act: activation between them.
     """
 
     def __init__(
@@ -158,15 +158,13 @@ class Block(nn.Module):
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
-def create_mixer(name: str, dim: int, **options: Any) -> Attention:
+def create_mixer(name: str, dim: int, **settings: Any) -> nn.Module:
     """The mixer ``name`` with those of a stage's settings that it has an option for."""
-    known = option_names(describe(name))
-    settings = {option: value for option, value in options.items() if option in known}
-    return create_attention(name, dim, role="mixer", **settings)
+    return adapt(name, Place(dim, roles=("mixer",)), suggested=settings).module
 
 
 def check_stages(**settings: Sequence[Any]) -> None:
-    """Refuse settings that do not all have one entry a stage.
+    """Check that all settings have one entry a stage.
 
     Raises:
         ValueError: if their lengths differ.

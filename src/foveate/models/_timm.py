@@ -1,4 +1,4 @@
-"""What a network of timm's needs to be a backbone here: clear refusals, and published weights."""
+"""A base for backbones built on a class of timm's: checked inputs, and published weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from foveate.models._backbone import State, check_images, check_output_format, c
 
 
 class TimmBackbone(nn.Module):
-    """Comes before timm's class among the bases; checks what it is given, then lets timm run."""
+    """Checks the inputs, then calls timm's class, which follows it among the bases."""
 
-    # Written out, because symbolic tracing spares only functions that this file names.
+    # The same as timm's. Symbolic tracing takes check_images as one step only where it is a global
+    # of the file that defines the model's forward, so forward has to be defined in this file.
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
@@ -43,7 +44,7 @@ class TimmBackbone(nn.Module):
         )
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters, beside biases and norms, that weight decay should spare."""
+        """Names of parameters, beside biases and norms, to which no weight decay applies."""
         return set()
 
     def convert_published(self, state: State) -> State:

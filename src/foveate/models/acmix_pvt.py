@@ -19,7 +19,7 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.models._backbone import Published, cfg, create
 from foveate.models.pvt import PyramidVisionTransformer
 

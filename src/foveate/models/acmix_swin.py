@@ -22,7 +22,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.window.acmix_window import ACmixWindowAttention
 from foveate.models._backbone import Published, cfg, create
 from foveate.models._swin import Swin, window_in_map

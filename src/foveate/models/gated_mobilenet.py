@@ -25,9 +25,9 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 from foveate.arguments import one_of
+from foveate.attention.adapt import create_attention
 from foveate.models._backbone import Published, State, cfg, create, rename
 from foveate.models._timm import TimmBackbone
-from foveate.registry import create_attention
 
 __all__ = ["GatedMobileNetV2", "mobilenetv2_coordinate", "mobilenetv2_triplet"]
 

@@ -24,11 +24,11 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from foveate.arguments import one_of
+from foveate.attention.adapt import create_attention
 from foveate.attention.gates.cbam import SpatialGate
 from foveate.attention.gates.triplet import TripletAttention
 from foveate.models._backbone import Published, State, cfg, create, rename
 from foveate.models._resnet import TimmResNet, for_small_images, stages
-from foveate.registry import create_attention
 
 __all__ = ["GatedResNet", "resnet50_bam", "resnet50_cbam", "resnet50_triplet"]
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention._conv_norm import ConvNorm
-from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
+from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.layout import map_to_tokens, merge_heads, split_heads
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 

@@ -1,16 +1,16 @@
-"""A small pyramid backbone with one slot a block, in which any attention stands by name.
+"""A small pyramid backbone with one place a block for any attention mechanism, by name.
 
     stem /4, then four stages at 1/4, 1/8, 1/16, 1/32; a block of a stage is
     x = x + conv3x3(x)              depthwise: position, for mixers that know none
-    x = x + slot(norm(x))           the only thing that a comparison changes
+    x = x + attention(norm(x))      the only thing that a comparison changes
     x = x + mlp(norm(x))
 
-What stands in the slot, by ``attention``:
+The place of attention takes, by ``attention``:
 
-* a mixer, or a token mixer read row by row, as it is;
+* a mixer as it is, or a token mixer, which reads the map row by row;
 * a gate, after a depthwise convolution: ``project(gate(depthwise(x)))``;
 * ``"depthwise_conv"`` (a control): the same without the gate, ``project(depthwise(x))``;
-* ``"none"`` (a control): the slot is left out.
+* ``"none"`` (a control): nothing; the branch is left out.
 
 Shapes: images (B, in_chans, H, W) of any H, W >= 1, features (B, C_i, ceil(H / r_i), ceil(W / r_i))
 with r = 4, 8, 16, 32. Every stage sees its own map size, down to 1x1; nothing depends on the
@@ -20,37 +20,37 @@ size at construction. The design is of this library; there is no publication.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any
 
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from foveate.arguments import nearest, odd, one_of, pair
+from foveate.arguments import nearest, odd, one_of
+from foveate.attention.adapt import Place, adapt
 from foveate.models._backbone import Backbone, Stage, cfg, create
 from foveate.models._layers import MapMlp
-from foveate.registry import Spec, create_attention, describe, list_attention, option_names
+from foveate.registry import describe, list_attention
 
 CONTROLS = {
-    "none": "No attention: the slot is left out",
-    "depthwise_conv": "A plain depthwise convolution and a projection in the slot",
+    "none": "No attention: the branch is left out",
+    "depthwise_conv": "A plain depthwise convolution and a projection",
 }
-"""What can stand in the slot without being an attention mechanism, and what it is."""
+"""What mechanisms are compared with in their place, and what it is."""
 
 
-def list_slots() -> list[str]:
-    """Names that ``attention`` takes: mechanisms that can stand in the slot, then the controls."""
+def list_for_place() -> list[str]:
+    """Names that ``attention`` takes: every mechanism but aligners, then the controls."""
     return [name for name in list_attention() if describe(name).role != "aligner"] + list(CONTROLS)
 
 
-def create_slot(
+def create_for_place(
     name: str, dim: int, num_heads: int, index: int = 0, options: dict[str, Any] | None = None
 ) -> nn.Module | None:
-    """What stands in the slot of a block.
+    """What ``attention=name`` puts into the place of a block.
 
     Args:
-        name: one of :func:`list_slots`.
+        name: one of :func:`list_for_place`.
         dim: channels.
         num_heads: heads, for mechanisms that have them and unless ``options`` says otherwise.
         index: number of the block in its stage; mechanisms that shift their windows do so in
@@ -61,37 +61,25 @@ def create_slot(
         ``(B, C, H, W) -> (B, C, H, W)``, or None for ``"none"``.
 
     Raises:
-        ValueError: if the name or an option is unknown, or the mechanism refuses them.
+        ValueError: if the name or an option is unknown, or the mechanism does not accept them.
     """
-    options = dict(options or {})
     if name in CONTROLS:
-        known = ["kernel_size"] if name == "depthwise_conv" else []
-        for option in options:
-            if option not in known:
-                raise ValueError(f"{name} has no option {option!r}{nearest(option, known)}")
-        return None if name == "none" else ConvolutionSlot(dim, **options)
-    one_of(name, list_slots(), "attention")
-    spec = describe(name)
-    if spec.role == "gate":
-        return ConvolutionSlot(dim, gate=create_attention(name, dim, **options))
-    return create_attention(
-        name, dim, role="mixer", **_mixer_options(spec, num_heads, index, options)
-    )
+        return _control(name, dim, options or {})
+    one_of(name, list_for_place(), "attention")
+    place = Place(dim, num_heads, shifted=index % 2 == 1, roles=("mixer", "gate"))
+    made = adapt(name, place, options)
+    return GatedConvolution(dim, gate=made.module) if made.role == "gate" else made.module
 
 
-def _mixer_options(
-    spec: Spec, num_heads: int, index: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    known = option_names(spec)
-    if "num_heads" in known:
-        options.setdefault("num_heads", num_heads)
-    if "shift_size" in known and index % 2 and "shift_size" not in options:
-        window = options.get("window_size", signature(spec.cls).parameters["window_size"].default)
-        options["shift_size"] = tuple(side // 2 for side in pair(window, "window_size"))
-    return options
+def _control(name: str, dim: int, options: dict[str, Any]) -> nn.Module | None:
+    known = ["kernel_size"] if name == "depthwise_conv" else []
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}{nearest(option, known)}")
+    return None if name == "none" else GatedConvolution(dim, **options)
 
 
-class ConvolutionSlot(nn.Module):
+class GatedConvolution(nn.Module):
     """``project(gate(depthwise(x)))``; without a gate it is the control.
 
     Args:
@@ -112,13 +100,13 @@ class ConvolutionSlot(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Position, slot and MLP, each beside the identity.
+    """Position, attention and MLP, each beside the identity.
 
     Args:
         dim: channels.
-        num_heads: heads for the slot.
+        num_heads: heads of the attention.
         index: number of the block in its stage.
-        attention: what stands in the slot.
+        attention: one of :func:`list_for_place`.
         attention_kwargs: its options.
         mlp_ratio: hidden channels of the MLP over ``dim``.
         drop_path: probability that a branch is left out for a sample.
@@ -136,17 +124,25 @@ class PyramidBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.slot = create_slot(attention, dim, num_heads, index, attention_kwargs)
-        self.norm1 = nn.Identity() if self.slot is None else LayerNorm2d(dim)
+        self.attention = create_for_place(attention, dim, num_heads, index, attention_kwargs)
+        self.norm1 = nn.Identity() if self.attention is None else LayerNorm2d(dim)
         self.norm2 = LayerNorm2d(dim)
         self.mlp = MapMlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.register_load_state_dict_pre_hook(_rename_slot)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.position(x)
-        if self.slot is not None:
-            x = x + self.drop_path(self.slot(self.norm1(x)))
+        if self.attention is not None:
+            x = x + self.drop_path(self.attention(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def _rename_slot(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read checkpoints of 0.1, in which the attention of a block was called its slot."""
+    old = f"{prefix}slot."
+    for key in [key for key in state if key.startswith(old)]:
+        state[f"{prefix}attention.{key.removeprefix(old)}"] = state.pop(key)
 
 
 class Pyramid(Backbone):
@@ -156,8 +152,8 @@ class Pyramid(Backbone):
         in_chans: channels of the images.
         num_classes: classes; 0 gives pooled features.
         global_pool: as in timm; ``""`` keeps the map.
-        attention: what stands in the slot of every block: a mixer, token mixer or gate by name,
-            ``"depthwise_conv"`` or ``"none"``.
+        attention: one of :func:`list_for_place`, for every block: a mixer, token mixer or gate
+            by name, ``"depthwise_conv"`` or ``"none"``.
         attention_kwargs: options of the mechanism.
         depths: blocks a stage.
         dims: channels a stage.

@@ -24,6 +24,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from foveate.attention.adapt import create_attention
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -35,7 +36,6 @@ from foveate.models._backbone import (
     rename,
 )
 from foveate.models._layers import check_stages
-from foveate.registry import create_attention
 
 
 class SANBlock(nn.Module):

@@ -17,13 +17,13 @@ from torch import nn
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._files import read_json, write_json
 from foveate._random import seed_all
+from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import profile
-from foveate.analysis.sight import attention_layers, layer_inputs, what_a_query_sees
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, held_out_batches, train_batches
 from foveate.data.images import ImageSet, load, loader_processes
-from foveate.models import CONTROLS, list_slots
+from foveate.models import CONTROLS, list_for_place
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
@@ -178,11 +178,13 @@ def _about(entry: Entry) -> dict[str, Any]:
 
 def _check_names(plan: Plan) -> None:
     for entry in plan.entries:
-        if entry.name in list_attention() and entry.name not in list_slots():
+        if entry.name in list_attention() and entry.name not in list_for_place():
             role = describe(entry.name).role
             raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
-        if entry.name not in list_slots():
-            raise ValueError(f"unknown attention {entry.name!r}{nearest(entry.name, list_slots())}")
+        if entry.name not in list_for_place():
+            raise ValueError(
+                f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
+            )
     if not timm.is_model(plan.host):
         raise ValueError(
             f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
@@ -266,12 +268,12 @@ def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[
     x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
     x = x.to(plan.device)
     shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    slots = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.slot")}
-    chosen = slots or attention_layers(model)
+    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
+    chosen = places or attention_layers(model)
     layers = []
     for name, features in layer_inputs(model, x, list(chosen)).items():
         query = (features.shape[2] // 2, features.shape[3] // 2)
-        sight = what_a_query_sees(chosen[name], features, query)
+        sight = attention_map(chosen[name], features, query)
         layers.append(
             {
                 "layer": name,

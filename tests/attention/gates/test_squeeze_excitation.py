@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import SEModule
 
+import foveate
 from foveate.attention.gates.efficient_channel import EfficientChannelAttention
 from foveate.attention.gates.squeeze_excitation import SqueezeExcitation
 
@@ -60,3 +62,17 @@ def test_attention_between_channels(x) -> None:
     weights = torch.einsum("bi,bj->bij", q, k).softmax(2)
     expected = torch.einsum("bij,bj->bi", weights, convolve("v")).sigmoid()
     torch.testing.assert_close(gate.gate(x).flatten(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (SEModule(40), SqueezeExcitation(40, divisor=8)),
+        (SEModule(96, rd_ratio=0.25), SqueezeExcitation(96, 4, divisor=8)),
+    ],
+    ids=["se", "se-quarter"],
+)
+def test_equals_timm(theirs: torch.nn.Module, ours: SqueezeExcitation) -> None:
+    x = torch.randn(2, ours.dim, 7, 5)
+    foveate.load_published(ours, theirs.state_dict())
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))

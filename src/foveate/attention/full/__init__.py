@@ -1,1 +1,1 @@
-"""Full mixers: a query sees the whole map, or a summary of it."""
+"""Full mixers: a query attends to the whole map, or to a summary of it."""

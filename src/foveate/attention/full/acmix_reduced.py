@@ -4,7 +4,7 @@
     out = alpha softmax(q k^T / sqrt(D)) v W + beta G(q, expand(k), expand(v))
 
 G is a k x k convolution of the maps q, k, v, made of pointwise maps that are shifted and summed
-(see ``acmix``). Keys and values lie on the reduced map (see ``spatial_reduction``); for the
+(see ``acmix``). Keys and values are those of the reduced map (see ``spatial_reduction``); for the
 convolution, ``expand`` gives every cell those of the reduced cell that it went into.
 
 Shapes: x (B, C, H, W), M = (H / r)(W / r) reduced positions, heads h of D = C / h channels.
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from foveate import layout
 from foveate.arguments import check_map
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.full.spatial_reduction import SpatialReductionAttention
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
 from foveate.registry import register
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._softmax import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register
@@ -81,12 +82,11 @@ class ClassAttention(TokenMixer):
         self._check(x, key_mask)
         q, k = self._heads(self.q(x[:, :1])), self._heads(self.k(x))
         logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, h, 1, N)
-        if key_mask is not None:
-            logits = logits.masked_fill(~key_mask[:, None, None, :], float("-inf"))
+        row = masked_softmax(logits, None if key_mask is None else key_mask[:, None, None, :])
         tokens = x.shape[1]
         patches = torch.eye(tokens, dtype=x.dtype, device=x.device)[1:]
         patches = patches.expand(x.shape[0], self.num_heads, tokens - 1, tokens)
-        return torch.cat([logits.softmax(-1), patches.to(logits.dtype)], 2)
+        return torch.cat([row, patches.to(row.dtype)], 2)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         self._check(x, None)

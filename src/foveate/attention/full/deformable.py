@@ -163,7 +163,9 @@ class DeformableAttention(Mixer):
 
     def _points(self, q: Tensor) -> Tensor:
         offset = self.conv_offset(q.reshape(-1, self.dim // self.groups, *q.shape[2:]))
-        offset = offset.to(torch.promote_types(q.dtype, torch.float32))  # half cannot tell pixels
+        offset = offset.to(
+            torch.promote_types(q.dtype, torch.float32)
+        )  # half precision does not resolve pixels
         offset = offset.unflatten(0, (q.shape[0], self.groups)).movedim(2, -1)
         height, width = offset.shape[2], offset.shape[3]
         reference = _grid(height, width, 0.5, offset)  # (Hk, Wk, 2)

@@ -105,7 +105,7 @@ class GlobalSubsampledAttention(SpatialReductionAttention):
         return total - cells * self.sr_ratio**2 * (self.dim**2 - each)
 
     def _members(self, x: Tensor, like: Tensor) -> Tensor:
-        """``(H*W, K)``: one where the position lies in the cell."""
+        """``(H*W, K)``: one where the position belongs to the cell."""
         axes = []
         for length in x.shape[2:]:
             cell = torch.arange(length, device=x.device) // self.sr_ratio

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._softmax import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
 from foveate.registry import register
@@ -72,11 +73,7 @@ class MultiHeadAttention(TokenMixer):
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, _ = self._project(x, key_mask)
         logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, h, N, N)
-        if key_mask is None:
-            return logits.softmax(-1)
-        key_mask = key_mask[:, None, None, :]
-        weights = logits.masked_fill(~key_mask, float("-inf")).softmax(-1)
-        return weights.masked_fill(~key_mask, 0)  # also where no key is left
+        return masked_softmax(logits, None if key_mask is None else key_mask[:, None, None, :])
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return self._finish(weights @ self._project(x, None)[2])

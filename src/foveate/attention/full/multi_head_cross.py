@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_tokens, head_dim, positive
-from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
+from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.layout import merge_heads, split_heads
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
-from foveate.attention.sequence._alignment import masked_softmax
+from foveate.attention._softmax import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
 from foveate.registry import register

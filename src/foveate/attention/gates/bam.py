@@ -48,12 +48,12 @@ PUBLISHED_NAMES = {
     parity="Jongchan/attention-module on square maps, exactly; its pooling ignores the width",
 )
 class BAM(Gate):
-    """One plus a sigmoid of a channel part and a spatial part.
+    """One plus a sigmoid of a channel gate and a spatial gate.
 
     Args:
         dim: channels C.
-        reduction: C / C', how much narrower both parts are inside.
-        dilation: of the spatial part's 3x3 convolutions.
+        reduction: C / C', how much narrower both are inside.
+        dilation: of the spatial gate's 3x3 convolutions.
         fusion: "product", as in the code, or "sum", as in the paper.
     """
 

@@ -45,7 +45,7 @@ PUBLISHED_NAMES = {
 
 
 class ChannelGate(Gate):
-    """CBAM's channel part: one bottleneck for all pools, their outputs summed.
+    """CBAM's channel gate: one bottleneck for all pools, their outputs summed.
 
     Args:
         dim: channels C.
@@ -81,7 +81,7 @@ class ChannelGate(Gate):
 
 
 class SpatialGate(Gate):
-    """CBAM's spatial part: a convolution over the channels' maximum and mean.
+    """CBAM's spatial gate: a convolution over the channels' maximum and mean.
 
     Args:
         dim: channels C.
@@ -119,12 +119,12 @@ class CBAM(Gate):
 
     Args:
         dim: channels C.
-        reduction: how much narrower the channel part's bottleneck is.
-        channel: whether the channel part is there.
-        spatial: whether the spatial part is there.
-        pools: what the channel part sees of the map: avg, max, lp, lse.
-        kernel_size: side of the spatial part's convolution; odd.
-        bias: whether the channel part's layers have biases.
+        reduction: how much narrower the channel gate's bottleneck is.
+        channel: whether the channel gate is there.
+        spatial: whether the spatial gate is there.
+        pools: how the channel gate pools the map: avg, max, lp, lse.
+        kernel_size: side of the spatial gate's convolution; odd.
+        bias: whether the channel gate's layers have biases.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class CBAM(Gate):
     ) -> None:
         super().__init__()
         if not (channel or spatial):
-            raise ValueError("cbam needs its channel part, its spatial part or both")
+            raise ValueError("cbam needs its channel gate, its spatial gate or both")
         self.dim = dim
         self.channel = ChannelGate(dim, reduction, bias=bias, pools=pools) if channel else None
         self.spatial = SpatialGate(dim, kernel_size=kernel_size) if spatial else None
@@ -152,15 +152,15 @@ class CBAM(Gate):
         return a if self.spatial is None else a * self.spatial.gate(x * a)  # (B, C, H, W)
 
     def forward(self, x: Tensor) -> Tensor:
-        for part in self._parts():
-            x = part(x)
+        for gate in self._gates():
+            x = gate(x)
         return x
 
-    def _parts(self) -> list[Gate]:
-        return [part for part in (self.channel, self.spatial) if part is not None]
+    def _gates(self) -> list[Gate]:
+        return [gate for gate in (self.channel, self.spatial) if gate is not None]
 
     def multiply_adds(self, height: int, width: int) -> int:
-        return sum(part.multiply_adds(height, width) for part in self._parts())
+        return sum(gate.multiply_adds(height, width) for gate in self._gates())
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Read the names of the published module and of its parts alone, and timm's."""

@@ -115,7 +115,7 @@ class RelationAwareAttention(Gate):
     ) -> None:
         super().__init__()
         if not (spatial or channel):
-            raise ValueError("relation_aware needs its spatial part, its channel part or both")
+            raise ValueError("relation_aware needs its spatial gate, its channel gate or both")
         self.dim = positive(dim, "dim")
         self.size = pair(size, "size")
         positions = self.size[0] * self.size[1]

@@ -126,7 +126,7 @@ class ResidualAttention(Mixer):
 
     def _grow(self, x: Tensor, like: Tensor) -> Tensor:
         x = F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
-        x = x.contiguous(memory_format=memory_format(like))  # a 1x1 map does not tell its own
+        x = x.contiguous(memory_format=memory_format(like))  # a 1x1 map fits both formats
         return x + like if self.variant == "port" else x
 
     def _halve(self, x: Tensor) -> Tensor:

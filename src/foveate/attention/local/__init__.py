@@ -1,1 +1,1 @@
-"""Local mixers: a query sees a window around itself."""
+"""Local mixers: a query attends to a window around itself."""

@@ -14,7 +14,7 @@ from foveate.arguments import odd, positive
 def neighbours(x: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
     """``(B, C, H, W) -> (B, C, T, N)``; beyond the border the map is reflected.
 
-    On a map too small to reflect that far, the nearest position stands in.
+    On a map too small to reflect that far, the nearest position is taken instead.
     """
     rows = _reflected(x.shape[2], kernel_size, dilation, x.device)
     columns = _reflected(x.shape[3], kernel_size, dilation, x.device)
@@ -42,7 +42,7 @@ def dense(weights: Tensor, size: tuple[int, int], kernel_size: int, dilation: in
 
 
 def coordinates(x: Tensor) -> Tensor:
-    """Where each position of the map ``x`` lies, from -1 to 1: ``(2, H, W)``, x before y."""
+    """Coordinates of each position of the map ``x``, from -1 to 1: ``(2, H, W)``, x before y."""
     dtype = torch.promote_types(x.dtype, torch.float32)  # half has too few numbers to count in
     axes = []
     for length in (x.shape[3], x.shape[2]):

@@ -31,11 +31,11 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, odd, one_of, positive, probability
-from foveate.attention.local._patches import coordinates, neighbours
-from foveate.attention.local._shifted_convolution import (
+from foveate.attention._shifted_convolution import (
     ShiftedConvolution,
     read_published,
 )
+from foveate.attention.local._patches import coordinates, neighbours
 from foveate.contracts import Mixer
 from foveate.ops.local import local_attention
 from foveate.registry import register
@@ -170,7 +170,7 @@ class ACmix(Mixer):
         k = k - places[:, :, None]
         if torch.compiler.is_exporting() or min(q.shape[1:3]) > self.kernel_size // 2:
             return local_attention(q, k, v, self.kernel_size, border="reflect", dropout_p=drop)
-        # The map is too small to reflect that far: its nearest position stands in.
+        # The map is too small to reflect that far: its nearest position is taken instead.
         logits = torch.einsum("bnhd,bhdtn->bhtn", q.flatten(1, 2), self._around(k))
         weights = (logits * self.head_dim**-0.5).softmax(2)
         return self._sum(F.dropout(weights, drop), v)

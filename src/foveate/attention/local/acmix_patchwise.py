@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.local._shifted_convolution import ShiftedConvolution
+from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.local.san_patchwise import PatchwiseAttention
 from foveate.layout import memory_format, split_heads, to_channels_last
 from foveate.registry import register

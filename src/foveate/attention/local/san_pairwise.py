@@ -12,7 +12,8 @@ Cost: ``N (C O + 2 C r) + N T (r (r + 2) + r m + O)`` multiply-adds, and 4 N for
 
 Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
 Published code: hszhao/SAN@d88b022 ``SAM(sa_type=0)``. As there, channel c has weight ``c % m``
-(channels that share lie apart) and the border is reflected; its stride is left out.
+(channels that share a weight are not neighbours) and the border is reflected; its stride is left
+out.
 """
 
 from __future__ import annotations

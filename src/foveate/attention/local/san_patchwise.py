@@ -12,8 +12,8 @@ Cost: ``N (C O + 2 C r + r (T + 1) m + m^2 T + T O)`` multiply-adds.
 
 Paper: Zhao et al., "Exploring Self-attention for Image Recognition", CVPR 2020, arXiv:2004.13621.
 Published code: hszhao/SAN@d88b022 ``SAM(sa_type=1)``. As there, channel c has weight ``c % m``
-(channels that share lie apart) and the border is reflected; its stride is left out, and dilation,
-whose padding does not fit there, works.
+(channels that share a weight are not neighbours) and the border is reflected; its stride is left
+out, and dilation, whose padding does not fit there, works.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     K_n = (S_n + W_n) * k + b_n + r_{h,n},   V_n = (S_n + W_n) * v + b_n      (* depthwise)
     out = softmax_n(q . K_n / sqrt(D)) V_n
 
-S_n picks tap n of the window, so with W = 0 slot n is neighbour n. The learned W_n deforms the
-window; keys, values and all heads share it. The bias r of a head and slot is added to the key in
-every channel: the logit gains ``r_{h,n}`` times the sum of q. What lies outside the map is zero
-and takes part.
+S_n picks tap n of the window, so with W = 0 shift n is neighbour n. The learned W_n deforms the
+window; keys, values and all heads share it. The bias r of a head and shift is added to the key in
+every channel: the logit gains ``r_{h,n}`` times the sum of q. Beyond the border keys and values are
+zero and take part in the softmax.
 
-Shapes: x (B, C, H, W), heads h of D channels, n = k * k slots of as many taps; C' = h * D is C
+Shapes: x (B, C, H, W), heads h of D channels, n = k * k shifts of as many taps; C' = h * D is C
 over ``dim_reduction``.
 Cost: ``H W (4 C C' + 2 C' n (n + 1))`` multiply-adds, with S + W merged into one kernel as in the
 paper's figures; the published code runs both paths.
@@ -62,7 +62,7 @@ class SlideAttention(Mixer):
         dim_reduction: how many times fewer channels attention works in (4 in the DAT variant).
         share_kernel: whether keys and values share the learned kernel.
         share_qkv: whether q, k and v are one projection.
-        position_bias: whether a head adds a bias to the keys of each slot.
+        position_bias: whether a head adds a bias to the keys of each shift.
         qkv_bias: whether q, k, v projections have a bias.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
@@ -89,22 +89,22 @@ class SlideAttention(Mixer):
         inner = head_dim(dim, positive(dim_reduction, "dim_reduction"))
         self.head_dim = head_dim(inner, num_heads)
         self.kernel_size = pair(kernel_size, "kernel_size")
-        self.slots = self.kernel_size[0] * self.kernel_size[1]
+        self.shifts = self.kernel_size[0] * self.kernel_size[1]
         self.share_qkv = share_qkv
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, inner if share_qkv else 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
 
-        self.register_buffer("shift", torch.eye(self.slots)[..., None], persistent=False)
-        self.shift_bias = self._parameter(self.slots)
-        self.deform_weight = self._parameter(self.slots, self.slots)
-        self.deform_bias = self._parameter(self.slots)
+        self.register_buffer("shift", torch.eye(self.shifts)[..., None], persistent=False)
+        self.shift_bias = self._parameter(self.shifts)
+        self.deform_weight = self._parameter(self.shifts, self.shifts)
+        self.deform_bias = self._parameter(self.shifts)
         if not share_kernel:
-            self.value_deform_weight = self._parameter(self.slots, self.slots)
-            self.value_deform_bias = self._parameter(self.slots)
+            self.value_deform_weight = self._parameter(self.shifts, self.shifts)
+            self.value_deform_bias = self._parameter(self.shifts)
         if position_bias:
-            self.position_bias = nn.Parameter(torch.empty(num_heads, self.slots))
+            self.position_bias = nn.Parameter(torch.empty(num_heads, self.shifts))
         self.reset_parameters()
 
     def _parameter(self, *shape: int) -> nn.Parameter:
@@ -116,7 +116,7 @@ class SlideAttention(Mixer):
         That is uniform within ``1 / sqrt(taps)``; position biases are normal with a deviation of
         0.02.
         """
-        bound = self.slots**-0.5
+        bound = self.shifts**-0.5
         for name, parameter in self.named_parameters(recurse=False):
             if name == "position_bias":
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -174,7 +174,7 @@ class SlideAttention(Mixer):
     def multiply_adds(self, height: int, width: int) -> int:
         inner = self.num_heads * self.head_dim
         projections = (2 if self.share_qkv else 4) * self.dim * inner
-        return height * width * (projections + 2 * inner * self.slots * (self.slots + 1))
+        return height * width * (projections + 2 * inner * self.shifts * (self.shifts + 1))
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v as ``(B, H, W, h, D)``, views of one projection."""
@@ -186,7 +186,7 @@ class SlideAttention(Mixer):
         return q, k, v
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Read the depthwise convolutions as kernels; sort q, k, v, which lie head by head."""
+        """Read the depthwise convolutions as kernels; sort q, k, v, stored there head by head."""
         if "dep_conv1.weight" not in state:
             return dict(state)
         # The fixed shifts, dep_conv.weight, are a constant here.
@@ -197,13 +197,13 @@ class SlideAttention(Mixer):
         }
 
     def _converted(self, key: str, value: Tensor) -> Tensor:
-        """A published entry as it lies here; one of another size is left to be refused."""
+        """A published entry in the layout of this module; one of another size is left as it is."""
         if key.startswith("qkv.") and not self.share_qkv and len(value) == self.qkv.out_features:
             parts = value.unflatten(0, (self.num_heads, 3, self.head_dim))
             return parts.transpose(0, 1).flatten(0, 2)
-        if key.startswith("dep_conv") and len(value) == self.head_dim * self.slots:
-            kernel = value.reshape(self.head_dim, self.slots, -1).permute(1, 2, 0)
+        if key.startswith("dep_conv") and len(value) == self.head_dim * self.shifts:
+            kernel = value.reshape(self.head_dim, self.shifts, -1).permute(1, 2, 0)
             return kernel.flatten(0, 1) if key.endswith("bias") else kernel  # (n, D), (n, n, D)
-        if key == "relative_position_bias_table" and value.numel() == self.num_heads * self.slots:
-            return value.reshape(self.num_heads, self.slots)
+        if key == "relative_position_bias_table" and value.numel() == self.num_heads * self.shifts:
+            return value.reshape(self.num_heads, self.shifts)
         return value

@@ -123,7 +123,7 @@ class StandAloneAttention(Mixer):
         )
 
     def _position_logits(self, q: Tensor) -> Tensor:
-        """``q . r`` for every slot of the window: ``(B, H, W, h, kh, kw)``."""
+        """``q . r`` for every tap of the window: ``(B, H, W, h, kh, kw)``."""
         kh, kw = self.kernel_size
         # Heads of an odd width have no halves; then all channels together have.
         parts = self.num_heads if self.head_dim % 2 == 0 else 1

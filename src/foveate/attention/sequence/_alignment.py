@@ -1,27 +1,12 @@
-"""What aligners share: scores become weights over the memory, weights a context."""
+"""Base of the aligners that turn scores into weights by a softmax over the memory."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from foveate.arguments import check_key_mask, check_tokens, positive
+from foveate.attention._softmax import masked_softmax
 from foveate.contracts import Aligner
-
-
-def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last axis, which ignores what ``mask`` forbids.
-
-    A row in which everything is forbidden gets zeros, and passes no gradient on.
-
-    Args:
-        scores: any floating tensor.
-        mask: boolean, broadcastable to ``scores``; True where weight may go.
-    """
-    if mask is None:
-        return scores.softmax(-1)
-    lowest = torch.finfo(scores.dtype).min  # -inf would make rows without any key NaN
-    return scores.masked_fill(~mask, lowest).softmax(-1).masked_fill(~mask, 0.0)
 
 
 class ScoreAligner(Aligner):
@@ -58,7 +43,7 @@ class ScoreAligner(Aligner):
         return self.score_multiply_adds(queries, positions) + context
 
     def check(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None) -> None:
-        """Refuse inputs that do not belong together.
+        """Check that the inputs fit together.
 
         Raises:
             ValueError: if a dtype or shape is wrong.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import positive, probability
 
-SELF_LOGIT = -5e4  # a shared query and key attend to themselves only for want of others
+SELF_LOGIT = -5e4  # where q and k are shared, a token attends to itself only if it has no other key
 
 
 class KMeansAttention(nn.Module):

@@ -13,7 +13,7 @@ Cost: that of the score over all S positions and of the context, ``T S M``; and
 
 Paper: Luong et al., "Effective Approaches to Attention-based Neural Machine Translation",
 EMNLP 2015, arXiv:1508.04025 (*local-m*, *local-p*). Public re-implementations add biases to W and v
-(``bias=True``), and some let window slots beyond the memory take part in the softmax as zero
+(``bias=True``), and some let window positions beyond the memory take part in the softmax as zero
 vectors (``border="zero"``), where the paper cuts the window.
 """
 
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import one_of, positive
-from foveate.attention.sequence._alignment import ScoreAligner, masked_softmax
+from foveate.attention._softmax import masked_softmax
+from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.attention.sequence.concat import ConcatAligner
 from foveate.attention.sequence.dot_product import DotProductAligner
 from foveate.attention.sequence.general import GeneralAligner

@@ -123,7 +123,7 @@ class RoutingAttention(TokenMixer):
         return self.proj_drop(self.to_out(merge_heads(y.transpose(1, 2))))
 
     def commitment_loss(self, x: Tensor) -> Tensor:
-        """How far tokens lie from their means: add it to the loss, times 1e-4 as published."""
+        """Distance of the tokens from their means: add it to the loss, times 1e-4 as published."""
         q, k, _ = self._project(x, None)
         return self.global_attn.commitment_loss(q, k)
 

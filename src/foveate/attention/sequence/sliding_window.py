@@ -16,7 +16,7 @@ Published code: allenai/longformer@caefee6 ``LongformerSelfAttention`` (its mode
 its ``attention_window=512`` is ``window=256``. Its one mask (< 0 padding, 0 local, > 0 global) is
 ``key_mask`` and ``global_mask`` here. It takes padding and in-window copies of global tokens out
 of the softmax by adding -10000, where -inf is added here. As there, attention gives 0 for padded
-tokens. It ends before the output projection, which lies in BERT's block: loaded from there, the
+tokens. It ends before the output projection, which belongs to BERT's block: loaded from there, the
 projection is the identity. Its mode ``sliding_chunks_no_overlap`` is another function.
 """
 
@@ -134,7 +134,7 @@ class SlidingWindowAttention(TokenMixer):
         values: Tensor | None,
         dropout_p: float = 0.0,
     ) -> Tensor:
-        """``(B, N, h, D)`` before the output projection; ``values`` stand in for the projected."""
+        """``(B, N, h, D)`` before the output projection; ``values`` replace the projected ones."""
         self._check(x, key_mask, global_mask)
         q, k = self._heads(self.query(x)), self._heads(self.key(x))
         v = self._heads(self.value(x)) if values is None else values.to(q.dtype)

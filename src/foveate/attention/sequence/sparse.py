@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, one_of, positive, probability
-from foveate.attention.sequence._alignment import masked_softmax
+from foveate.attention._softmax import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register
@@ -239,7 +239,7 @@ class _Plan(NamedTuple):
     queries: Tensor  # (G, queries) positions
     keys: Tensor  # (G, keys) positions
     allowed: Tensor  # (G, queries, keys)
-    order: Tensor  # (N,) where each position lies among the G * queries
+    order: Tensor  # (N,) index of each position among the G * queries
 
 
 def _gather(x: Tensor, places: Tensor) -> Tensor:

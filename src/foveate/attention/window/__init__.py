@@ -1,1 +1,1 @@
-"""Window and stripe mixers: a query sees the part of the map it falls in."""
+"""Window and stripe mixers: a query attends to its window, stripe or spread group."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foveate import layout
 from foveate.arguments import check_map
-from foveate.attention.local._shifted_convolution import ShiftedConvolution, read_published
+from foveate.attention._shifted_convolution import ShiftedConvolution, read_published
 from foveate.attention.window.window import WindowAttention
 from foveate.registry import register
 

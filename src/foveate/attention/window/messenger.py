@@ -137,7 +137,7 @@ class MessengerAttention(Mixer):
         return torch.cat([asks.expand(-1, 1, cells.shape[2]), cells], 1)
 
     def _real(self, x: Tensor, windows: Parts) -> Tensor:
-        """``(B*n, 1, 1, 1 + T)``: the messenger, and the cells that lie on the map."""
+        """``(B*n, 1, 1, 1 + T)``: the messenger, and the cells that are inside the map."""
         cells = windows.split(x.new_ones(1, *x.shape[2:], 1))[0, :, :, 0] > 0  # (n, T)
         return F.pad(cells, (1, 0), value=True).repeat(x.shape[0], 1)[:, None, None]
 

@@ -1,4 +1,4 @@
-"""Shuffled window attention: the cells of a window lie spread over the whole map.
+"""Shuffled window attention: the cells of a window are spread over the whole map.
 
     out = softmax(q k^T / sqrt(D) + b) v   inside each group of s x s cells
 
@@ -14,7 +14,7 @@ arXiv:2106.03650.
 Published code: mulinmeng/Shuffle-Transformer@8ba81ea ``Attention``: q, k, v have no bias whatever
 ``qkv_bias`` says, and ``attn_drop`` does nothing. Both work here; ``qkv_bias`` is off by default.
 The map's size must be a multiple of s there; here the rest is padded, and the padding not attended.
-The depthwise convolution that joins windows lies in the block, not in the attention.
+The depthwise convolution that joins windows belongs to the block, not to the attention.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ E = 2 h d + V.
 Paper: Wan et al., "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic
 Segmentation", ICLR 2023, arXiv:2301.13156.
 Published code: fudan-zvg/SeaFormer@9718d05 ``Sea_Attention``, whose weights load. Its models have
-``key_dim`` 16 or 24 whatever C; where C / h differs from that, say so.
+``key_dim`` 16 or 24 whatever C; where C / h differs from that, pass it.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class SqueezeAxialAttention(Mixer):
         detail = self.pwconv(F.relu6(self.dwconv(torch.cat([q, k, v], 1))))
         row = self.row(q.mean(3), k.mean(3), v.mean(3))[:, :, :, None]  # (B, V, H, 1)
         column = self.column(q.mean(2), k.mean(2), v.mean(2))[:, :, None]  # (B, V, 1, W)
-        seen = self.proj(F.relu6(v + row + column))  # (B, C, H, W)
-        return (F.hardsigmoid(seen) * detail).contiguous(memory_format=memory_format(x))
+        context = self.proj(F.relu6(v + row + column))  # (B, C, H, W)
+        return (F.hardsigmoid(context) * detail).contiguous(memory_format=memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:
         inner = sum(self.widths)
