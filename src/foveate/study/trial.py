@@ -27,6 +27,7 @@ from foveate.models import CONTROLS, list_slots
 from foveate.registry import describe, list_attention
 from foveate.study.plan import Entry, Plan
 from foveate.study.store import Run, held, identity
+from foveate.surgery.fuse import fuse
 from foveate.tasks.classification import CHECKPOINT, WEIGHTS, Recipe, check_recipe, train
 
 Tell = Callable[[Any], None]
@@ -74,7 +75,7 @@ def run_trial(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]
         images = load(run.data)
         seed_all(seed)
         model = build(plan, entry, len(images.classes), images.channels)
-        costs = _costs(plan, model, images.channels)
+        known = costs(model, (images.channels, *(plan.image_size or ())))
 
         history: list[dict[str, Any]] = []
         if (directory / CHECKPOINT).exists() and (directory / "history.json").exists():
@@ -94,7 +95,7 @@ def run_trial(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]
             "status": "done",
             "error": None,
             "epochs": plan.epochs,
-            **costs,
+            **known,
             **outcome,
         }
         write_json(directory / "history.json", outcome["history"])
@@ -116,7 +117,7 @@ def measure(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]:
     model = model.eval().to(plan.device)
     (root / "views").mkdir(exist_ok=True)
     write_json(root / "views" / f"{entry.key}.json", _view(plan, entry, model, images))
-    _deploy(model)
+    model = fuse(model)
     size = (images.channels, *(plan.image_size or ()))
     cost = profile(model, size, LATENCY_BATCH, plan.device, repeats=50)
     memory = cost.peak_memory
@@ -223,21 +224,12 @@ def _recipe(plan: Plan) -> Recipe:
     return Recipe(**{name: getattr(plan, name) for name in shared})
 
 
-def _deploy(model: nn.Module) -> None:
-    """Bring every part that has a cheaper exact form for inference into it, in place."""
-    for module in list(model.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
-
-
-def _costs(plan: Plan, model: nn.Module, channels: int) -> dict[str, int]:
-    """Parameters as trained; multiply-adds as deployed, for one image."""
+def costs(model: nn.Module, size: tuple[int, ...]) -> dict[str, int]:
+    """Parameters as trained; multiply-adds as deployed, for one image of ``size`` (C, H, W)."""
     parameters = sum(p.numel() for p in model.parameters())
-    deployed = copy.deepcopy(model).eval()
-    _deploy(deployed)
+    deployed = fuse(copy.deepcopy(model).eval())
     with torch.no_grad():
-        flops = count_flops(deployed, torch.zeros(1, channels, *(plan.image_size or ())))
+        flops = count_flops(deployed, torch.zeros(1, *size))
     return {"parameters": parameters, "multiply_adds": flops // 2}
 
 
