@@ -14,6 +14,7 @@ PUBLIC = {
     foveate: [
         "Profile",
         "Spec",
+        "compare",
         "count_flops",
         "create_attention",
         "describe",

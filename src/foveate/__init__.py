@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from foveate.analysis.sight import what_a_query_sees
     from foveate.published import load_published
     from foveate.registry import Spec, create_attention, describe, list_attention, register
+    from foveate.study.compare import compare
     from foveate.surgery.fuse import fuse
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Profile",
     "Spec",
+    "compare",
     "count_flops",
     "create_attention",
     "describe",
@@ -35,6 +37,7 @@ __all__ = [
 _HOME = {
     "Profile": "analysis.profile",
     "Spec": "registry",
+    "compare": "study.compare",
     "count_flops": "analysis.flops",
     "create_attention": "registry",
     "describe": "registry",

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from foveate.cli import main
-from foveate.study.store import held
+from foveate.study.lock import lock
 from tests.data.folders import make_folder, truncate
 
 OWN = str(Path(__file__).with_name("mechanisms_for_tests.py"))
@@ -166,13 +166,13 @@ def test_what_breaks_in_one_trial_breaks_no_other(tmp_path, capsys):
     assert (run / "report.html").exists()
 
 
-def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
     run = tmp_path / "run"
     line = refused(
         capsys, *SMALL, "--attention", "works", "fills_disk", "--controls", "--seeds", 1,
         "--workers", 1, "--out", run,
     )  # fmt: skip
-    assert "no room on the disk" in line
+    assert "the disk is full" in line
     assert f"foveate compare --resume {run}" in line
     trial = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
     assert trial["status"] == "done"
@@ -180,7 +180,7 @@ def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
 
 
 def test_a_run_directory_is_one_process_s(study, capsys):
-    with held(study / ".lock", 0) as ours:
+    with lock(study / ".lock", 0) as ours:
         assert ours
         assert "another process is at work" in refused(capsys, "--resume", study)
 
@@ -212,7 +212,7 @@ ONE = ["--seeds", 1, "--controls"]
         (["--attention", "slidee", *ONE], "unknown attention 'slidee'; did you mean 'slide'"),
         (["--attention", "additive", *ONE], "additive is an aligner"),
         (["--attention", "cbam", "--host", "pyramid_pic", *ONE], "unknown host 'pyramid_pic'; did"),
-        (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no slot"),
+        (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no place"),
         (["--attention", "multi_head:num_head=2", *ONE], "did you mean 'num_heads'"),
         (["--attention", "multi_head:num_heads=5", *ONE], "num_heads=5"),
         (["--attention", "cbam", "--set", "optimizer=adamz", *ONE], "unknown optimizer 'adamz'"),

@@ -25,12 +25,12 @@ def by_seed(*values: float) -> dict[int, float]:
 def test_interval_is_students():
     values = [0.95, 0.96, 0.955]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    found = estimate(values)
+    found = estimate(by_seed(*values))
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high))
-    assert estimate([0.9]).low is None
-    assert estimate([0.999, 1.0, 0.97]).high == 1.0
+    assert estimate(by_seed(0.9)).low is None
+    assert estimate(by_seed(0.999, 1.0, 0.97)).high == 1.0
     with pytest.raises(ValueError, match="no accuracy"):
-        estimate([])
+        estimate({})
 
 
 def test_comparison_is_the_paired_t_test_over_shared_seeds():

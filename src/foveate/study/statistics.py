@@ -1,7 +1,7 @@
 """What the numbers of a comparison allow one to say.
 
 The unit is the training run: a seed decides initialisation and the order of the images, the split
-is the same for all. The interval of a mechanism's accuracy is Student's t over its seeds. Two
+is the same for all. The interval of a mechanism's score is Student's t over its seeds. Two
 mechanisms are compared with the paired t-test over the seeds they share (a seed means the same
 batches for both), two-sided; Holm's correction goes over all comparisons that a verdict makes.
 With controls in the study these are every mechanism against the best control (which is the
@@ -21,10 +21,13 @@ from math import isnan, nan, sqrt
 import numpy as np
 from scipy import optimize, stats
 
+from foveate.metrics import ACCURACY, Metric
+from foveate.study.numbers import show_distance, show_signed, show_value, unit_of_differences
+
 CONFIDENCE = 0.95
 POWER = 0.8
 
-Scores = Mapping[int, float]  # of one mechanism: seed -> accuracy
+Scores = Mapping[int, float]  # of one mechanism: seed -> score
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Comparison:
     Attributes:
         first: the one compared.
         second: what it is compared with.
-        difference: of mean accuracies.
+        difference: of mean scores.
         low: lower end of the 95 % interval of the difference.
         high: its upper end.
         spread: standard deviation of the differences over seeds.
@@ -91,20 +94,21 @@ class Verdict:
     detectable: float | None
 
 
-def estimate(values: Collection[float]) -> Estimate:
-    """Mean and t interval of accuracies, kept within [0, 1].
+def estimate(scores: Scores, metric: Metric = ACCURACY) -> Estimate:
+    """Mean and t interval of one mechanism's scores, kept within the metric's bounds.
 
     Raises:
         ValueError: if there are none.
     """
-    numbers = np.asarray(list(values), dtype=float)
+    numbers = np.asarray(list(scores.values()), dtype=float)
     if not numbers.size:
-        raise ValueError("no accuracy to average")
+        raise ValueError(f"no {metric.name} to average")
     mean = float(numbers.mean())
     if numbers.size == 1:
         return Estimate(mean, None, None, 1)
     half = _t_quantile(numbers.size) * float(numbers.std(ddof=1)) / sqrt(numbers.size)
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), numbers.size)
+    least, greatest = metric.bounds
+    return Estimate(mean, max(mean - half, least), min(mean + half, greatest), numbers.size)
 
 
 def compare(first: str, second: str, scores: Mapping[str, Scores]) -> Comparison | None:
@@ -161,17 +165,25 @@ def smallest_detectable(spread: float, seeds: int, comparisons: int) -> float:
     return float(shift) * spread / sqrt(seeds)
 
 
-def judge(scores: Mapping[str, Scores], controls: Collection[str] = ()) -> Verdict:
-    """What the accuracies of a study show, in sentences.
+def judge(
+    scores: Mapping[str, Scores], controls: Collection[str] = (), metric: Metric = ACCURACY
+) -> Verdict:
+    """What the scores of a study show, in sentences.
 
     Args:
-        scores: by label, accuracy in [0, 1] by seed; only finished runs.
+        scores: by label, scores by seed; only finished runs.
         controls: labels of those that are controls.
+        metric: what the scores are.
     """
-    ranked = sorted((name for name in scores if scores[name]), key=lambda n: -_mean(scores[n]))
+    sign = -1 if metric.higher_is_better else 1
+    ranked = sorted(
+        (name for name in scores if scores[name]), key=lambda n: sign * _mean(scores[n])
+    )
     if not ranked:
         return Verdict("No run has finished.", (), (), None)
-    leader = f"{ranked[0]} has the highest mean accuracy, {_percent(_mean(scores[ranked[0]]))}"
+    most = "highest" if metric.higher_is_better else "lowest"
+    best = show_value(_mean(scores[ranked[0]]), metric)
+    leader = f"{ranked[0]} has the {most} mean {metric.name}, {best}"
     present = [name for name in ranked if name in controls]
     others = [name for name in ranked if name not in controls]
     against_control = bool(present and others)
@@ -188,24 +200,27 @@ def judge(scores: Mapping[str, Scores], controls: Collection[str] = ()) -> Verdi
     seeds = max(comparison.seeds for comparison in tested)
     detectable = _detectable(tested, seeds)
     sentences = [
-        *_shown(tested),
-        *_not_shown(tested, against_control),
+        *_shown(tested, metric),
+        *_not_shown(tested, against_control, metric),
         *([_no_test(comparisons)] if len(tested) < len(comparisons) else []),
-        _power(detectable, seeds),
+        _power(detectable, seeds, metric),
     ]
     return Verdict(
-        _headline(tested, leader, against_control),
+        _headline(tested, leader, against_control, metric),
         tuple(sentences),
         tuple(comparisons),
         detectable,
     )
 
 
-def _headline(tested: Sequence[Comparison], leader: str, against_control: bool) -> str:
+def _headline(
+    tested: Sequence[Comparison], leader: str, against_control: bool, metric: Metric
+) -> str:
     shown = [comparison for comparison in tested if comparison.shown]
     beyond = "than the seeds explain."
     if against_control:
-        better = [comparison.first for comparison in shown if comparison.difference > 0]
+        sign = 1 if metric.higher_is_better else -1
+        better = [comparison.first for comparison in shown if sign * comparison.difference > 0]
         names = f"{_join(better)} {_are(len(better))}" if better else "No mechanism is"
         return f"{names} better than the best control, {tested[0].second}, by more {beyond}"
     if not shown:
@@ -214,10 +229,11 @@ def _headline(tested: Sequence[Comparison], leader: str, against_control: bool) 
     return f"{leader}; {count} difference{_s(len(tested))} {_are(len(shown))} larger {beyond}"
 
 
-def _shown(tested: Sequence[Comparison]) -> list[str]:
+def _shown(tested: Sequence[Comparison], metric: Metric) -> list[str]:
     return [
-        f"{c.first} is {_points(abs(c.difference))} {'above' if c.difference > 0 else 'below'} "
-        f"{c.second} (95 % interval {_range(c.low, c.high)}; paired t-test over {c.seeds} seeds, "
+        f"{c.first} is {show_distance(abs(c.difference), metric)} "
+        f"{'above' if c.difference > 0 else 'below'} {c.second} (95 % interval "
+        f"{_range(c.low, c.high, metric)}; paired t-test over {c.seeds} seeds, "
         f"p {_p(c.corrected_p)} after Holm's correction over {len(tested)} "
         f"comparison{_s(len(tested))})."
         for c in sorted(tested, key=lambda c: -abs(c.difference))
@@ -225,12 +241,12 @@ def _shown(tested: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _not_shown(tested: Sequence[Comparison], against_control: bool) -> list[str]:
+def _not_shown(tested: Sequence[Comparison], against_control: bool, metric: Metric) -> list[str]:
     rest = [comparison for comparison in tested if not comparison.shown]
     if not rest:
         return []
     lowest = min(comparison.corrected_p for comparison in rest)
-    size = _range(min(c.difference for c in rest), max(c.difference for c in rest))
+    size = _range(min(c.difference for c in rest), max(c.difference for c in rest), metric)
     least = "p" if len(rest) == 1 else "smallest p"
     test = f"paired t-test with Holm's correction, {least} {_p(lowest)}"
     if against_control:
@@ -253,9 +269,10 @@ def _no_test(comparisons: Sequence[Comparison]) -> str:
     return f"{names}: not testable, for want of a second seed or of any spread between the seeds."
 
 
-def _power(detectable: float, seeds: int) -> str:
+def _power(detectable: float, seeds: int, metric: Metric) -> str:
     return (
-        f"With {seeds} seeds and the spread seen here, a true difference of {_points(detectable)} "
+        f"With {seeds} seeds and the spread seen here, a true difference of "
+        f"{show_distance(detectable, metric)} "
         "would be found in four of five such studies; smaller ones may be real and go unseen, and "
         "only more seeds would show them."
     )
@@ -274,19 +291,10 @@ def _mean(scores: Scores) -> float:
     return float(np.mean(list(scores.values())))
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    number = f"{100 * value:.1f}"
-    return f"{number} point{'' if number == '1.0' else 's'}"
-
-
-def _range(low: float, high: float) -> str:
-    if round(1000 * low) == round(1000 * high):
-        return f"{100 * low:+.1f} points"
-    return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+def _range(low: float, high: float, metric: Metric) -> str:
+    low_text, high_text = show_signed(low, metric), show_signed(high, metric)
+    both = low_text if low_text == high_text else f"{low_text} to {high_text}"
+    return f"{both} {unit_of_differences(metric)}".rstrip()
 
 
 def _p(value: float) -> str:
