@@ -6,8 +6,8 @@
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
 
-KEY is the label of what is compared, as a file name. A score is written under the name of its
-metric. Run directories of 0.1, whose trials do not say their metric, are read as accuracy.
+KEY is the label of what is compared, as a file name. Trials of 0.1 name no metric and hold an
+accuracy in place of the score; they are read as well.
 """
 
 from __future__ import annotations
@@ -285,17 +285,15 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "trial.json", _trial_values(trial))
 
-    def history(self, attention: str, seed: int, metric: Metric) -> list[EpochRecord]:
+    def history(self, attention: str, seed: int) -> list[EpochRecord]:
         """The epochs that a trial has behind it."""
         path = self.trial_folder(attention, seed) / "history.json"
         with self._reading(path, "it is written anew from the trial's checkpoint"):
-            return [_epoch(value, metric) for value in read_json(path)] if path.exists() else []
+            return [_epoch(value) for value in read_json(path)] if path.exists() else []
 
-    def write_history(
-        self, attention: str, seed: int, metric: Metric, history: Sequence[EpochRecord]
-    ) -> None:
+    def write_history(self, attention: str, seed: int, history: Sequence[EpochRecord]) -> None:
         """Put ``history.json`` in place."""
-        values = [_epoch_values(epoch, metric) for epoch in history]
+        values = [epoch._asdict() for epoch in history]
         write_json(self.trial_folder(attention, seed) / "history.json", values)
 
     def measurement(self, attention: str) -> Measurement | None:
@@ -361,9 +359,9 @@ def _trial_values(trial: TrialRecord) -> dict[str, Any]:
         "parameters": trial.parameters,
         "multiply_adds": trial.multiply_adds,
         "metric": _metric_values(trial.metric),
-        trial.metric.name: trial.score,
+        "score": trial.score,
         "loss": trial.loss,
-        "history": [_epoch_values(epoch, trial.metric) for epoch in trial.history],
+        "history": [epoch._asdict() for epoch in trial.history],
         "train_seconds": trial.train_seconds,
         "train_images_per_second": trial.train_images_per_second,
     }
@@ -379,9 +377,9 @@ def _trial(values: Mapping[str, Any]) -> TrialRecord:
         epochs=int(values["epochs"]),
         metric=metric,
         error=(values["error"] or "no reason was recorded") if failed else None,
-        score=_number(values[metric.name], optional=failed),
+        score=_number(_score(values), optional=failed),
         loss=_number(values["loss"], optional=failed),
-        history=tuple(_epoch(value, metric) for value in values["history"]),
+        history=tuple(_epoch(value) for value in values["history"]),
         parameters=values["parameters"],
         multiply_adds=values["multiply_adds"],
         train_seconds=values["train_seconds"],
@@ -412,19 +410,18 @@ def _metric(values: Mapping[str, Any]) -> Metric:
     return Metric(values["name"], values["unit"], values["higher_is_better"], bounds)
 
 
-def _epoch_values(epoch: EpochRecord, metric: Metric) -> dict[str, Any]:
-    values = epoch._asdict()
-    return {metric.name if key == "score" else key: value for key, value in values.items()}
-
-
-def _epoch(values: Mapping[str, Any], metric: Metric) -> EpochRecord:
+def _epoch(values: Mapping[str, Any]) -> EpochRecord:
     return EpochRecord(
         epoch=int(values["epoch"]),
         train_loss=float(values["train_loss"]),
         loss=float(values["loss"]),
-        score=float(values[metric.name]),
+        score=float(_score(values)),
         seconds=float(values["seconds"]),
     )
+
+
+def _score(values: Mapping[str, Any]) -> Any:
+    return values["score"] if "score" in values else values[ACCURACY.name]
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:

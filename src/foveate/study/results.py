@@ -232,7 +232,7 @@ def write_tables(results: Results) -> None:
 
 def _trial_line(trial: TrialRecord, row: Row) -> dict[str, Any]:
     """A trial as a line of ``results.csv``; what was measured is of one trained model of each."""
-    subject, latency = trial.subject, row.latency
+    subject = trial.subject
     return {
         "attention": subject.attention,
         "label": subject.label,
@@ -243,12 +243,12 @@ def _trial_line(trial: TrialRecord, row: Row) -> dict[str, Any]:
         "host": trial.host,
         "status": trial.status,
         "error": trial.error,
-        trial.metric.name: trial.score,
+        _column(trial.metric): trial.score,
         "loss": trial.loss,
         "epochs": trial.epochs,
         "parameters": trial.parameters,
         "multiply_adds": trial.multiply_adds,
-        **_latency_columns(latency),
+        **_latency_columns(row.latency),
         "peak_memory_mb": row.peak_memory_mb,
         "train_images_per_second": trial.train_images_per_second,
         "train_seconds": trial.train_seconds,
@@ -257,7 +257,7 @@ def _trial_line(trial: TrialRecord, row: Row) -> dict[str, Any]:
 
 def _summary_line(row: Row) -> dict[str, Any]:
     """A row as a line of ``summary.csv``."""
-    name, found = row.metric.name, row.estimate
+    score, found = _column(row.metric), row.estimate
     return {
         "attention": row.subject.attention,
         "label": row.label,
@@ -266,15 +266,20 @@ def _summary_line(row: Row) -> dict[str, Any]:
         "control": row.control,
         "seeds": len(row.done),
         "failed": len(row.failed),
-        name: found and found.mean,
-        f"{name}_low": found and found.low,
-        f"{name}_high": found and found.high,
+        score: found and found.mean,
+        f"{score}_low": found and found.low,
+        f"{score}_high": found and found.high,
         "parameters": row.parameters,
         "multiply_adds": row.multiply_adds,
         **_latency_columns(row.latency),
         "peak_memory_mb": row.peak_memory_mb,
         "train_images_per_second": row.train_images_per_second,
     }
+
+
+def _column(metric: Metric) -> str:
+    """The score's column: the metric's name, apart from the columns that are always there."""
+    return f"held_out_{metric.name}" if metric.name in ("error", "loss") else metric.name
 
 
 def _latency_columns(latency: Latency | None) -> dict[str, Any]:

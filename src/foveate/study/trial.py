@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, get_args
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
@@ -30,6 +32,7 @@ from foveate.study.plan import Plan
 from foveate.study.records import (
     AttentionMaps,
     BatchDone,
+    DamagedRunError,
     EpochRecord,
     Latency,
     LayerMap,
@@ -90,7 +93,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
 
         history: list[EpochRecord] = []
         if (folder / CHECKPOINT).exists():
-            history = records.history(entry.key, seed, plan.metric)
+            history = records.history(entry.key, seed)
 
         def on_event(event: dict[str, Any]) -> None:
             if "batch" in event:
@@ -98,7 +101,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
                 return
             epoch = _epoch(event, plan)
             history[epoch.epoch - 1 :] = [epoch]
-            records.write_history(entry.key, seed, plan.metric, history)
+            records.write_history(entry.key, seed, history)
             tell(epoch)
 
         outcome = train(model, *_batches(plan, images, seed), _recipe(plan), folder, on_event)
@@ -117,21 +120,24 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
             train_seconds=outcome["train_seconds"],
             train_images_per_second=outcome["train_images_per_second"],
         )
-        records.write_history(entry.key, seed, plan.metric, history)
+        records.write_history(entry.key, seed, history)
         records.write_trial(record)
         return record
 
 
 def measure(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Measurement:
     """Time the trained model, and compute its attention maps."""
-    from safetensors.torch import load_file
-
     records = Records(root)
     _set_up(plan)
     images = load(root / "data")
     seed_all(seed)
     model = build(plan, entry, len(images.classes), images.channels)
-    model.load_state_dict(load_file(records.trial_folder(entry.key, seed) / WEIGHTS))
+    weights = records.trial_folder(entry.key, seed) / WEIGHTS
+    try:
+        model.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        then = "with trial.json beside it removed too, it is written from the trial's checkpoint"
+        raise DamagedRunError(root, weights, error, then) from error
     model = model.eval().to(plan.device)
     records.write_attention_maps(_attention_maps(plan, entry, model, images))
     model = fuse(model)
