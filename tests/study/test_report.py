@@ -290,8 +290,8 @@ def test_a_metric_of_which_less_is_better_and_that_has_no_upper_bound(tmp_path, 
         run.records.write_trial(trial("cbam", seed, high, metric=error))
     page = read(run)
     assert "slide has the lowest mean endpoint error, 0.633 px" in page.text
-    assert page.row("slide")[1] == "0.633 0 to 2.51"  # kept above the lower bound
-    assert page.row("cbam")[1].startswith("13.1 10.9 to 15.3")
+    assert page.row("slide")[1] == "0.633 0.00 to 2.51"  # kept above the lower bound
+    assert page.row("cbam")[1].startswith("13.1 11.0 to 15.3")
     assert page.row("slideagainst")[1] == "−12.5"
     assert "accuracy" not in page.text.lower()
     data = json.loads(page.scripts["data"])

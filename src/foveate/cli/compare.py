@@ -25,24 +25,17 @@ def add_arguments(parser: Parser) -> None:
             default=argparse.SUPPRESS,
             **_form(name),
         )
-    for flag, metavar, what in (
-        (
-            "--plan",
-            "FILE",
-            "a plan in YAML or JSON, such as another run's plan.yaml; the other "
-            "options take precedence over it",
-        ),
-        ("--out", "DIR", "the run directory (default: a dated one under runs/)"),
-        ("--resume", "RUN", "go on with the study in this run directory"),
-    ):
-        parser.add_argument(flag, metavar=metavar, help=what, default=argparse.SUPPRESS)
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        metavar="KEY=VALUE",
-        help="settings by the names that they have in a plan",
-        default=argparse.SUPPRESS,
-    )
+    others = {
+        "--set": ("KEY=VALUE", "settings by the names that they have in a plan"),
+        "--plan": ("FILE", "a plan in YAML or JSON; the other options take precedence over it"),
+        "--out": ("DIR", "the run directory (default: a dated one under runs/)"),
+        "--resume": ("RUN", "go on with the study in this run directory"),
+    }
+    for flag, (metavar, what) in others.items():
+        nargs = "+" if flag == "--set" else None
+        parser.add_argument(
+            flag, metavar=metavar, nargs=nargs, help=what, default=argparse.SUPPRESS
+        )
 
 
 def run(options: Options) -> int:

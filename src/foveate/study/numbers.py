@@ -12,7 +12,7 @@ def scaled(value: float, metric: Metric) -> float:
 
 def show_number(value: float, metric: Metric) -> str:
     """The value without its unit, ``93.1``."""
-    return f"{100 * value:.1f}" if metric.unit == "%" else f"{value:.3g}"
+    return f"{100 * value:.1f}" if metric.unit == "%" else f"{value:#.3g}".rstrip(".")
 
 
 def show_value(value: float, metric: Metric) -> str:
@@ -22,7 +22,7 @@ def show_value(value: float, metric: Metric) -> str:
 
 def show_signed(difference: float, metric: Metric) -> str:
     """A difference with its sign, without its unit: ``+1.0``."""
-    return f"{100 * difference:+.1f}" if metric.unit == "%" else f"{difference:+.3g}"
+    return f"{100 * difference:+.1f}" if metric.unit == "%" else f"{difference:+#.3g}".rstrip(".")
 
 
 def show_distance(distance: float, metric: Metric) -> str:

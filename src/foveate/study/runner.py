@@ -16,8 +16,9 @@ from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
 from foveate.study.progress import ProgressLines
 from foveate.study.records import DamagedRunError, Resumption, Subject, TrialRecord
-from foveate.study.results import read_results, write_tables
+from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run, StudyError
+from foveate.study.spreadsheets import write_spreadsheets
 from foveate.study.statistics import judge
 
 _TRIAL = "foveate.study.trial"
@@ -58,7 +59,7 @@ def _run_study(
     failures = _work_off(run, executor, show, command)
     results = read_results(run.root, run.plan)
     verdict = judge(results.scores, results.controls, results.metric)
-    write_tables(results)
+    write_spreadsheets(results)
     report = write_report(results, verdict)
     drop_pixels(run.data)
     return StudyResult(results, verdict, results.failures + failures, report)
@@ -179,7 +180,7 @@ def _train_all(
                     _raise_if_disk_full(run, handle.failure)
                     what = _settle(run, handle, entry, seed, subjects)
                     show.end(name, what, trial=True)
-                    write_tables(read_results(run.root, plan))
+                    write_spreadsheets(read_results(run.root, plan))
     finally:
         for handle, _, _ in active.values():
             handle.kill()

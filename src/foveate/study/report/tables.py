@@ -139,7 +139,7 @@ def _score(row: Row, strip: _Strip) -> Any:
         return DASH
     number = element("span", show_number(found.mean, row.metric), class_="value")
     text = element("div", number, element("small", _interval(found, row.metric)))
-    return element("div", strip.draw(row, found), text, class_="accuracy")
+    return element("div", strip.draw(row, found), text, class_="score")
 
 
 def _interval(found: Estimate, metric: Metric) -> str:

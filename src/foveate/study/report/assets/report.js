@@ -163,7 +163,7 @@ function drawCost(element, points, title, unit) {
 
 // As the tables print it.
 function shown(value) {
-  return data.unit === "%" ? value.toFixed(1) : String(Number(value.toPrecision(3)));
+  return data.unit === "%" ? value.toFixed(1) : value.toPrecision(3);
 }
 
 // plotly.js reads a little HTML in texts.
