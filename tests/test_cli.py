@@ -9,7 +9,9 @@ import sys
 import pytest
 
 from foveate.cli import main
+from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
+from foveate.study.plan import SETTINGS, read_plan
 
 
 @pytest.fixture
@@ -45,6 +47,61 @@ def test_help_does_not_wait_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "profile" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare"])
+def test_help_of_a_command_does_not_wait_for_torch(command):
+    code = (
+        f"import sys; sys.argv = ['foveate', {command!r}, '--help']\n"
+        "from foveate.cli import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'timm', 'lightning', 'rich', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert command in done.stdout
+
+
+def test_help_of_compare_states_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, setting in SETTINGS.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert " ".join(setting.help.split()) in text
+    for default in ("highest learning rate (default: 0.002)", "(default: none depthwise_conv)",
+                    "(default: 32 for the digits, 64 for others)", "(default: 0 1 2)"):  # fmt: skip
+        assert default in text
+    assert "null)" not in text
+
+
+def test_every_setting_has_its_option():
+    """What is typed is read, and checked, as the same key of a plan file is."""
+    from foveate.cli import compare as command
+
+    parser = Parser()
+    command.add_arguments(parser)
+    typed = {
+        "attention": "a b:x=1", "controls": "c", "seeds": "2", "data": "007", "data_root": "no",
+        "limit": "5", "image_size": "8 16", "host": "h", "host_kwargs": "depth=2", "epochs": "3",
+        "batch_size": "4", "optimizer": "sgd", "lr": "1e-3", "weight_decay": "0", "schedule": "s",
+        "warmup_epochs": "2", "label_smoothing": ".1", "mixup": "1", "clip_grad": "null",
+        "augment": "none", "augment_kwargs": "scale=[1,2]", "precision": "p", "device": "d",
+        "workers": "6", "threads": "7", "imports": "f.py g",
+    }  # fmt: skip
+    assert typed.keys() == SETTINGS.keys()
+    for name, words in typed.items():
+        options = parser.parse_args([command._flag(name), *words.split()])
+        typed[name] = command._value(name, vars(options)[name])
+    plan = read_plan(typed)
+    assert [entry.label for entry in plan.entries] == ["a", "b(x=1)", "c"]
+    assert (plan.seeds, plan.data, plan.data_root, plan.image_size) == (
+        (0, 1),
+        "007",
+        "no",
+        (8, 16),
+    )
+    assert (plan.host_kwargs, plan.augment_kwargs) == ({"depth": 2}, {"scale": [1, 2]})
+    assert (plan.lr, plan.clip_grad, plan.imports) == (1e-3, None, ("f.py", "g"))
 
 
 def test_list(run):
@@ -118,8 +175,8 @@ def test_profile_table(run):
         ("profile resnet188", "did you mean 'resnet18'"),
         ("profile multi_heed", "did you mean 'multi_head'"),
         ("profile multi_head --size x", "--size element 1: Expected a int. Got value: x"),
-        ("profile multi_head --size 4 4 4", "--size takes one or two"),
-        ("profile multi_head --size 0", "--size takes one or two"),
+        ("profile multi_head --size 4 4 4", "size takes one or two"),
+        ("profile multi_head --size 0", "size takes one or two"),
         ("profile multi_head --num-heads 3", "num_heads could be one of [1, 2, 4]"),
         ("profile multi_head --option kernel=3", "no option 'kernel'"),
         ("profile multi_head --option kernel", "--option takes KEY=VALUE"),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from foveate.registry import describe as describe
     from foveate.registry import list_attention as list_attention
     from foveate.registry import register as register
+    from foveate.study.compare import compare as compare
     from foveate.surgery.fuse import fuse as fuse
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ _HOME = {
     "Profile": "analysis.profile",
     "Spec": "registry",
     "attention_map": "analysis.attention_map",
+    "compare": "study.compare",
     "count_flops": "analysis.flops",
     "create_attention": "attention.adapt",
     "describe": "registry",

@@ -23,3 +23,7 @@ class Metric(NamedTuple):
     unit: str
     higher_is_better: bool
     bounds: tuple[float, float]
+
+
+ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
+"""The share of images whose class is found."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+import foveate
 from foveate.cli import main
-from foveate.study.store import held
+from foveate.study.lock import lock
 from tests.data.folders import make_folder, truncate
 
 OWN = str(Path(__file__).with_name("mechanisms_for_tests.py"))
@@ -97,18 +99,21 @@ def test_a_trial_holds_to_its_schema(study):
     assert trial["role"] == "gate"
     assert trial["family"] == "gates"
     assert (trial["seed"], trial["host"], trial["epochs"]) == (1, "pyramid_pico", 2)
-    assert 0 <= trial["accuracy"] <= 1
+    assert 0 <= trial["score"] <= 1
     assert [e["epoch"] for e in trial["history"]] == [1, 2]
-    assert set(trial["history"][0]) == {"epoch", "train_loss", "loss", "accuracy", "seconds"}
+    assert set(trial["history"][0]) == {"epoch", "train_loss", "loss", "score", "seconds"}
     assert trial["parameters"] > 1e5
     assert trial["multiply_adds"] > 1e5
+    assert trial["metric"] == {
+        "name": "accuracy", "unit": "%", "higher_is_better": True, "bounds": [0.0, 1.0]
+    }  # fmt: skip
     history = json.loads((study / "trials" / "cbam-seed1" / "history.json").read_text())
     assert history == trial["history"]
     measured = json.loads((study / "measured" / "cbam.json").read_text())
     assert set(measured["latency_ms"]) == {"median", "p25", "p75", "batch", "repeats"}
 
 
-def test_what_a_query_sees_sums_to_one(study):
+def test_attention_maps_sum_to_one(study):
     view = json.loads((study / "views" / "multi_head.json").read_text())
     assert view["layers"][0]["measure"] == "weights"
     for layer in view["layers"]:
@@ -132,6 +137,51 @@ def test_the_saved_plan_gives_the_same_numbers(study, tmp_path):
     assert compare("--plan", study / "plan.yaml", "--seeds", 1, "--workers", 1, "--out", again) == 0
     expected = {k: v for k, v in numbers(study).items() if k.endswith("seed0")}
     assert numbers(again) == expected
+
+
+def test_one_call_from_python_does_the_same(study, tmp_path, capsys):
+    result = foveate.compare(
+        attention=["cbam"], controls=[], seeds=[1], data="digits", limit=128, epochs=2,
+        image_size=16, workers=1, threads=1, out=tmp_path / "run",
+    )  # fmt: skip
+    name = "cbam-seed1"
+    assert numbers(tmp_path / "run") == {name: numbers(study)[name]}
+    assert result.report == tmp_path / "run" / "report.html"
+    text = repr(result)
+    assert text.endswith(f"report: {result.report}")
+    assert "cbam" in text
+    assert f"{100 * result.results.rows[0].scores[1]:.1f} % (one seed)" in text
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["command"] is None
+    assert "foveate compare --plan plan.yaml" in result.report.read_text()
+    assert f"run directory: {tmp_path / 'run'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "unknown key 'epoch' in the settings; did you mean 'epochs'"),
+        ({"plan": {"epoch": 3}}, "unknown key 'epoch' in the plan; did you mean 'epochs'"),
+        ({"attention": ["slidee"], "seeds": 1}, "unknown attention 'slidee'; did you mean"),
+        ({"resume": "x", "epochs": 3}, "resume goes on with the plan of the run; leave out 'ep"),
+    ],
+)
+def test_a_wrong_call_is_refused_as_the_command_would(tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        foveate.compare(**settings)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_damaged_trial_is_one_line(study, tmp_path, capsys):
+    run = shutil.copytree(study, tmp_path / "run")
+    path = run / "trials" / "cbam-seed1" / "trial.json"
+    path.write_text(path.read_text()[:40])
+    line = refused(capsys, "--resume", run)
+    assert f"{path} is damaged" in line
+    assert f"remove it and go on with: foveate compare --resume {run}" in line
+    path.unlink()
+    assert compare("--resume", run) == 0
+    assert numbers(run) == numbers(study)
 
 
 def test_another_plan_is_refused_in_the_same_directory(study, capsys):
@@ -166,13 +216,13 @@ def test_what_breaks_in_one_trial_breaks_no_other(tmp_path, capsys):
     assert (run / "report.html").exists()
 
 
-def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
     run = tmp_path / "run"
     line = refused(
         capsys, *SMALL, "--attention", "works", "fills_disk", "--controls", "--seeds", 1,
         "--workers", 1, "--out", run,
     )  # fmt: skip
-    assert "no room on the disk" in line
+    assert "the disk is full" in line
     assert f"foveate compare --resume {run}" in line
     trial = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
     assert trial["status"] == "done"
@@ -180,7 +230,7 @@ def test_no_room_on_the_disk_is_one_line_and_loses_nothing(tmp_path, capsys):
 
 
 def test_a_run_directory_is_one_process_s(study, capsys):
-    with held(study / ".lock", 0) as ours:
+    with lock(study / ".lock", 0) as ours:
         assert ours
         assert "another process is at work" in refused(capsys, "--resume", study)
 
@@ -198,7 +248,7 @@ def test_a_folder_of_images_with_bad_files(tmp_path, capsys):
     assert code == 0
     assert "skipped 2 unreadable files: cat/0.png" in out
     trial = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
-    assert trial["accuracy"] > 0.8
+    assert trial["score"] > 0.8
     skipped = json.loads((run / "data" / "index.json").read_text())["skipped"]
     assert {s["file"] for s in skipped} == {"cat/0.png", "dog/notes.txt"}
 
@@ -212,7 +262,7 @@ ONE = ["--seeds", 1, "--controls"]
         (["--attention", "slidee", *ONE], "unknown attention 'slidee'; did you mean 'slide'"),
         (["--attention", "additive", *ONE], "additive is an aligner"),
         (["--attention", "cbam", "--host", "pyramid_pic", *ONE], "unknown host 'pyramid_pic'; did"),
-        (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no slot"),
+        (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no place"),
         (["--attention", "multi_head:num_head=2", *ONE], "did you mean 'num_heads'"),
         (["--attention", "multi_head:num_heads=5", *ONE], "num_heads=5"),
         (["--attention", "cbam", "--set", "optimizer=adamz", *ONE], "unknown optimizer 'adamz'"),

@@ -88,7 +88,7 @@ def test_a_wrong_plan_is_refused(values, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is not YAML"),
+        ("a: [", "is neither YAML nor JSON"),
         ("- a", "holds no plan"),
         ("", "holds no plan"),
         ("epoch: 2", r"unknown key 'epoch' in .*study\.yaml"),

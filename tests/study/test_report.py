@@ -5,19 +5,33 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
-from math import exp
+from math import exp, inf
 
 import pytest
-import yaml
 
-from foveate.study.report import write_report
+from foveate.metrics import ACCURACY, Metric
+from foveate.study.entry import Entry
+from foveate.study.plan import Plan
+from foveate.study.records import (
+    AttentionMaps,
+    Environment,
+    EpochRecord,
+    Latency,
+    LayerMap,
+    Measurement,
+    Subject,
+    TrialRecord,
+)
 from foveate.study.report.markup import element, embed_json
+from foveate.study.report.page import write_report
 from foveate.study.report.pictures import heat_map
 from foveate.study.results import read_results
-from foveate.study.statistics import estimate
+from foveate.study.run import Run, StudyError
+from foveate.study.statistics import estimate, judge
 
-ACCURACY = {
+ACCURACY_OF = {
     "slide": (0.985, 0.988, 0.982),
     "cbam": (0.979, 0.975, 0.981),
     "none": (0.951, 0.955, 0.949),
@@ -73,64 +87,88 @@ class Page(HTMLParser):
         return next(r for r in self.rows if r and r[0].replace(" ", "").startswith(label))
 
 
-def trial(attention, seed, accuracy=None, **more):
+def subject(attention, label=None, family=None):
     control = attention in CONTROLS
-    done = accuracy is not None
-    history = [
-        {"epoch": e, "train_loss": 1.0, "loss": 1.0, "accuracy": accuracy * (1 - exp(-e))}
-        for e in range(1, 5)
-    ] if done else []  # fmt: skip
-    return {
-        "attention": attention, "label": attention, "role": "control" if control else "mixer",
-        "family": "control" if control else "local", "control": control, "seed": seed,
-        "host": "pyramid_pico", "status": "done" if done else "failed", "error": None,
-        "accuracy": accuracy, "loss": 0.1, "epochs": 4, "history": history,
-        "parameters": 123456, "multiply_adds": 14_100_000,
-        "train_images_per_second": 1000.0 + seed, "train_seconds": 3.0, **more,
-    }  # fmt: skip
+    role = "control" if control else "mixer"
+    family = family or ("control" if control else "local")
+    return Subject(attention, attention, label or attention, control, role, family)
+
+
+def trial(attention, seed, score=None, error=None, metric=ACCURACY, **names):
+    history = [] if score is None else [
+        EpochRecord(epoch, 1.0, 1.0, score * (1 - exp(-epoch)), 0.5) for epoch in range(1, 5)
+    ]  # fmt: skip
+    return TrialRecord(
+        subject=subject(attention, **names),
+        seed=seed,
+        host="pyramid_pico",
+        epochs=4,
+        metric=metric,
+        error=error,
+        score=score,
+        loss=None if score is None else 0.1,
+        history=tuple(history),
+        parameters=123456,
+        multiply_adds=14_100_000,
+        train_images_per_second=1000.0 + seed,
+        train_seconds=3.0,
+    )
+
+
+ENVIRONMENT = Environment(
+    started="2026-01-01T00:00:00+00:00", foveate="0.1.0", commit=None, python="3.12.0",
+    versions={"torch": "2.15"}, platform="Linux", cpu="a processor", cores=2, device="cpu",
+    device_name="a processor", workers=2, threads=1, seeds=[0, 1, 2],
+    command=["/bin/foveate", "compare", "--data", "a b"],
+)  # fmt: skip
+
+
+def begin(root, *attention, **settings) -> Run:
+    """A run directory whose plan compares ``attention`` with both controls."""
+    names = [Entry(name) if isinstance(name, str) else name for name in attention]
+    return Run.begin(root, Plan(attention=tuple(names), epochs=4, **settings))
 
 
 def put(run, name, value):
-    path = run / name
+    path = run.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(value) if path.suffix == ".yaml" else json.dumps(value)
-    path.write_text(text)
+    path.write_text(json.dumps(value))
 
 
 @pytest.fixture
 def run(tmp_path):
-    put(tmp_path, "plan.yaml", {"data": "digits", "host": "pyramid_pico", "epochs": 4})
-    index = {"classes": ["0", "1"], "skipped": ["bad.png"]}
-    splits = {"train": {"labels": [0] * 1438}, "test": {"labels": [1] * 400}}
-    put(tmp_path, "data/index.json", {**index, **splits})
-    put(
-        tmp_path,
-        "environment.json",
-        {
-            "command": ["/bin/foveate", "compare", "--data", "a b"],
-            "torch": "2.15",
-            "threads": {"intra": 2},
-        },
-    )
-    for name, values in ACCURACY.items():
+    run = begin(tmp_path, "slide", "cbam", "pale", "evil", "odd")
+    index = {"classes": ["0", "1"], "skipped": ["bad.png"], "channels": 1, "photographs": False,
+             "in_memory": True}  # fmt: skip
+    train = {"part": "all", "rows": list(range(1438)), "labels": [0] * 1438}
+    test = {"part": "all", "rows": list(range(400)), "labels": [1] * 400}
+    put(run, "data/index.json", {**index, "train": train, "test": test})
+    records = run.records
+    records.write_environment(ENVIRONMENT)
+    for name, values in ACCURACY_OF.items():
         for seed, accuracy in enumerate(values):
-            put(tmp_path, f"trials/{name}-seed{seed}/trial.json", trial(name, seed, accuracy))
-        latency = {"median": LATENCY[name], "p25": 7.5, "p75": 42.5, "batch": 16, "repeats": 50}
-        put(tmp_path, f"measured/{name}.json", {"latency_ms": latency, "peak_memory_mb": 10.25})
-    layer = {"layer": "a", "query": [1, 2], "measure": "weights", "map": [[0.1] * 4] * 3}
-    put(tmp_path, "views/slide.json", {"image": [[0, 255]] * 2, "images": 16, "layers": [layer]})
-    put(tmp_path, "views/none.json", {"image": [[[0, 255, 0]] * 2] * 2, "layers": []})
-    return tmp_path
+            records.write_trial(trial(name, seed, accuracy))
+        latency = Latency(LATENCY[name], 7.5, 42.5, 16, 50)
+        records.write_measurement(Measurement(name, latency, 10.25, 1, 1, 1, "a processor"))
+    layer = LayerMap("a", (1, 2), "weights", [[0.1] * 4] * 3)
+    records.write_attention_maps(AttentionMaps(subject("slide"), [[0, 255]] * 2, 16, (layer,)))
+    records.write_attention_maps(AttentionMaps(subject("none"), [[[0, 255, 0]] * 2] * 2, 16, ()))
+    return run
+
+
+def write(run):
+    results = read_results(run.root, run.plan)
+    return write_report(results, judge(results.scores, results.controls, results.metric))
 
 
 def read(run) -> Page:
-    return Page(write_report(run).read_text())
+    return Page(write(run).read_text())
 
 
-@pytest.mark.parametrize("name", ACCURACY)
+@pytest.mark.parametrize("name", ACCURACY_OF)
 def test_the_table_says_what_the_files_say(run, name):
     row = read(run).row(SPOKEN.get(name, name).replace(" ", ""))
-    found = estimate(ACCURACY[name])
+    found = estimate(dict(enumerate(ACCURACY_OF[name])))
     assert f"{100 * found.mean:.1f}" in row[1]
     assert f"{100 * found.low:.1f} to {100 * found.high:.1f}" in row[1]
     assert row[2] == "123,456"
@@ -187,22 +225,22 @@ def test_nothing_is_loaded_from_elsewhere_and_plotly_is_whole(run):
             assert (attributes.get(name) or "data:").startswith("data:")
     packed = page.scripts["plotly"]
     assert "Plotly" in gzip.decompress(base64.b64decode(packed)).decode()
-    assert (run / "report.html").stat().st_size < 3_000_000
+    assert (run.root / "report.html").stat().st_size < 3_000_000
 
 
 def test_pictures_have_words_and_a_marked_query(run):
     page = read(run)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert all(attributes.get("alt") for attributes in images)
-    assert any("row 1, column 2 sees in slide" in a["alt"] for a in images)
-    assert "nothing stands in its slot" in page.text
+    assert any("map of slide for the query at row 1, column 2" in a["alt"] for a in images)
+    assert "nothing stands in its place" in page.text
     plots = [a for _, a in page.tags if "plot" in (a.get("class") or "")]
     assert all(attributes.get("aria-label") for attributes in plots)
 
 
 def test_failed_trials_are_named_with_their_reason(run):
-    put(run, "trials/cbam-seed1/trial.json", trial("cbam", 1, status="failed", error="out of RAM"))
-    put(run, "trials/pale-seed0/trial.json", trial("pale", 0, status="failed", error="no luck"))
+    run.records.write_trial(trial("cbam", 1, error="out of RAM"))
+    run.records.write_trial(trial("pale", 0, error="no luck"))
     page = read(run)
     assert "Seed 1 failed: out of RAM" in page.row("cbam")[0]
     assert "98.0" in page.row("cbam")[1]
@@ -211,13 +249,15 @@ def test_failed_trials_are_named_with_their_reason(run):
     assert "11 finished, 2 failed" in page.text
 
 
-def test_all_text_is_escaped(run):
-    failed = trial("evil", 0, label=EVIL, family=EVIL, status="failed", error=EVIL)
-    put(run, "trials/evil-seed0/trial.json", failed)
-    put(run, "trials/odd-seed0/trial.json", trial("odd", 0, 0.5, label=EVIL + "2"))
-    put(run, "plan.yaml", {"data": EVIL, "host": EVIL})
-    put(run, "environment.json", {"command": EVIL, EVIL: EVIL})
-    text = write_report(run).read_text()
+def test_all_text_is_escaped(tmp_path):
+    run = begin(tmp_path, Entry("evil", label=EVIL), "odd", data=EVIL, host=EVIL, seeds=(0,))
+    key = run.plan.attention[0].key
+    failed = trial(key, 0, error=EVIL, label=EVIL, family=EVIL)
+    run.records.write_trial(failed)
+    run.records.write_trial(trial("odd", 0, 0.5, label=EVIL + "2"))
+    evil = {"command": ["foveate", EVIL], "platform": EVIL, "versions": {EVIL: EVIL}}
+    run.records.write_environment(replace(ENVIRONMENT, **evil))
+    text = write(run).read_text()
     page = Page(text)
     assert "onerror" not in [name for _, attributes in page.tags for name in attributes]
     assert EVIL not in text
@@ -226,25 +266,46 @@ def test_all_text_is_escaped(run):
 
 
 def test_one_seed_and_nothing_measured(tmp_path):
-    put(tmp_path, "trials/slide-seed0/trial.json", trial("slide", 0, 0.9))
-    page = read(tmp_path)
+    run = begin(tmp_path, "slide")
+    run.records.write_trial(trial("slide", 0, 0.9))
+    page = read(run)
     assert "one seed" in page.row("slide")[1]
     assert page.row("slide")[4:6] == ["–", "–"]
-    assert not [a for _, a in page.tags if a.get("id") in ("cost-latency", "sight")]
+    absent = ("cost-latency", "attention-maps")
+    assert not [a for _, a in page.tags if a.get("id") in absent]
 
 
 def test_only_failures(tmp_path):
-    put(tmp_path, "trials/slide-seed0/trial.json", trial("slide", 0, status="failed"))
-    assert "No run has finished" in read(tmp_path).text
+    run = begin(tmp_path, "slide")
+    run.records.write_trial(trial("slide", 0, error="no luck"))
+    assert "No run has finished" in read(run).text
+
+
+def test_a_metric_of_which_less_is_better_and_that_has_no_upper_bound(tmp_path, monkeypatch):
+    error = Metric("endpoint error", "px", False, (0.0, inf))
+    monkeypatch.setattr(Plan, "metric", property(lambda plan: error))
+    run = begin(tmp_path, "slide", "cbam", controls=())
+    for seed, (low, high) in enumerate([(1.5, 12.25), (0.1, 14.0), (0.3, 13.125)]):
+        run.records.write_trial(trial("slide", seed, low, metric=error))
+        run.records.write_trial(trial("cbam", seed, high, metric=error))
+    page = read(run)
+    assert "slide has the lowest mean endpoint error, 0.633 px" in page.text
+    assert page.row("slide")[1] == "0.633 0.00 to 2.51"  # kept above the lower bound
+    assert page.row("cbam")[1].startswith("13.1 11.0 to 15.3")
+    assert page.row("slideagainst")[1] == "−12.5"
+    assert "accuracy" not in page.text.lower()
+    data = json.loads(page.scripts["data"])
+    assert [point["front"] for point in data["madds"]] == [True, False]
+    assert (data["axis"], data["greatest"]) == ("held-out endpoint error (px)", None)
 
 
 def test_refusals(tmp_path):
+    run = begin(tmp_path / "run", "slide")
     with pytest.raises(ValueError, match="holds no trial"):
-        write_report(tmp_path)
-    put(tmp_path, "trials/slide-seed0/trial.json", trial("slide", 0, 0.9))
-    (tmp_path / "plan.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"plan\.yaml is damaged"):
-        read_results(tmp_path)
+        read_results(run.root, run.plan)
+    (run.root / "plan.yaml").write_text("a: [")
+    with pytest.raises(StudyError, match="holds a damaged plan"):
+        Run.open(run.root)
 
 
 def test_markup_escapes_what_is_not_markup():

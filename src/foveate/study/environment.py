@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import foveate
 from foveate.analysis.profile import device_name
 from foveate.study.plan import Plan
+from foveate.study.records import Environment
 
 _PACKAGES = (
     "torch", "timm", "lightning", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn",
@@ -21,30 +21,30 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def environment(plan: Plan) -> dict[str, Any]:
-    """What the numbers of a study depend on beside its plan."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "foveate": foveate.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-        "platform": platform.platform(),
-        "cpu": device_name("cpu"),
-        "cores": os.cpu_count(),
-        "device": plan.device,
-        "device_name": device_name(plan.device),
-        "workers": plan.workers,
-        "threads": plan.threads,
-        "seeds": list(plan.seeds),
-        "command": sys.argv,
-    }
+def environment(plan: Plan, command: Sequence[str] | None) -> Environment:
+    """What the numbers of a study depend on beside its plan; ``command`` is what was typed."""
+    return Environment(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        foveate=foveate.__version__,
+        commit=_commit(),
+        python=platform.python_version(),
+        versions={name: found for name in _PACKAGES if (found := _version(name))},
+        platform=platform.platform(),
+        cpu=device_name("cpu"),
+        cores=os.cpu_count(),
+        device=plan.device,
+        device_name=device_name(plan.device),
+        workers=plan.workers,
+        threads=plan.threads,
+        seeds=list(plan.seeds),
+        command=None if command is None else list(command),
+    )
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(before: Environment, now: Environment) -> list[str]:
     """What is not as it was, in words: numbers may differ for it."""
-    old = {"python": before["python"], "cpu": before["cpu"], **before["versions"]}
-    new = {"python": now["python"], "cpu": now["cpu"], **now["versions"]}
+    old = {"python": before.python, "cpu": before.cpu, **before.versions}
+    new = {"python": now.python, "cpu": now.cpu, **now.versions}
     return [
         f"{key} was {old[key]} and is {new[key]}"
         for key in old

@@ -1,153 +1,169 @@
-"""What a study compares and how: a plain record that reads from YAML and writes back.
+"""What a study compares and how: a plain record that reads from YAML or JSON and writes back.
 
 Everything that decides the numbers of a trial is in the plan, and the plan that ran is saved with
-the result, with every default filled in.
+the result, with every default filled in. Each field of :class:`Plan` states its name, type,
+default, check and help once; plan files, ``foveate.compare`` and the command line are read by them.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 
-from foveate.arguments import nearest
+from foveate.metrics import ACCURACY, Metric
+from foveate.study import settings as read
+from foveate.study.entry import Entry, PlanError, nearest
 
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
 
 
-class PlanError(ValueError):
-    """A plan that cannot run; the message names the key and what would be right."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing that is compared.
+class Setting(NamedTuple):
+    """What a field of the plan states beside its name, type and default.
 
     Attributes:
-        name: the mechanism or control.
-        kwargs: its options.
-        label: what tables and file names call it.
-        control: whether it is there to compare with.
+        read: ``(key, value) -> value``, checked; raises :class:`PlanError`.
+        help: what it is, in one line.
+        default: what the default comes to, where the value itself does not say it.
     """
 
-    name: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
-    control: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.label:
-            options = ",".join(f"{key}={value}" for key, value in self.kwargs.items())
-            object.__setattr__(self, "label", f"{self.name}({options})" if options else self.name)
-
-    @property
-    def key(self) -> str:
-        """The label as a file name."""
-        return re.sub(r"[^\w.=,+-]+", "_", self.label).strip("_")
-
-    @classmethod
-    def read(cls, value: Any, control: bool = False) -> Entry:
-        """An entry from ``"name"``, ``"name:key=value,key=value"`` or a mapping.
-
-        Raises:
-            PlanError: if it is none of these.
-        """
-        key = "controls" if control else "attention"
-        if isinstance(value, str):
-            name, _, options = value.partition(":")
-            return cls(name, _options(options, value), control=control)
-        if isinstance(value, Mapping):
-            unknown = [k for k in value if k not in ("name", "kwargs", "label")]
-            if unknown:
-                raise PlanError(
-                    f"unknown key {unknown[0]!r} under {key}"
-                    f"{nearest(unknown[0], ('name', 'kwargs', 'label'))}"
-                )
-            if not isinstance(value.get("name"), str):
-                raise PlanError(f"an entry of {key} needs a name, got {dict(value)}")
-            kwargs = value.get("kwargs") or {}
-            if not isinstance(kwargs, Mapping):
-                raise PlanError(f"kwargs of {value['name']} must be a mapping, got {kwargs!r}")
-            return cls(value["name"], dict(kwargs), str(value.get("label") or ""), control)
-        raise PlanError(f"{key} lists names or {{name:, kwargs:, label:}}, got {value!r}")
+    read: Callable[[str, Any], Any]
+    help: str
+    default: str | None = None
 
 
-def _options(text: str, whole: str) -> dict[str, Any]:
-    options = {}
-    # A comma inside brackets belongs to a value, as in window_size=[4,8].
-    for item in re.split(r",(?![^\[(]*[\])])", text) if text else []:
-        key, equals, value = item.partition("=")
-        if not equals or not key.isidentifier():
-            raise PlanError(f"expected NAME:key=value,key=value, got {whole!r}")
-        options[key] = yaml.safe_load(value)
-    return options
+def _stated(
+    read: Callable[[str, Any], Any], help: str, default: str | None = None
+) -> dict[str, Setting]:
+    return {"setting": Setting(read, help, default)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study. A field that is None is filled in by :func:`complete`.
+    """A study. A field that is None is decided by :func:`complete` where its help says so.
 
-    Attributes:
-        attention: what is compared.
-        controls: what it is compared with.
-        seeds: one trial of each for every seed.
-        data: digits, a folder of images, or torchvision/NAME.
-        data_root: where named data sets lie or are downloaded to.
-        limit: train on at most this many images, and measure on a quarter as many.
-        image_size: height and width.
-        host: the timm model in whose blocks the attention stands.
-        host_kwargs: its further options.
-        epochs: passes over the training images.
-        batch_size: images a batch.
-        optimizer: a timm name.
-        lr: highest learning rate.
-        weight_decay: of weights that are neither biases nor norms.
-        schedule: a timm name.
-        warmup_epochs: over which the learning rate rises.
-        label_smoothing: share of the target spread over all classes.
-        mixup: timm's mixup alpha; 0 mixes nothing.
-        clip_grad: largest norm of the gradient.
-        augment: auto, none, affine (drawings) or photo (timm's transforms).
-        augment_kwargs: options of timm's ``create_transform``.
-        precision: Lightning's word, such as 32-true or bf16-mixed.
-        device: cpu, cuda, mps or auto.
-        workers: trials at a time.
-        threads: CPU threads of a trial.
-        imports: modules or files that register mechanisms of the user's own.
+    :data:`SETTINGS` holds the check and the help of each field; ``foveate compare --help`` shows
+    them.
     """
 
-    attention: tuple[Entry, ...] = tuple(Entry(name) for name in DEFAULT_ATTENTION)
-    controls: tuple[Entry, ...] = tuple(Entry(name, control=True) for name in DEFAULT_CONTROLS)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    data: str = "digits"
-    data_root: str | None = None
-    limit: int | None = None
-    image_size: tuple[int, int] | None = None
-    host: str = "pyramid_pico"
-    host_kwargs: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 8
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float = 2e-3
-    weight_decay: float = 0.05
-    schedule: str = "cosine"
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    clip_grad: float | None = 1.0
-    augment: str = "auto"
-    augment_kwargs: dict[str, Any] = field(default_factory=dict)
-    precision: str = "32-true"
-    device: str = "auto"
-    workers: int | None = None
-    threads: int | None = None
-    imports: tuple[str, ...] = ()
+    attention: tuple[Entry, ...] = field(
+        default=tuple(Entry(name) for name in DEFAULT_ATTENTION),
+        metadata=_stated(
+            read.entries, "mechanisms to compare, with options as NAME:key=value,key=value"
+        ),
+    )
+    controls: tuple[Entry, ...] = field(
+        default=tuple(Entry(name, control=True) for name in DEFAULT_CONTROLS),
+        metadata=_stated(read.controls, "what they are compared with"),
+    )
+    seeds: tuple[int, ...] = field(
+        default=(0, 1, 2),
+        metadata=_stated(
+            read.seeds, "how many seeds, or which; one trial of each mechanism for every seed"
+        ),
+    )
+    data: str = field(
+        default="digits",
+        metadata=_stated(
+            read.text, "a folder of images, torchvision/NAME, or the digits of scikit-learn"
+        ),
+    )
+    data_root: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_text, "where named data sets lie or are downloaded to", "~/.cache/foveate"
+        ),
+    )
+    limit: int | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_whole,
+            "train on at most this many images, and measure on a quarter as many",
+            "all",
+        ),
+    )
+    image_size: tuple[int, int] | None = field(
+        default=None,
+        metadata=_stated(
+            read.size,
+            "height and width, or one number for both",
+            "32 for the digits, 64 for others",
+        ),
+    )
+    host: str = field(
+        default="pyramid_pico",
+        metadata=_stated(read.text, "the timm model in whose blocks the attention stands"),
+    )
+    host_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata=_stated(read.mapping, "further options of the host")
+    )
+    epochs: int = field(default=8, metadata=_stated(read.whole, "passes over the training images"))
+    batch_size: int = field(default=64, metadata=_stated(read.whole, "images a batch"))
+    optimizer: str = field(default="adamw", metadata=_stated(read.text, "a timm name"))
+    lr: float = field(default=2e-3, metadata=_stated(read.number, "highest learning rate"))
+    weight_decay: float = field(
+        default=0.05, metadata=_stated(read.number, "of weights that are neither biases nor norms")
+    )
+    schedule: str = field(
+        default="cosine", metadata=_stated(read.text, "of the learning rate; a timm name")
+    )
+    warmup_epochs: float = field(
+        default=1.0, metadata=_stated(read.number, "over which the learning rate rises")
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata=_stated(read.share, "share of the target spread over all classes")
+    )
+    mixup: float = field(
+        default=0.0, metadata=_stated(read.number, "timm's mixup alpha; 0 mixes nothing")
+    )
+    clip_grad: float | None = field(
+        default=1.0,
+        metadata=_stated(
+            read.maybe_number, "largest norm of the gradient; null leaves it as it is"
+        ),
+    )
+    augment: str = field(
+        default="auto",
+        metadata=_stated(
+            read.text,
+            "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of images",
+        ),
+    )
+    augment_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata=_stated(read.mapping, "options of timm's create_transform")
+    )
+    precision: str = field(
+        default="32-true",
+        metadata=_stated(read.text, "Lightning's word, such as 32-true or bf16-mixed"),
+    )
+    device: str = field(
+        default="auto",
+        metadata=_stated(read.text, "cpu, cuda, mps or auto: cuda where there is one"),
+    )
+    workers: int | None = field(
+        default=None,
+        metadata=_stated(read.maybe_whole, "trials at a time", "one a core, at most 8; 1 on a GPU"),
+    )
+    threads: int | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_whole, "CPU threads of a trial", "the cores shared among the workers"
+        ),
+    )
+    imports: tuple[str, ...] = field(
+        default=(),
+        metadata=_stated(read.texts, "modules or files that register mechanisms of your own"),
+    )
+
+    @property
+    def metric(self) -> Metric:
+        """What a trial is measured by: a study trains classifiers."""
+        return ACCURACY
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -171,6 +187,13 @@ class Plan:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
+SETTINGS: dict[str, Setting] = {f.name: f.metadata["setting"] for f in fields(Plan)}
+"""What each field of a plan states, by its name."""
+
+TYPES: dict[str, Any] = get_type_hints(Plan)
+"""The type of each field of a plan."""
+
+
 def _entry_value(entry: Entry) -> Any:
     if not entry.kwargs and entry.label == entry.name:
         return entry.name
@@ -186,22 +209,21 @@ def read_plan(values: Mapping[str, Any], where: str = "the plan") -> Plan:
     Raises:
         PlanError: if a key is unknown (with the nearest) or a value does not fit.
     """
-    known = {f.name: f for f in fields(Plan)}
-    read: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in known:
-            raise PlanError(f"unknown key {key!r} in {where}{nearest(str(key), known)}")
+        if key not in SETTINGS:
+            raise PlanError(f"unknown key {key!r} in {where}{nearest(str(key), SETTINGS)}")
         try:
-            read[key] = _READERS[key](key, value)
+            checked[key] = SETTINGS[key].read(key, value)
         except PlanError as error:
             raise PlanError(f"{error} (in {where})") from None
-    plan = Plan(**read)
+    plan = Plan(**checked)
     _check_whole(plan, where)
     return plan
 
 
 def load_plan(path: Path) -> Plan:
-    """A plan from a YAML file.
+    """A plan from a YAML or JSON file.
 
     Raises:
         PlanError: if there is none there, or it is not one.
@@ -213,7 +235,9 @@ def load_plan(path: Path) -> Plan:
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"plan {str(path)!r} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise PlanError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise PlanError(
+            f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(values, Mapping):
         raise PlanError(f"{path} holds no plan: expected lines such as 'epochs: 10'")
     return read_plan(values, str(path))
@@ -278,120 +302,3 @@ def _check_whole(plan: Plan, where: str) -> None:
             raise PlanError(f"{entry.label} stands twice in {where}; give each its own label")
     if len(set(plan.seeds)) < len(plan.seeds):
         raise PlanError(f"seeds repeats a number: {list(plan.seeds)} (in {where})")
-
-
-def _refuse(key: str, what: str, value: Any) -> PlanError:
-    return PlanError(f"{key} must be {what}, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _whole(key: str, value: Any, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _refuse(key, f"a whole number of at least {least}", value)
-    return value
-
-
-def _maybe_whole(key: str, value: Any) -> int | None:
-    return None if value is None else _whole(key, value)
-
-
-def _number(key: str, value: Any) -> float:
-    # YAML reads 1e-3, without a point, as text.
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
-        value = float(value)
-    if not _is_number(value) or not 0 <= value < float("inf"):
-        raise _refuse(key, "a number of at least 0", value)
-    return float(value)
-
-
-def _share(key: str, value: Any) -> float:
-    if not _is_number(value) or not 0 <= value < 1:
-        raise _refuse(key, "a number in [0, 1)", value)
-    return float(value)
-
-
-def _maybe_number(key: str, value: Any) -> float | None:
-    return None if value is None else _number(key, value)
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _refuse(key, "a name", value)
-    return value
-
-
-def _maybe_text(key: str, value: Any) -> str | None:
-    return None if value is None else _text(key, value)
-
-
-def _mapping(key: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value or {}, Mapping):
-        raise _refuse(key, "a mapping of options", value)
-    return dict(value or {})
-
-
-def _texts(key: str, value: Any) -> tuple[str, ...]:
-    return tuple(_text(key, item) for item in _listed(key, value))
-
-
-def _listed(key: str, value: Any) -> Sequence[Any]:
-    if value is None:
-        return []
-    if isinstance(value, (str, Mapping)):
-        return [value]
-    if not isinstance(value, Sequence):
-        raise _refuse(key, "a list", value)
-    return value
-
-
-def _size(key: str, value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    both = [value, value] if isinstance(value, int) else list(_listed(key, value))
-    if len(both) == 1:
-        both *= 2
-    if len(both) != 2:
-        raise _refuse(key, "one number or height and width", value)
-    return _whole(key, both[0]), _whole(key, both[1])
-
-
-def _seeds(key: str, value: Any) -> tuple[int, ...]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return tuple(range(_whole(key, value)))
-    seeds = tuple(_whole(key, item, 0) for item in _listed(key, value))
-    if not seeds:
-        raise _refuse(key, "how many, or a list of whole numbers", value)
-    return seeds
-
-
-_READERS = {
-    "attention": lambda key, value: tuple(Entry.read(v) for v in _listed(key, value)),
-    "controls": lambda key, value: tuple(Entry.read(v, True) for v in _listed(key, value)),
-    "seeds": _seeds,
-    "data": _text,
-    "data_root": _maybe_text,
-    "limit": _maybe_whole,
-    "image_size": _size,
-    "host": _text,
-    "host_kwargs": _mapping,
-    "epochs": _whole,
-    "batch_size": _whole,
-    "optimizer": _text,
-    "lr": _number,
-    "weight_decay": _number,
-    "schedule": _text,
-    "warmup_epochs": _number,
-    "label_smoothing": _share,
-    "mixup": _number,
-    "clip_grad": _maybe_number,
-    "augment": _text,
-    "augment_kwargs": _mapping,
-    "precision": _text,
-    "device": _text,
-    "workers": _maybe_whole,
-    "threads": _maybe_whole,
-    "imports": _texts,
-}

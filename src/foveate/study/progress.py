@@ -9,15 +9,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from foveate.study.numbers import show_value
+from foveate.study.plan import Plan
+from foveate.study.records import BatchDone, EpochRecord
 
-class Lines:
+
+class ProgressLines:
     """One line for each thing that is over."""
 
     def __init__(self) -> None:
         self._begun: dict[str, float] = {}
         self._done = self._total = 0
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -28,12 +32,12 @@ class Lines:
         print(text, flush=True)
 
     def images(self, done: int, total: int) -> None:
-        """So many images are read."""
+        """``done`` of ``total`` images have been read."""
         if done == total:
             self.say(f"read {total} images")
 
     def study(self, done: int, total: int) -> None:
-        """So many trials are over already."""
+        """``done`` of ``total`` trials were over when the study went on."""
         self._done, self._total = done, total
         if done:
             self.say(f"{done} of {total} trials were finished before")
@@ -42,8 +46,8 @@ class Lines:
         """A trial or measurement starts."""
         self._begun[name] = time.monotonic()
 
-    def event(self, name: str, event: dict[str, Any], epochs: int) -> None:
-        """A trial tells where it is."""
+    def event(self, name: str, event: BatchDone | EpochRecord, plan: Plan) -> None:
+        """Where a trial is."""
 
     def end(self, name: str, what: str, trial: bool) -> None:
         """A trial or measurement is over."""
@@ -55,7 +59,7 @@ class Lines:
             self.say(f"{name}: {what}")
 
 
-class Bars(Lines):
+class ProgressBars(ProgressLines):
     """A bar for the study and one for every trial that runs."""
 
     def __init__(self) -> None:
@@ -72,7 +76,7 @@ class Bars(Lines):
         self._reading: Any = None
         self._study: Any = None
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         self._bars.start()
         return self
 
@@ -98,15 +102,15 @@ class Bars(Lines):
         super().begin(name)
         self._tasks[name] = self._bars.add_task(name, total=None, note="")
 
-    def event(self, name: str, event: dict[str, Any], epochs: int) -> None:
+    def event(self, name: str, event: BatchDone | EpochRecord, plan: Plan) -> None:
         task = self._tasks[name]
-        if "accuracy" in event:
-            note = f"epoch {event['epoch']}/{epochs}, accuracy {event['accuracy']:.1%}"
+        if isinstance(event, EpochRecord):
+            score = show_value(event.score, plan.metric)
+            note = f"epoch {event.epoch}/{plan.epochs}, {plan.metric.name} {score}"
             self._bars.update(task, note=note)
         else:
-            batches = event["batches"]
-            done = event["epoch"] * batches + event["batch"]
-            self._bars.update(task, total=epochs * batches, completed=done)
+            done = event.epoch * event.batches + event.batch
+            self._bars.update(task, total=plan.epochs * event.batches, completed=done)
 
     def end(self, name: str, what: str, trial: bool) -> None:
         self._bars.remove_task(self._tasks.pop(name))
@@ -115,6 +119,6 @@ class Bars(Lines):
             self._bars.advance(self._study)
 
 
-def progress() -> Lines:
+def progress() -> ProgressLines:
     """What suits the place that output goes to."""
-    return Bars() if sys.stdout.isatty() else Lines()
+    return ProgressBars() if sys.stdout.isatty() else ProgressLines()

@@ -1,18 +1,50 @@
-"""A run directory, read: its plan, its environment, and a row for each thing compared."""
+"""The results of a study so far: a row for each thing compared, over its seeds.
+
+The numbers that are shown more than once (terminal, notebook, report, ``summary.csv``) are
+computed here, once.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import NamedTuple
 
-import yaml
+from foveate.data.images import load
+from foveate.metrics import Metric
+from foveate.study.plan import Plan
+from foveate.study.records import (
+    AttentionMaps,
+    DamagedRunError,
+    Environment,
+    Latency,
+    Measurement,
+    Records,
+    Subject,
+    TrialRecord,
+)
+from foveate.study.statistics import Estimate, estimate
 
 CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
-"""What sentences call the host's controls."""
+"""What tables and sentences call the host's controls."""
+
+
+class ImageCounts(NamedTuple):
+    """How many images there are.
+
+    Attributes:
+        train: to learn from.
+        test: held out.
+        classes: that they fall into.
+        skipped: that could not be read.
+    """
+
+    train: int
+    test: int
+    classes: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -20,61 +52,64 @@ class Row:
     """One thing compared: a mechanism or a control, over its seeds.
 
     Attributes:
-        attention: its key, as in file names.
-        label: what tables call it.
-        role: of the mechanism.
-        family: of the mechanism.
-        control: whether it is there to compare with.
+        subject: what it is.
+        metric: what its scores are.
         done: finished trials, by seed.
         failed: the others, by seed.
-        measured: latency and memory; empty where not measured.
-        view: what one query sees; empty where not computed.
+        measured: latency and memory, where measured.
+        maps: attention maps, where computed.
+        estimate: the mean score with its interval; None where no trial has finished.
     """
 
-    attention: str
-    label: str
-    role: str
-    family: str
-    control: bool
-    done: dict[int, dict[str, Any]] = field(default_factory=dict)
-    failed: dict[int, dict[str, Any]] = field(default_factory=dict)
-    measured: dict[str, Any] = field(default_factory=dict)
-    view: dict[str, Any] = field(default_factory=dict)
+    subject: Subject
+    metric: Metric
+    done: dict[int, TrialRecord] = field(default_factory=dict)
+    failed: dict[int, TrialRecord] = field(default_factory=dict)
+    measured: Measurement | None = None
+    maps: AttentionMaps | None = None
+    estimate: Estimate | None = None
 
     @property
-    def accuracies(self) -> dict[int, float]:
-        """Held-out accuracy by seed."""
-        return {seed: float(trial["accuracy"]) for seed, trial in self.done.items()}
+    def label(self) -> str:
+        """What tables and sentences call it."""
+        return CONTROLS.get(self.subject.label, self.subject.label)
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean held-out accuracy."""
-        values = self.accuracies.values()
-        return sum(values) / len(values) if values else None
+    def control(self) -> bool:
+        """Whether it is there to compare with."""
+        return self.subject.control
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The score on held-out images, by seed."""
+        return _scores(self.done)
 
     @property
     def parameters(self) -> int | None:
         """Of the whole model, as trained."""
-        return self._cost("parameters")
+        return next((trial.parameters for trial in self.done.values()), None)
 
     @property
     def multiply_adds(self) -> int | None:
         """Of the whole model on one image, as deployed."""
-        return self._cost("multiply_adds")
+        return next((trial.multiply_adds for trial in self.done.values()), None)
 
     @property
-    def latency(self) -> dict[str, float]:
-        """Milliseconds: median, p25, p75; and batch, repeats."""
-        return self.measured.get("latency_ms") or {}
+    def latency(self) -> Latency | None:
+        """Of the whole model, as deployed."""
+        return None if self.measured is None else self.measured.latency_ms
+
+    @property
+    def peak_memory_mb(self) -> float | None:
+        """Likewise."""
+        return None if self.measured is None else self.measured.peak_memory_mb
 
     @property
     def train_images_per_second(self) -> float | None:
         """Median over seeds."""
-        return _median(trial.get("train_images_per_second") for trial in self.done.values())
-
-    def _cost(self, name: str) -> int | None:
-        sources = [*self.done.values(), self.measured]
-        return next((s[name] for s in sources if s.get(name) is not None), None)
+        rates = [trial.train_images_per_second for trial in self.done.values()]
+        known = [rate for rate in rates if rate is not None]
+        return median(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -82,98 +117,102 @@ class Results:
     """What a study has found so far.
 
     Attributes:
-        path: of its directory.
+        root: the run directory.
         plan: as it ran.
-        environment: of the machine.
-        images: how many there are for ``train`` and ``test``, of how many ``classes``, and how many
-            were ``skipped`` because they could not be read; empty where that is not known.
-        rows: what was compared, most accurate first, what never finished last.
+        environment: of the machine, where noted.
+        images: how many there are, where known.
+        rows: what was compared, the best first, what never finished last.
     """
 
-    path: Path
-    plan: dict[str, Any]
-    environment: dict[str, Any]
-    images: dict[str, int]
+    root: Path
+    plan: Plan
+    environment: Environment | None
+    images: ImageCounts | None
     rows: tuple[Row, ...]
 
     @property
+    def metric(self) -> Metric:
+        """What the scores are."""
+        return self.plan.metric
+
+    @property
     def scores(self) -> dict[str, dict[int, float]]:
-        """Accuracy by label and seed, of what finished."""
-        return {row.label: row.accuracies for row in self.rows if row.done}
+        """Scores by label and seed, of what finished."""
+        return {row.label: row.scores for row in self.rows if row.done}
 
     @property
     def controls(self) -> list[str]:
         """Labels of the controls."""
         return [row.label for row in self.rows if row.control]
 
+    @property
+    def failures(self) -> list[str]:
+        """The trials that failed, one line each."""
+        return [
+            f"{trial.subject.label}, seed {trial.seed}: {trial.error}"
+            for trial in self.trials()
+            if trial.error is not None
+        ]
 
-def read_results(path: Path) -> Results:
+    def trials(self) -> Iterator[TrialRecord]:
+        """Every trial that is over, in the order of the plan."""
+        rows = {row.subject.attention: row for row in self.rows}
+        for entry in self.plan.entries:
+            trials = rows[entry.key].done | rows[entry.key].failed if entry.key in rows else {}
+            yield from (trials[seed] for seed in self.plan.seeds if seed in trials)
+
+
+def read_results(root: Path, plan: Plan) -> Results:
     """Read what a study has written; pieces that are missing stay empty.
 
     Args:
-        path: the run directory.
+        root: the run directory.
+        plan: its plan.
 
     Raises:
-        ValueError: if it holds no trial.
+        ValueError: if it holds no trial, or a file in it is damaged.
     """
-    trials = [_json(file) for file in sorted(path.glob("trials/*/trial.json"))]
-    trials = [trial for trial in trials if trial]
-    if not trials:
-        raise ValueError(f"{path} holds no trial; is it the directory of a comparison?")
-    rows: dict[str, Row] = {}
-    for trial in trials:
-        row = rows.setdefault(trial["attention"], _row(path, trial))
-        kept = row.done if trial.get("status") == "done" else row.failed
-        kept[int(trial["seed"])] = trial
-    ranked = sorted(rows.values(), key=lambda r: (r.accuracy is None, -(r.accuracy or 0), r.label))
-    return Results(
-        path=path,
-        plan=_yaml(path / "plan.yaml"),
-        environment=_json(path / "environment.json"),
-        images=_images(_json(path / "data" / "index.json")),
-        rows=tuple(ranked),
-    )
+    records = Records(root)
+    rows = [row for entry in plan.entries if (row := _row(records, plan, entry.key)) is not None]
+    if not rows:
+        raise ValueError(f"{root} holds no trial; is it the directory of a comparison?")
+    sign = -1 if plan.metric.higher_is_better else 1
+    rows.sort(
+        key=lambda row: (row.estimate is None, sign * row.estimate.mean if row.estimate else 0.0,
+                         row.label)
+    )  # fmt: skip
+    return Results(root, plan, records.environment(), _image_counts(root), tuple(rows))
 
 
-def _images(index: dict[str, Any]) -> dict[str, int]:
-    if not index:
-        return {}
-    splits = {split: len(index.get(split, {}).get("labels", [])) for split in ("train", "test")}
-    return {**splits, **{key: len(index.get(key, [])) for key in ("classes", "skipped")}}
-
-
-def _row(path: Path, trial: dict[str, Any]) -> Row:
-    key = trial["attention"]
-    label = str(trial.get("label") or key)
+def _row(records: Records, plan: Plan, key: str) -> Row | None:
+    trials = {seed: records.trial(key, seed) for seed in plan.seeds}
+    over = {seed: trial for seed, trial in trials.items() if trial is not None}
+    if not over:
+        return None
+    done = {seed: trial for seed, trial in over.items() if trial.status == "done"}
     return Row(
-        attention=key,
-        label=CONTROLS.get(label, label),
-        role=str(trial.get("role") or ""),
-        family=str(trial.get("family") or ""),
-        control=bool(trial.get("control")),
-        measured=_json(path / "measured" / f"{key}.json"),
-        view=_json(path / "views" / f"{key}.json"),
+        subject=next(iter((done or over).values())).subject,
+        metric=plan.metric,
+        done=done,
+        failed={seed: trial for seed, trial in over.items() if trial.status == "failed"},
+        measured=records.measurement(key),
+        maps=records.attention_maps(key),
+        estimate=estimate(_scores(done), plan.metric) if done else None,
     )
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
+def _scores(done: dict[int, TrialRecord]) -> dict[int, float]:
+    return {seed: trial.score for seed, trial in done.items() if trial.score is not None}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return _mapping(path, json.loads)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    return _mapping(path, yaml.safe_load)
-
-
-def _mapping(path: Path, read: Any) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _image_counts(root: Path) -> ImageCounts | None:
+    index = root / "data" / "index.json"
+    if not index.exists():
+        return None
     try:
-        value = read(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return value if isinstance(value, dict) else {}
+        images = load(root / "data")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedRunError(root, index, error, "the images are then read again") from error
+    return ImageCounts(
+        len(images.train), len(images.test), len(images.classes), len(images.skipped)
+    )

@@ -2,108 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import wait
-from pathlib import Path
-from typing import Any
+import errno
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from foveate._files import read_json, write_json
 from foveate.data.images import ImageSet, drop_pixels, prepare
-from foveate.study import process
+from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
-from foveate.study.plan import Entry
-from foveate.study.process import Child
-from foveate.study.progress import Lines
-from foveate.study.store import NoRoomError, Run, StudyError, failure, no_room
+from foveate.study.executors import Executor, Failure, Handle
+from foveate.study.numbers import show_value
+from foveate.study.outcome import StudyResult
+from foveate.study.progress import ProgressLines
+from foveate.study.records import DamagedRunError, Resumption, Subject, TrialRecord
+from foveate.study.results import read_results
+from foveate.study.run import DiskFullError, Run, StudyError
+from foveate.study.spreadsheets import write_spreadsheets
+from foveate.study.statistics import judge
 
 _TRIAL = "foveate.study.trial"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a study came to.
-
-    Attributes:
-        run: its directory.
-        rows: a row a trial, as in ``results.json``.
-        failed: what went wrong, one line each.
-        report: the page.
-    """
-
-    run: Run
-    rows: list[dict[str, Any]]
-    failed: list[str]
-    report: Path
-
-
-def run_study(run: Run, show: Lines) -> Outcome:
+def run_study(
+    run: Run, executor: Executor, show: ProgressLines, command: Sequence[str] | None = None
+) -> StudyResult:
     """Bring the study in a run directory to its end, from wherever it stands.
+
+    Args:
+        run: the directory.
+        executor: where trials run.
+        show: is told how it goes.
+        command: what was typed to start it, for the record.
 
     Raises:
         StudyError: if another process is at work there, the plan is refused, or the disk is full.
+        DamagedRunError: if a file in the directory cannot be read.
         DataError: if the data cannot be used.
     """
-    process.warm_up()
-    plan = run.plan
-    with run.held():
-        for leftover in run.root.rglob(".*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
-        _note_environment(run, show)
-        pending = [(entry, seed) for entry, seed in plan.trials if not run.finished(entry, seed)]
-        unmeasured = [entry for entry in plan.entries if run.measured(entry) is None]
-        if pending or unmeasured:
-            try:
-                images = _prepare(run, show)
-                known = _probe(run, images, show) if pending else {}
-            except NoRoomError:
-                raise
-            except ValueError:
-                run.discard_if_new()
-                raise
-            show.study(len(plan.trials) - len(pending), len(plan.trials))
-            _train_all(run, pending, known, show)
-            failed = _measure_all(run, show)
-        else:
-            failed = []
-        rows = run.write_results()
-        report = _write_report(run)
-        drop_pixels(run.data)
-    failed = [f"{row['label']}, seed {row['seed']}: {row['error']}"
-              for row in rows if row["status"] == "failed"] + failed  # fmt: skip
-    return Outcome(run, rows, failed, report)
+    try:
+        with run.locked():
+            return _run_study(run, executor, show, command)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(run.root, error.filename or "a file") from error
+        raise
 
 
-def _write_report(run: Run) -> Path:
-    from foveate.study.report import write_report  # late: it imports plotting
+def _run_study(
+    run: Run, executor: Executor, show: ProgressLines, command: Sequence[str] | None
+) -> StudyResult:
+    from foveate.study.report.page import write_report  # late: it imports plotting
 
-    return write_report(run.root)
+    for leftover in run.root.rglob(".*.tmp"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    failures = _work_off(run, executor, show, command)
+    results = read_results(run.root, run.plan)
+    verdict = judge(results.scores, results.controls, results.metric)
+    write_spreadsheets(results)
+    report = write_report(results, verdict)
+    drop_pixels(run.data)
+    return StudyResult(results, verdict, results.failures + failures, report)
 
 
-def _note_environment(run: Run, show: Lines) -> None:
-    path = run.root / "environment.json"
-    now = environment(run.plan)
-    if not path.exists():
-        write_json(path, now)
+def _work_off(
+    run: Run, executor: Executor, show: ProgressLines, command: Sequence[str] | None
+) -> list[str]:
+    """Train and measure what is not there yet; returns the measurements that failed."""
+    plan, records = run.plan, run.records
+    _note_environment(run, show, command)
+    trials = [(entry, seed, records.trial(entry.key, seed)) for entry, seed in plan.trials]
+    pending = [(e, seed) for e, seed, trial in trials if trial is None or trial.status == "failed"]
+    if not pending and all(records.measurement(entry.key) for entry in plan.entries):
+        return []
+    try:
+        images = _prepare(run, show)
+        subjects = _probe(run, executor, images, show) if pending else {}
+    except DiskFullError:
+        raise
+    except ValueError:
+        run.discard_if_new()
+        raise
+    show.study(len(plan.trials) - len(pending), len(plan.trials))
+    _train_all(run, executor, pending, subjects, show)
+    return _measure_all(run, executor, show)
+
+
+def _note_environment(run: Run, show: ProgressLines, command: Sequence[str] | None) -> None:
+    now, before = environment(run.plan, command), run.records.environment()
+    if before is None:
+        run.records.write_environment(now)
         return
-    before = read_json(path)
     different = changes(before, now)
     if different:
         show.say(f"numbers may differ from the first part of the study: {'; '.join(different)}")
-    resumed = [*before.get("resumed", []), {"at": now["started"], "changed": different}]
-    write_json(path, {**before, "resumed": resumed})
+    resumed = (*before.resumed, Resumption(now.started, different))
+    run.records.write_environment(replace(before, resumed=resumed))
 
 
-def _prepare(run: Run, show: Lines) -> ImageSet:
+def _prepare(run: Run, show: ProgressLines) -> ImageSet:
     plan = run.plan
-    images = prepare(
-        run.data,
-        plan.data,
-        plan.image_size or (0, 0),
-        root=plan.data_root,
-        limit=plan.limit,
-        progress=show.images,
-    )
+    try:
+        images = prepare(
+            run.data,
+            plan.data,
+            plan.image_size or (0, 0),
+            root=plan.data_root,
+            limit=plan.limit,
+            progress=show.images,
+        )
+    except json.JSONDecodeError as error:
+        index = run.data / "index.json"
+        then = "the images are then read again"
+        raise DamagedRunError(run.root, index, error, then) from error
     if images.skipped:
         first = images.skipped[0]
         count = len(images.skipped)
@@ -119,7 +130,9 @@ def _prepare(run: Run, show: Lines) -> ImageSet:
     return images
 
 
-def _probe(run: Run, images: ImageSet, show: Lines) -> dict[str, dict[str, Any]]:
+def _probe(
+    run: Run, executor: Executor, images: ImageSet, show: ProgressLines
+) -> dict[str, Subject]:
     """Have every model built once; returns what is known of each by its key."""
     looking = ""
 
@@ -129,85 +142,101 @@ def _probe(run: Run, images: ImageSet, show: Lines) -> dict[str, dict[str, Any]]
 
     arguments = (run.plan, len(images.classes), images.channels)
     log = run.root / "probe.log"
-    child = Child(f"{_TRIAL}:probe", arguments, log, remember).wait()
-    _raise_if_stopped(run, child)
-    if child.refused:
-        raise StudyError(child.error or "")
-    if child.error is not None:
-        show.say(f"looking at {looking or 'the plan'} failed ({child.error}); its trials will tell")
-        return {}
-    log.unlink(missing_ok=True)
-    return child.result
+    handle = executor.submit(f"{_TRIAL}:probe", arguments, log, remember)
+    failure = _finish(run, executor, handle)
+    if failure is None:
+        log.unlink(missing_ok=True)
+        return handle.result
+    if failure.kind == "refused":
+        raise StudyError(failure.reason)
+    show.say(f"looking at {looking or 'the plan'} failed ({failure.reason}); its trials will tell")
+    return {}
 
 
 def _train_all(
-    run: Run, pending: list[tuple[Entry, int]], known: dict[str, dict[str, Any]], show: Lines
+    run: Run,
+    executor: Executor,
+    pending: list[tuple[Entry, int]],
+    subjects: dict[str, Subject],
+    show: ProgressLines,
 ) -> None:
     plan = run.plan
     waiting = list(reversed(pending))
-    active: dict[str, tuple[Child, Entry, int]] = {}
+    active: dict[str, tuple[Handle, Entry, int]] = {}
     try:
         while waiting or active:
             while waiting and len(active) < (plan.workers or 1):
                 entry, seed = waiting.pop()
                 name = f"{entry.label}, seed {seed}"
                 show.begin(name)
-                log = run.trial(entry, seed) / "log.txt"
-                child = Child(
-                    f"{_TRIAL}:run_trial", (run.root, entry, seed), log, _teller(name, run, show)
-                )
-                active[name] = (child, entry, seed)
-            wait([handle for child, _, _ in active.values() for handle in child.handles])
-            for name, (child, entry, seed) in list(active.items()):
-                if child.read():
+                log = run.records.trial_folder(entry.key, seed) / "log.txt"
+                tell = partial(show.event, name, plan=plan)
+                work = (run.root, plan, entry, seed)
+                active[name] = (executor.submit(f"{_TRIAL}:run_trial", work, log, tell), *work[2:])
+            executor.wait([handle for handle, _, _ in active.values()])
+            for name, (handle, entry, seed) in list(active.items()):
+                if handle.poll():
                     del active[name]
-                    _raise_if_stopped(run, child)
-                    show.end(name, _settle(run, child, entry, seed, known), trial=True)
-                    run.write_results()
+                    _raise_if_disk_full(run, handle.failure)
+                    what = _settle(run, handle, entry, seed, subjects)
+                    show.end(name, what, trial=True)
+                    write_spreadsheets(read_results(run.root, plan))
     finally:
-        for child, _, _ in active.values():
-            child.kill()
+        for handle, _, _ in active.values():
+            handle.kill()
 
 
-def _teller(name: str, run: Run, show: Lines) -> Callable[[Any], None]:
-    return lambda event: show.event(name, event, run.plan.epochs)
+def _settle(run: Run, handle: Handle, entry: Entry, seed: int, subjects: dict[str, Subject]) -> str:
+    """Put the record of a failed trial in place; a finished one has done so itself."""
+    metric = run.plan.metric
+    if handle.failure is None:
+        return f"{metric.name} {show_value(handle.result.score, metric)}"
+    kind = "control" if entry.control else None
+    unknown = Subject(entry.key, entry.name, entry.label, entry.control, kind, kind)
+    record = TrialRecord(
+        subject=subjects.get(entry.key, unknown),
+        seed=seed,
+        host=run.plan.host,
+        epochs=run.plan.epochs,
+        metric=metric,
+        error=handle.failure.reason,
+    )
+    run.records.write_trial(record)
+    log = run.records.trial_folder(entry.key, seed) / "log.txt"
+    return f"FAILED: {handle.failure.reason}; see {log}"
 
 
-def _settle(
-    run: Run, child: Child, entry: Entry, seed: int, known: dict[str, dict[str, Any]]
-) -> str:
-    """Put the result of a failed trial in place; a finished one has done so itself."""
-    if child.error is None:
-        return f"accuracy {child.result['accuracy']:.1%}"
-    directory = run.trial(entry, seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    result = {**failure(run, entry, seed, child.error), **known.get(entry.key, {})}
-    write_json(directory / "trial.json", result)
-    return f"FAILED: {child.error}; see {directory / 'log.txt'}"
-
-
-def _measure_all(run: Run, show: Lines) -> list[str]:
+def _measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
     """Measure one trained model of each, one after the other with nothing else running."""
-    failed = []
+    failures = []
     for entry in run.plan.entries:
-        seeds = [seed for seed in run.plan.seeds if run.finished(entry, seed)]
-        if not seeds or run.measured(entry) is not None:
+        trials = [run.records.trial(entry.key, seed) for seed in run.plan.seeds]
+        seeds = [trial.seed for trial in trials if trial is not None and trial.status == "done"]
+        if not seeds or run.records.measurement(entry.key) is not None:
             continue
         name = f"measuring {entry.label}"
         show.begin(name)
         log = run.root / "measured" / f"{entry.key}.log"
-        child = Child(f"{_TRIAL}:measure", (run.root, entry, seeds[0]), log).wait()
-        _raise_if_stopped(run, child)
-        if child.error is not None:
-            failed.append(f"measuring {entry.label}: {child.error}")
-            show.end(name, f"FAILED: {child.error}; see {log}", trial=False)
+        work = (run.root, run.plan, entry, seeds[0])
+        handle = executor.submit(f"{_TRIAL}:measure", work, log)
+        failure = _finish(run, executor, handle)
+        if failure is not None:
+            failures.append(f"measuring {entry.label}: {failure.reason}")
+            show.end(name, f"FAILED: {failure.reason}; see {log}", trial=False)
         else:
-            latency = child.result["latency_ms"]
-            what = f"{latency['median']:.2f} ms for {latency['batch']} images"
-            show.end(name, what, trial=False)
-    return failed
+            latency = handle.result.latency_ms
+            show.end(name, f"{latency.median:.2f} ms for {latency.batch} images", trial=False)
+    return failures
 
 
-def _raise_if_stopped(run: Run, child: Child) -> None:
-    if child.out_of_room:
-        raise no_room(run.root, child.error or "a file")
+def _finish(run: Run, executor: Executor, handle: Handle) -> Failure | None:
+    """Wait until the work is over; returns why it failed, if it did."""
+    while not handle.poll():
+        executor.wait([handle])
+    _raise_if_disk_full(run, handle.failure)
+    return handle.failure
+
+
+def _raise_if_disk_full(run: Run, failure: Failure | None) -> None:
+    if failure is not None and failure.kind == "disk full":
+        raise DiskFullError(run.root, failure.reason)

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from foveate.metrics import Metric
+from foveate.metrics import ACCURACY, Metric
 from foveate.study.crossed import CrossedMean, crossed_mean
+from foveate.study.numbers import show_distance, show_signed, show_value, unit_of_differences
 
 CONFIDENCE = 0.95
 EQUIVALENCE_CONFIDENCE = 0.90  # two one-sided tests at 5 %
@@ -37,8 +38,6 @@ MOST_SEEDS = 100
 Scores = Mapping[int, ArrayLike]
 """Of one mechanism, by seed: the score of each held-out image, in the order of the images, or a
 single number where only that is known."""
-
-ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -424,20 +423,14 @@ class _Words:
         )
 
     def value(self, value: float) -> str:
-        return f"{100 * value:.1f} %" if self.metric.unit == "%" else f"{value:.3g}"
+        return show_value(value, self.metric)
 
-    def points(self, value: float) -> str:
-        if self.metric.unit != "%":
-            return f"{value:.3g} {self.metric.unit}".rstrip()
-        number = f"{100 * value:.1f}"
-        return f"{number} point{'' if number == '1.0' else 's'}"
+    def points(self, distance: float) -> str:
+        return show_distance(distance, self.metric)
 
     def range(self, low: float, high: float) -> str:
-        if self.metric.unit != "%":
-            return f"{low:+.3g} to {high:+.3g} {self.metric.unit}".rstrip()
-        if round(1000 * low) == round(1000 * high):
-            return f"{100 * low:+.1f} points"
-        return f"{100 * low:+.1f} to {100 * high:+.1f} points"
+        ends = dict.fromkeys(show_signed(end, self.metric) for end in (low, high))
+        return f"{' to '.join(ends)} {unit_of_differences(self.metric)}".rstrip()
 
 
 def _no_test(comparisons: Sequence[Comparison]) -> str:

@@ -8,14 +8,13 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import timm
 import torch
 from torch import nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
-from foveate._files import read_json, write_json
 from foveate._random import seed_all
 from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
@@ -25,30 +24,43 @@ from foveate.data.batches import Augment, held_out_batches, train_batches
 from foveate.data.images import ImageSet, load, loader_processes
 from foveate.models import CONTROLS, list_for_place
 from foveate.registry import describe, list_attention
-from foveate.study.plan import Entry, Plan
-from foveate.study.store import Run, held, identity
+from foveate.study.entry import Entry
+from foveate.study.lock import lock
+from foveate.study.plan import Plan
+from foveate.study.records import (
+    AttentionMaps,
+    BatchDone,
+    EpochRecord,
+    Latency,
+    LayerMap,
+    Measurement,
+    Records,
+    Subject,
+    TrialRecord,
+)
+from foveate.surgery.fuse import fuse
 from foveate.tasks import Classification
 from foveate.training import (
     CHECKPOINT,
     WEIGHTS,
-    EpochRecord,
     Progress,
     Recipe,
     check_recipe,
     load_weights,
     train,
 )
+from foveate.training import EpochRecord as TrainedEpoch
 
 Tell = Callable[[Any], None]
 LATENCY_BATCH = 16
 _HOSTS = "pyramid_*"
 
 
-def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, dict[str, Any]]:
+def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subject]:
     """Build every model of a plan and run one image through it, before anything is trained.
 
     Returns:
-        For each key what the files of the study say of it: labels, role, family.
+        For each key what the files of the study say of it.
 
     Raises:
         ValueError: if the host, a mechanism or an option is refused.
@@ -69,91 +81,92 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, dict
             raise ValueError(f"{entry.label} in {plan.host} at {size}: {error}") from error
         except Exception:
             continue
-        known[entry.key] = _about(entry)
+        known[entry.key] = _subject(entry)
     return known
 
 
-def run_trial(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]:
-    """Train one model and leave its result in the run directory."""
-    run = Run.open(root)
-    plan, directory = run.plan, run.trial(entry, seed)
-    with held(directory / ".lock", 30.0) as ours:
+def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> TrialRecord:
+    """Train one model and leave its record in the run directory."""
+    records = Records(root)
+    folder = records.trial_folder(entry.key, seed)
+    with lock(folder / ".lock", 30.0) as ours:
         if not ours:
-            raise RuntimeError(f"another process is at work in {directory}")
+            raise RuntimeError(f"another process is at work in {folder}")
         _set_up(plan)
-        images = load(run.data)
+        images = load(root / "data")
         seed_all(seed)
         model = build(plan, entry, len(images.classes), images.channels)
-        costs = _costs(plan, model, images.channels)
+        known = costs(model, (images.channels, *(plan.image_size or ())))
 
-        history: list[dict[str, Any]] = []
-        if (directory / CHECKPOINT).exists() and (directory / "history.json").exists():
-            history = read_json(directory / "history.json")
+        history: list[EpochRecord] = []
+        if (folder / CHECKPOINT).exists():
+            history = records.history(entry.key, seed)
 
-        def on_event(event: Progress | EpochRecord) -> None:
-            if isinstance(event, EpochRecord):
-                history[event.epoch - 1 :] = [event.to_dict()]
-                write_json(directory / "history.json", history)
-                tell(event.to_dict())
-            else:
-                tell(event._asdict())
+        def on_event(event: Progress | TrainedEpoch) -> None:
+            if isinstance(event, Progress):
+                tell(BatchDone(*event))
+                return
+            epoch = _epoch(event, plan)
+            history[epoch.epoch - 1 :] = [epoch]
+            records.write_history(entry.key, seed, history)
+            tell(epoch)
 
-        task = _task(plan, len(images.classes))
+        task = Classification(
+            len(images.classes), label_smoothing=plan.label_smoothing, mixup=plan.mixup
+        )
         learning, measuring = _batches(plan, images, seed)
-        outcome = train(model, task, learning, measuring, _recipe(plan), directory, on_event)
-        history = [record.to_dict() for record in outcome.history]
-        result = {
-            **_about(entry),
-            "seed": seed,
-            "host": plan.host,
-            "status": "done",
-            "error": None,
-            "epochs": plan.epochs,
-            **costs,
-            **{name: outcome.values[name] for name in ("accuracy", "loss")},
-            "history": history,
-            "train_seconds": outcome.train_seconds,
-            "train_images_per_second": outcome.images_per_second,
-        }
-        write_json(directory / "history.json", history)
-        write_json(directory / "trial.json", result)
-        return result
+        outcome = train(model, task, learning, measuring, _recipe(plan), folder, on_event)
+        history = [_epoch(epoch, plan) for epoch in outcome.history]
+        record = TrialRecord(
+            subject=_subject(entry),
+            seed=seed,
+            host=plan.host,
+            epochs=plan.epochs,
+            metric=plan.metric,
+            score=history[-1].score,
+            loss=history[-1].loss,
+            history=tuple(history),
+            parameters=known.parameters,
+            multiply_adds=known.multiply_adds,
+            train_seconds=outcome.train_seconds,
+            train_images_per_second=outcome.images_per_second,
+        )
+        records.write_history(entry.key, seed, history)
+        records.write_trial(record)
+        return record
 
 
-def measure(root: Path, entry: Entry, seed: int, tell: Tell) -> dict[str, Any]:
-    """Time the trained model, and look at what a query of it sees."""
-    run = Run.open(root)
-    plan = run.plan
+def measure(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Measurement:
+    """Time the trained model, and compute its attention maps."""
+    records = Records(root)
     _set_up(plan)
-    images = load(run.data)
+    images = load(root / "data")
     seed_all(seed)
     model = build(plan, entry, len(images.classes), images.channels)
-    load_weights(model, run.trial(entry, seed) / WEIGHTS)
+    load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
     model = model.eval().to(plan.device)
-    (root / "views").mkdir(exist_ok=True)
-    write_json(root / "views" / f"{entry.key}.json", _view(plan, entry, model, images))
-    _deploy(model)
+    records.write_attention_maps(_attention_maps(plan, entry, model, images))
+    model = fuse(model)
     size = (images.channels, *(plan.image_size or ()))
     cost = profile(model, size, LATENCY_BATCH, plan.device, repeats=50)
     memory = cost.peak_memory
-    result = {
-        "attention": entry.key,
-        "latency_ms": {
-            "median": cost.latency_ms,
-            "p25": cost.latency_p25_ms,
-            "p75": cost.latency_p75_ms,
-            "batch": cost.batch_size,
-            "repeats": cost.repeats,
-        },
-        "peak_memory_mb": None if memory is None else memory / 1e6,
-        "parameters": cost.parameters,
-        "multiply_adds": cost.multiply_adds,
-        "threads": cost.threads,
-        "device": cost.device,
-    }
-    (root / "measured").mkdir(exist_ok=True)
-    write_json(root / "measured" / f"{entry.key}.json", result)
-    return result
+    measurement = Measurement(
+        attention=entry.key,
+        latency_ms=Latency(
+            median=cost.latency_ms,
+            p25=cost.latency_p25_ms,
+            p75=cost.latency_p75_ms,
+            batch=cost.batch_size,
+            repeats=cost.repeats,
+        ),
+        peak_memory_mb=None if memory is None else memory / 1e6,
+        parameters=cost.parameters,
+        multiply_adds=cost.multiply_adds,
+        threads=cost.threads,
+        device=cost.device,
+    )
+    records.write_measurement(measurement)
+    return measurement
 
 
 def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
@@ -169,11 +182,46 @@ def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
 
-def _about(entry: Entry) -> dict[str, Any]:
+class Costs(NamedTuple):
+    """What a model costs.
+
+    Attributes:
+        parameters: as trained.
+        multiply_adds: as deployed, for one image.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
+    """Parameters as trained, and multiply-adds as deployed for one image of ``size`` (C, H, W)."""
+    parameters = sum(p.numel() for p in model.parameters())
+    deployed = fuse(copy.deepcopy(model).eval())
+    with torch.no_grad():
+        flops = count_flops(deployed, torch.zeros(1, *size))
+    return Costs(parameters, flops // 2)
+
+
+def _subject(entry: Entry) -> Subject:
     if entry.name in CONTROLS:
-        return {**identity(entry), "role": "control", "family": "control"}
-    spec = describe(entry.name)
-    return {**identity(entry), "role": spec.role, "family": spec.family}
+        role = family = "control"
+    else:
+        spec = describe(entry.name)
+        role, family = spec.role, spec.family
+    return Subject(entry.key, entry.name, entry.label, entry.control, role, family)
+
+
+def _epoch(trained: TrainedEpoch, plan: Plan) -> EpochRecord:
+    """An epoch as the study records it."""
+    values = trained.values
+    return EpochRecord(
+        trained.epoch,
+        values["train_loss"],
+        values["loss"],
+        values[plan.metric.name],
+        trained.seconds,
+    )
 
 
 def _check_names(plan: Plan) -> None:
@@ -195,7 +243,7 @@ def _check_names(plan: Plan) -> None:
     except TypeError as error:
         hosts = ", ".join(timm.list_models(_HOSTS))
         raise ValueError(
-            f"host {plan.host} has no slot for an attention by name; hosts that have: {hosts}"
+            f"host {plan.host} has no place for an attention by name; hosts that have: {hosts}"
         ) from error
 
 
@@ -241,30 +289,8 @@ def _recipe(plan: Plan) -> Recipe:
     return Recipe(**{name: getattr(plan, name) for name in shared})
 
 
-def _task(plan: Plan, classes: int) -> Classification:
-    return Classification(classes, label_smoothing=plan.label_smoothing, mixup=plan.mixup)
-
-
-def _deploy(model: nn.Module) -> None:
-    """Bring every part that has a cheaper exact form for inference into it, in place."""
-    for module in list(model.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
-
-
-def _costs(plan: Plan, model: nn.Module, channels: int) -> dict[str, int]:
-    """Parameters as trained; multiply-adds as deployed, for one image."""
-    parameters = sum(p.numel() for p in model.parameters())
-    deployed = copy.deepcopy(model).eval()
-    _deploy(deployed)
-    with torch.no_grad():
-        flops = count_flops(deployed, torch.zeros(1, channels, *(plan.image_size or ())))
-    return {"parameters": parameters, "multiply_adds": flops // 2}
-
-
-def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[str, Any]:
-    """What the middle query of each stage's first slot sees, averaged over held-out images."""
+def _attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
+    """Of the middle query in the first block of each stage, averaged over held-out images."""
     x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
     x = x.to(plan.device)
     shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
@@ -273,18 +299,12 @@ def _view(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> dict[
     layers = []
     for name, features in layer_inputs(model, x, list(chosen)).items():
         query = (features.shape[2] // 2, features.shape[3] // 2)
-        sight = attention_map(chosen[name], features, query)
-        layers.append(
-            {
-                "layer": name,
-                "query": list(query),
-                "measure": sight.measure,
-                "map": [[round(value, 6) for value in row] for row in sight.map.tolist()],
-            }
-        )
-    return {
-        **identity(entry),
-        "image": (shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
-        "images": len(x),
-        "layers": layers,
-    }
+        found = attention_map(chosen[name], features, query)
+        shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
+        layers.append(LayerMap(name, query, found.measure, shares))
+    return AttentionMaps(
+        subject=_subject(entry),
+        image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
+        images=len(x),
+        layers=tuple(layers),
+    )

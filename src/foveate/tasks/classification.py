@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric as TorchMetric
 
 from foveate.arguments import positive, probability
-from foveate.metrics import Metric
+from foveate.metrics import ACCURACY, Metric
 
 
 class Classification:
@@ -34,7 +34,7 @@ class Classification:
     """
 
     name = "classification"
-    metrics = (Metric("accuracy", "%", higher_is_better=True, bounds=(0.0, 1.0)),)
+    metrics: tuple[Metric, ...] = (ACCURACY,)
 
     def __init__(
         self, num_classes: int, *, label_smoothing: float = 0.0, mixup: float = 0.0

@@ -9,41 +9,37 @@ from __future__ import annotations
 import base64
 import gzip
 import shlex
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import foveate
 from foveate._files import write_text
-from foveate.study.report.charts import cost_points, costs, curve_data, curves
+from foveate.study.records import Environment
+from foveate.study.report.attention_maps import attention_maps
+from foveate.study.report.charts import chart_data, costs, curves
 from foveate.study.report.markup import Markup, count, element, embed_json, join, section
-from foveate.study.report.sights import sights
 from foveate.study.report.tables import results_table, tests_table
-from foveate.study.results import Results, read_results
-from foveate.study.statistics import Verdict, judge
+from foveate.study.results import Results
+from foveate.study.statistics import Verdict
 
 REPORT = "report.html"
 
 
-def write_report(run: Path) -> Path:
-    """Make ``report.html`` in a run directory from what the study has written so far.
+def write_report(results: Results, verdict: Verdict) -> Path:
+    """Put ``report.html`` into the run directory.
 
     Args:
-        run: the directory; what is missing in it is left out or said to be missing.
+        results: what the study has found so far; what is missing is left out or said to be missing.
+        verdict: what that allows one to say.
 
     Returns:
         The path of the report.
-
-    Raises:
-        ValueError: if the directory holds no trial, or a file in it is damaged.
     """
-    results = read_results(Path(run))
-    page = _page(results, judge(results.scores, results.controls))
-    path = Path(run) / REPORT
-    write_text(path, page)
+    path = results.root / REPORT
+    write_text(path, _page(results, verdict))
     return path
 
 
@@ -64,8 +60,8 @@ def _page(results: Results, verdict: Verdict) -> str:
         results_table(results),
         costs(results),
         curves(results),
-        sights(results),
-        tests_table(verdict),
+        attention_maps(results),
+        tests_table(verdict, results.metric),
         _repeat(results),
         class_="page",
     )
@@ -77,21 +73,18 @@ def _page(results: Results, verdict: Verdict) -> str:
 
 
 def _title(results: Results) -> str:
-    data = Path(str(results.plan.get("data") or "")).name or "images"
     compared = [row for row in results.rows if not row.control]
-    return f"{count(len(compared), 'attention mechanism')} on {data}"
+    return f"{count(len(compared), 'attention mechanism')} on {Path(results.plan.data).name}"
 
 
 def _header(results: Results, title: str) -> Markup:
     plan = results.plan
-    size = plan.get("image_size")
-    seeds = sorted({seed for row in results.rows for seed in (*row.done, *row.failed)})
     facts = {
         "Data": _images(results),
-        "Host": plan.get("host"),
-        "Size": f"{size[0]} × {size[1]}" if isinstance(size, list) and len(size) == 2 else size,
-        "Epochs": plan.get("epochs"),
-        "Seeds": ", ".join(map(str, seeds)),
+        "Host": plan.host,
+        "Size": plan.image_size and f"{plan.image_size[0]} × {plan.image_size[1]}",
+        "Epochs": plan.epochs,
+        "Seeds": ", ".join(map(str, plan.seeds)),
         "Trials": _trial_count(results),
         "Device": _device(results),
     }
@@ -109,12 +102,12 @@ def _fact(name: str, value: Any) -> Markup:
 
 def _images(results: Results) -> str | None:
     images = results.images
-    if not images:
+    if images is None:
         return None
-    skipped = f", {images['skipped']:,} unreadable" if images["skipped"] else ""
+    skipped = f", {images.skipped:,} unreadable" if images.skipped else ""
     return (
-        f"{images['train']:,} images to train on, {images['test']:,} held out, "
-        f"{count(images['classes'], 'class')}{skipped}"
+        f"{images.train:,} images to train on, {images.test:,} held out, "
+        f"{count(images.classes, 'class')}{skipped}"
     )
 
 
@@ -124,11 +117,11 @@ def _trial_count(results: Results) -> str:
     return f"{done} finished" + (f", {failed} failed" if failed else "")
 
 
-def _device(results: Results) -> str | None:
-    measured = next((row.measured for row in results.rows if row.measured.get("device")), {})
-    threads = measured.get("threads")
-    device = measured.get("device") or results.plan.get("device")
-    return f"{device}, {count(threads, 'thread')}" if device and threads else device
+def _device(results: Results) -> str:
+    measured = next((row.measured for row in results.rows if row.measured is not None), None)
+    if measured is None:
+        return results.plan.device
+    return f"{measured.device}, {count(measured.threads, 'thread')}"
 
 
 def _verdict(verdict: Verdict) -> Markup:
@@ -146,56 +139,62 @@ def _verdict(verdict: Verdict) -> Markup:
 
 
 def _repeat(results: Results) -> Markup:
-    command = _command(results.environment.get("command"))
-    plan = yaml.safe_dump(results.plan, sort_keys=False, allow_unicode=True)
-    environment = [
-        element("tr", element("th", name, scope="row"), element("td", value))
-        for name, value in _flat(results.environment)
-    ]
+    environment = results.environment
     return section(
         "How to repeat",
         "repeat",
-        element("pre", element("code", command)),
+        element("pre", element("code", _command(environment))),
         element("details", element("summary", "The plan that ran (plan.yaml)"),
-                element("pre", element("code", plan))) if results.plan else None,
+                element("pre", element("code", results.plan.to_yaml()))),
         element("details", element("summary", "Environment"),
-                element("table", element("tbody", environment), class_="plain"))
+                element("table", element("tbody", _environment(environment)), class_="plain"))
         if environment else None,
         element("p", f"Made by Foveate {foveate.__version__}.", class_="note"),
     )  # fmt: skip
 
 
-def _command(recorded: Any) -> str:
+def _command(environment: Environment | None) -> str:
     """What was typed, or what does the same."""
-    if isinstance(recorded, list) and recorded:
-        return shlex.join(["foveate", *map(str, recorded[1:])])
-    return str(recorded or "foveate compare --plan plan.yaml")
+    if environment is None or not environment.command:
+        return "foveate compare --plan plan.yaml"
+    return shlex.join(["foveate", *environment.command[1:]])
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as dotted names, in order."""
-    lines: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += _flat(value, f"{prefix}{name}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            lines.append((f"{prefix}{name}", text))
-    return lines
+def _environment(environment: Environment) -> list[Markup]:
+    versions = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
+    resumed = "; ".join(f"{r.at} {', '.join(r.changed)}".rstrip() for r in environment.resumed)
+    lines = {
+        "started": environment.started,
+        "resumed": resumed or None,
+        "foveate": environment.foveate,
+        "commit": environment.commit,
+        "python": environment.python,
+        "versions": versions,
+        "platform": environment.platform,
+        "processor": environment.cpu,
+        "cores": environment.cores,
+        "device": f"{environment.device} ({environment.device_name})",
+        "workers": environment.workers,
+        "threads": environment.threads,
+        "seeds": ", ".join(map(str, environment.seeds)),
+        "command": environment.command and shlex.join(environment.command),
+    }
+    return [
+        element("tr", element("th", name, scope="row"), element("td", value))
+        for name, value in lines.items()
+        if value is not None
+    ]
 
 
 # Scripts
 
 
 def _scripts(results: Results) -> Markup:
-    data = {
-        "latency": cost_points(results, "latency"),
-        "madds": cost_points(results, "madds"),
-        "curves": curve_data(results),
-    }
+    data = chart_data(results)
+    values = {**asdict(data), "curves": [curve._asdict() for curve in data.curves]}
     return join(
         [
-            element("script", embed_json(data), type="application/json", id="data"),
+            element("script", embed_json(values), type="application/json", id="data"),
             element("script", Markup(_plotly()), type="text/plain", id="plotly"),
             element("script", Markup(_asset("report.js"))),
         ]

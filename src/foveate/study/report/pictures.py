@@ -1,4 +1,4 @@
-"""Small pictures as data URIs: heat maps of what a query sees, images as the model gets them."""
+"""Small pictures as data URIs: heat maps of attention, images as the model gets them."""
 
 from __future__ import annotations
 

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 from math import isnan, sqrt
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from foveate.metrics import ACCURACY, Metric
+from foveate.study.numbers import show_number, show_signed, unit_of_differences
+from foveate.study.records import TrialRecord
 from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.results import Results, Row
-from foveate.study.statistics import Comparison, Estimate, Verdict, estimate
+from foveate.study.statistics import Comparison, Estimate, Verdict
 
 DASH = "–"
 
-_COLUMNS = (
-    ("Mechanism", "", "text"),
-    ("Held-out accuracy", "%", "descending"),
-    ("Parameters", "", "ascending"),
-    ("Multiply-adds", "million an image", "ascending"),
-    ("Latency", "ms a batch", "ascending"),
-    ("Peak memory", "MB", "ascending"),
-    ("Training", "images/s", "descending"),
-)
+
+class Column(NamedTuple):
+    """A column of the results, whose cells sort: its name, its unit, which way it sorts first."""
+
+    name: str
+    unit: str
+    order: Literal["text", "ascending", "descending"]
+
+
+def _columns(metric: Metric) -> tuple[Column, ...]:
+    return (
+        Column("Mechanism", "", "text"),
+        Column(
+            f"Held-out {metric.name}",
+            metric.unit,
+            "descending" if metric.higher_is_better else "ascending",
+        ),
+        Column("Parameters", "", "ascending"),
+        Column("Multiply-adds", "million an image", "ascending"),
+        Column("Latency", "ms a batch", "ascending"),
+        Column("Peak memory", "MB", "ascending"),
+        Column("Training", "images/s", "descending"),
+    )
 
 
 def results_table(results: Results) -> Markup:
     """The section with the table of everything measured; its columns sort."""
     strip = _Strip(results)
-    head = [_column(index, *column) for index, column in enumerate(_COLUMNS)]
+    columns = _columns(results.metric)
+    head = [_column(column, sorted_=index == 1) for index, column in enumerate(columns)]
     rows = [_row(row, strip) for row in results.rows]
     table = element(
         "table",
@@ -43,24 +61,27 @@ def results_table(results: Results) -> Markup:
 
 
 def _table_note(results: Results) -> str:
-    latency = next((row.latency for row in results.rows if row.latency), {})
-    batch, repeats = latency.get("batch"), latency.get("repeats")
+    latency = next((row.latency for row in results.rows if row.latency), None)
     timed = (
-        f" Latency is the median of {repeats} forward passes of {count(batch, 'image')}, "
-        "with its quartiles; memory is the most held at once in one, beyond weights and input."
+        f" Latency is the median of {latency.repeats} forward passes of "
+        f"{count(latency.batch, 'image')}, with its quartiles; memory is the most held at once in "
+        "one, beyond weights and input."
         if latency
         else ""
     )
     return (
-        "Accuracy is the mean over seeds with its 95 % t interval; dots are the seeds."
-        f"{_sampling(results)}{timed} Choose a column's name to sort by it."
+        f"{results.metric.name.capitalize()} is the mean over seeds with its 95 % t interval; dots "
+        f"are the seeds.{_sampling(results)}{timed} Choose a column's name to sort by it."
     )
 
 
 def _sampling(results: Results) -> str:
     """What the number of held-out images leaves open, whatever the seeds say."""
-    held_out, best = results.images.get("test"), results.rows[0].accuracy
-    if not held_out or best is None or not 0 < best < 1:
+    # The binomial distribution holds for a share of images, such as accuracy.
+    if results.metric != ACCURACY or results.images is None or results.rows[0].estimate is None:
+        return ""
+    held_out, best = results.images.test, results.rows[0].estimate.mean
+    if not held_out or not 0 < best < 1:
         return ""
     half = 1.96 * sqrt(best * (1 - best) / held_out)
     return (
@@ -70,29 +91,30 @@ def _sampling(results: Results) -> str:
     )
 
 
-def _column(index: int, name: str, unit: str, order: str) -> Markup:
-    label = [name, element("small", unit)] if unit else [name]
-    button = element("button", element("span", label), type="button", data_order=order)
-    return element("th", button, scope="col", aria_sort="descending" if index == 1 else None)
+def _column(column: Column, sorted_: bool) -> Markup:
+    label = [column.name, element("small", column.unit)] if column.unit else [column.name]
+    button = element("button", element("span", label), type="button", data_order=column.order)
+    return element("th", button, scope="col", aria_sort=column.order if sorted_ else None)
 
 
 def _row(row: Row, strip: _Strip) -> Markup:
-    memory, rate = row.measured.get("peak_memory_mb"), row.train_images_per_second
     return element(
         "tr",
         element("th", _name(row), scope="row", data_sort=row.label.lower()),
-        element("td", _accuracy(row, strip), data_sort=_sortable(row.accuracy)),
+        element("td", _score(row, strip), data_sort=_sortable(row.estimate and row.estimate.mean)),
         _number(row.parameters, "{:,}"),
         _number(row.multiply_adds, "{:,.1f}", 1e-6),
-        element("td", _latency(row), data_sort=_sortable(row.latency.get("median"))),
-        _number(memory, "{:,.1f}"),
-        _number(rate, "{:,.0f}"),
+        element("td", _latency(row), data_sort=_sortable(row.latency and row.latency.median)),
+        _number(row.peak_memory_mb, "{:,.1f}"),
+        _number(row.train_images_per_second, "{:,.0f}"),
         class_="control" if row.control else None,
     )
 
 
 def _name(row: Row) -> list[Any]:
-    kind = " · ".join(dict.fromkeys(filter(None, [row.family, row.role.replace("_", " ")])))
+    subject = row.subject
+    words = [subject.family or "", (subject.role or "").replace("_", " ")]
+    kind = " · ".join(dict.fromkeys(filter(None, words)))
     return [
         element("span", _breakable(row.label), class_="label"),
         element("small", kind or None),
@@ -103,38 +125,36 @@ def _name(row: Row) -> list[Any]:
 def _breakable(label: str) -> list[Any]:
     """The label, which may be broken after underscores."""
     first, *rest = label.split("_")
-    return [first, *(["_", element("wbr"), part] for part in rest)]
+    return [first, *(["_", element("wbr"), word] for word in rest)]
 
 
-def _failure(seed: int, trial: dict[str, Any]) -> Markup:
-    reason = " ".join(str(trial.get("error") or "no reason was recorded").split())
+def _failure(seed: int, trial: TrialRecord) -> Markup:
+    reason = " ".join((trial.error or "").split())
     return element("small", f"Seed {seed} failed: {_shortened(reason)}", class_="failed")
 
 
-def _accuracy(row: Row, strip: _Strip) -> Any:
-    if row.accuracy is None:
+def _score(row: Row, strip: _Strip) -> Any:
+    found = row.estimate
+    if found is None:
         return DASH
-    found = estimate(row.accuracies.values())
-    number = element("span", f"{100 * found.mean:.1f}", class_="value")
-    text = element("div", number, element("small", _interval(found)))
-    return element("div", strip.draw(row, found), text, class_="accuracy")
+    number = element("span", show_number(found.mean, row.metric), class_="value")
+    text = element("div", number, element("small", _interval(found, row.metric)))
+    return element("div", strip.draw(row, found), text, class_="score")
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: Estimate, metric: Metric) -> str:
     if found.low is None or found.high is None:
         return "one seed"
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return f"{show_number(found.low, metric)} to {show_number(found.high, metric)}"
 
 
 def _latency(row: Row) -> list[Any]:
     latency = row.latency
-    if latency.get("median") is None:
+    if latency is None:
         return [DASH]
-    spread = [latency.get("p25"), latency.get("p75")]
-    quartiles = None if None in spread else f"{spread[0]:.1f} to {spread[1]:.1f}"
     return [
-        element("span", f"{latency['median']:.1f}", class_="value"),
-        element("small", quartiles),
+        element("span", f"{latency.median:.1f}", class_="value"),
+        element("small", f"{latency.p25:.1f} to {latency.p75:.1f}"),
     ]
 
 
@@ -148,14 +168,16 @@ def _sortable(value: float | None) -> str | None:
 
 
 class _Strip:
-    """Accuracies on one scale: the seeds as dots, the interval as a line."""
+    """Scores on one scale: the seeds as dots, the interval as a line."""
 
     WIDTH, HEIGHT, EDGE = 120, 14, 5
 
     def __init__(self, results: Results) -> None:
-        values = [a for row in results.rows for a in row.accuracies.values()] or [0.0]
-        room = 0.25 * (max(values) - min(values)) or 0.01
-        self.low, self.high = max(0.0, min(values) - room), min(1.0, max(values) + room)
+        values = [score for row in results.rows for score in row.scores.values()] or [0.0]
+        margin = 0.25 * (max(values) - min(values)) or 0.01
+        least, greatest = results.metric.bounds
+        self.low = max(least, min(values) - margin)
+        self.high = min(greatest, max(values) + margin)
 
     def draw(self, row: Row, found: Estimate) -> Markup:
         middle = self.HEIGHT / 2
@@ -164,8 +186,7 @@ class _Strip:
             line = element("line", x1=self._x(found.low), x2=self._x(found.high),
                            y1=middle, y2=middle)  # fmt: skip
         dots = [
-            element("circle", cx=self._x(value), cy=middle, r=3)
-            for value in row.accuracies.values()
+            element("circle", cx=self._x(value), cy=middle, r=3) for value in row.scores.values()
         ]
         return element(
             "svg", line, dots, class_="strip", viewBox=f"0 0 {self.WIDTH} {self.HEIGHT}",
@@ -177,12 +198,13 @@ class _Strip:
         return round(self.EDGE + share * (self.WIDTH - 2 * self.EDGE), 1)
 
 
-def tests_table(verdict: Verdict) -> Markup | None:
+def tests_table(verdict: Verdict, metric: Metric) -> Markup | None:
     """The section with the comparisons that the verdict rests on."""
     if not verdict.comparisons:
         return None
     head = ["Compared", "Difference", "95 % interval", "Effect", "p", "p, corrected", "Seeds"]
-    units = ["", "points", "points", "Hedges' g", "paired t", "Holm", ""]
+    unit = unit_of_differences(metric)
+    units = ["", unit, unit, "Hedges' g", "paired t", "Holm", ""]
     columns = [
         element("th", name, element("small", unit) if unit else None, scope="col")
         for name, unit in zip(head, units, strict=True)
@@ -190,7 +212,7 @@ def tests_table(verdict: Verdict) -> Markup | None:
     table = element(
         "table",
         element("thead", element("tr", columns)),
-        element("tbody", [_comparison(comparison) for comparison in verdict.comparisons]),
+        element("tbody", [_comparison(comparison, metric) for comparison in verdict.comparisons]),
         class_="tests",
     )
     return section(
@@ -204,16 +226,16 @@ def tests_table(verdict: Verdict) -> Markup | None:
     )  # fmt: skip
 
 
-def _comparison(made: Comparison) -> Markup:
+def _comparison(made: Comparison, metric: Metric) -> Markup:
     interval = (
-        DASH if isnan(made.low) else f"{_signed(100 * made.low)} to {_signed(100 * made.high)}"
+        DASH if isnan(made.low) else f"{_signed(made.low, metric)} to {_signed(made.high, metric)}"
     )
     return element(
         "tr",
         element("th", f"{made.first} against {made.second}", scope="row"),
-        element("td", _signed(100 * made.difference)),
+        element("td", _signed(made.difference, metric)),
         element("td", interval),
-        element("td", DASH if isnan(made.effect) else _signed(made.effect)),
+        element("td", DASH if isnan(made.effect) else _minus(f"{made.effect:+.1f}")),
         element("td", _p(made.p)),
         element("td", _p(made.corrected_p)),
         element("td", made.seeds),
@@ -221,8 +243,12 @@ def _comparison(made: Comparison) -> Markup:
     )
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def _signed(difference: float, metric: Metric) -> str:
+    return _minus(show_signed(difference, metric))
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
 
 
 def _p(value: float) -> str:

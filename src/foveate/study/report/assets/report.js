@@ -52,7 +52,7 @@ function layout(more) {
   };
 }
 
-// Accuracy against a cost, labelled directly.
+// Score against a cost, labelled directly.
 
 function span(values, share) {
   const low = Math.min(...values), high = Math.max(...values);
@@ -138,8 +138,8 @@ function drawCost(element, points, title, unit) {
       x: [p.x], y: [p.y], mode: "markers", ...bars(p),
       marker: { color: p.control ? colour("--surface") : ink(p), size: p.control ? 9 : 11,
         symbol: p.control ? "square" : "circle", line: { color: ink(p), width: 2 } },
-      hovertemplate: `<b>%{text}</b><br>${p.y.toFixed(1)} %` +
-        (p.low === null ? "" : ` (${p.low.toFixed(1)} to ${p.high.toFixed(1)})`) +
+      hovertemplate: `<b>%{text}</b><br>${shown(p.y)} ${escapeText(data.unit)}` +
+        (p.low === null ? "" : ` (${shown(p.low)} to ${shown(p.high)})`) +
         `<br>${p.x.toFixed(1)} ${unit}<extra></extra>`,
       text: [escapeText(p.label)],
     })),
@@ -157,8 +157,13 @@ function drawCost(element, points, title, unit) {
   Plotly.react(element, traces, layout({
     margin, annotations,
     xaxis: axis(title, xRange, log ? { type: "log", dtick: "D2" } : { nticks: 6 }),
-    yaxis: axis("held-out accuracy (%)", yRange, { nticks: 7 }),
+    yaxis: axis(escapeText(data.axis), yRange, { nticks: 7 }),
   }), CONFIG);
+}
+
+// As the tables print it.
+function shown(value) {
+  return data.unit === "%" ? value.toFixed(1) : value.toPrecision(3);
 }
 
 // plotly.js reads a little HTML in texts.
@@ -175,7 +180,7 @@ function drawCurves(curves) {
     c.low.filter((_, i) => c.epoch[i] >= first + (last - first) / 4));
   const top = Math.max(...curves.flatMap((c) => c.high));
   const range = span([Math.min(...late), top], 0.06);
-  range[1] = Math.min(range[1], 100.5);
+  if (data.greatest !== null) range[1] = Math.min(range[1], 1.005 * data.greatest);
   curves.forEach((curve, index) => {
     const ink = colour(curve.control ? "--control" : "--accent");
     const line = (c, width, tint) => ({ x: c.epoch, y: c.mean, mode: c.epoch.length > 1 ? "lines" :
@@ -186,7 +191,8 @@ function drawCurves(curves) {
       ...curves.filter((c) => c !== curve).map((c) => line(c, 1, colour("--line"))),
       edge(curve.low), edge(curve.high, { fill: "tonexty", fillcolor: colour("--accent-soft") }),
       { ...line(curve, 2, ink), hoverinfo: "all",
-        hovertemplate: "epoch %{x}: %{y:.1f} %<extra></extra>" },
+        hovertemplate: `epoch %{x}: %{y:${data.unit === "%" ? ".1f" : ".3g"}} ` +
+          `${escapeText(data.unit)}<extra></extra>` },
     ];
     const small = { tickfont: { size: 10 }, nticks: 6 };
     Plotly.react(byId(`curve-${index}`), traces, layout({

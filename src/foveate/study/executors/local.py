@@ -1,4 +1,4 @@
-"""Work in processes of their own, so that what breaks there breaks nothing here.
+"""Work in processes of their own on this machine.
 
 The processes are forked from a server that has imported the heavy libraries once, so each starts
 in a fraction of a second. One that outlives the process that asked for it ends itself.
@@ -15,12 +15,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from foveate.study.executors import Failure, Handle
 
 _PRELOADED = "foveate.study.trial"
 
@@ -44,14 +46,31 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def warm_up() -> None:
-    """Let the server import what trials need, while this process does something else."""
-    context = _context()
-    if context.get_start_method() == "forkserver":
-        from multiprocessing.forkserver import ensure_running
+class LocalExecutor:
+    """Runs work in processes that are forked from a server."""
 
-        with _without_main():
-            ensure_running()
+    def warm_up(self) -> None:
+        """Let the server import what trials need, while this process does something else."""
+        context = _context()
+        if context.get_start_method() == "forkserver":
+            from multiprocessing.forkserver import ensure_running
+
+            with _without_main():
+                ensure_running()
+
+    def submit(
+        self,
+        work: str,
+        arguments: tuple[Any, ...],
+        log: Path,
+        events: Callable[[Any], None] = lambda event: None,
+    ) -> Child:
+        """Start a process; see :class:`foveate.study.executors.Executor`."""
+        return Child(work, arguments, log, events)
+
+    def wait(self, handles: Sequence[Handle]) -> None:
+        """Sleep until a process has said something or has ended."""
+        wait([child.waitable for child in handles if isinstance(child, Child)])
 
 
 class Child:
@@ -59,29 +78,21 @@ class Child:
 
     Attributes:
         result: what the work returned.
-        error: why it did not return, in one line.
-        refused: whether that is for a ValueError or TypeError, which are the user's to mend.
-        out_of_room: whether it is for want of room on the disk; ``error`` is then the file.
+        failure: why it did not return.
 
     Args:
-        work: ``"module:function"``; this process need not import it.
+        work: ``"module:function"``.
         arguments: what pickles.
         log: a file that gets what the process prints.
         events: called with each value that the work passes to ``tell``.
     """
 
     def __init__(
-        self,
-        work: str,
-        arguments: tuple[Any, ...],
-        log: Path,
-        events: Callable[[Any], None] = lambda event: None,
+        self, work: str, arguments: tuple[Any, ...], log: Path, events: Callable[[Any], None]
     ) -> None:
         self.events = events
         self.result: Any = None
-        self.error: str | None = None
-        self.refused = False
-        self.out_of_room = False
+        self.failure: Failure | None = None
         self._over = False
         context = _context()
         self._connection, theirs = context.Pipe(duplex=False)
@@ -91,11 +102,11 @@ class Child:
         theirs.close()
 
     @property
-    def handles(self) -> list[Any]:
-        """What to wait on: it is ready when there is something to :meth:`read`."""
-        return [self._process.sentinel] if self._connection.closed else [self._connection]
+    def waitable(self) -> Any:
+        """What to wait on: it is ready when there is something to :meth:`poll`."""
+        return self._process.sentinel if self._connection.closed else self._connection
 
-    def read(self) -> bool:
+    def poll(self) -> bool:
         """Take in what the process has said; returns whether it is over."""
         try:
             while not self._connection.closed and self._connection.poll():
@@ -105,9 +116,7 @@ class Child:
                 else:
                     self._over = True
                     self.result = value if kind == "done" else None
-                    self.error = None if kind == "done" else value
-                    self.refused = kind == "refused"
-                    self.out_of_room = kind == "room"
+                    self.failure = value if kind == "failure" else None
         except (EOFError, OSError):
             self._connection.close()
         if self._over or self._connection.closed:
@@ -115,14 +124,8 @@ class Child:
             self._connection.close()
             if not self._over:
                 self._over = True
-                self.error = _how_it_ended(self._process.exitcode)
+                self.failure = Failure("failed", _how_it_ended(self._process.exitcode))
         return self._over
-
-    def wait(self) -> Child:
-        """Read until the process is over."""
-        while not self.read():
-            wait(self.handles)
-        return self
 
     def kill(self) -> None:
         """End the process at once."""
@@ -144,7 +147,7 @@ def _run(work: str, arguments: tuple[Any, ...], log: Path, pipe: Connection) -> 
     except Exception as error:
         with suppress(OSError):
             traceback.print_exc()
-        pipe.send(_reason(error))
+        pipe.send(("failure", _failure(error)))
 
 
 def _end_with_parent() -> None:
@@ -169,27 +172,28 @@ def _print_into(log: Path) -> None:
     faulthandler.enable(sys.stderr)
 
 
-def _reason(error: Exception) -> tuple[str, str]:
-    """How an exception is passed on: the kind of end, and one line."""
+def _failure(error: Exception) -> Failure:
+    """How an exception is passed on."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "room", str(chain.filename or "a file")
+            return Failure("disk full", str(chain.filename or "a file"))
         chain = chain.__cause__ or chain.__context__
     text = " ".join(str(error).split())
     if len(text) > 600:
         text = text[:600] + "..."
     memory = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
     if isinstance(error, MemoryError) or any(word in text for word in memory):
-        return "failed", f"out of memory: {text or type(error).__name__}"
+        return Failure("failed", f"out of memory: {text or type(error).__name__}")
     if isinstance(error, (ValueError, TypeError)):
-        return "refused", text
-    return "failed", f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Failure("refused", text)
+    name = type(error).__name__
+    return Failure("failed", f"{name}: {text}" if text else name)
 
 
 def _how_it_ended(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        hint = " (perhaps for want of memory)" if name == "SIGKILL" else ""
+        hint = " (perhaps memory ran out)" if name == "SIGKILL" else ""
         return f"the process was ended by {name}{hint}"
     return f"the process ended by itself with exit code {code}"

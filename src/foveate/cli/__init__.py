@@ -1,0 +1,41 @@
+"""The command ``foveate``: one file a command, which reads arguments, calls the library, prints.
+
+PyTorch is imported by what runs, never by what reads arguments, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import jsonargparse  # noqa: F401
+except ModuleNotFoundError:
+    sys.exit("foveate: the command needs more than the library: pip install 'foveate[study]'")
+
+from foveate.cli import compare, describe, profile
+from foveate.cli import list as list_
+from foveate.cli._parser import Parser, refuse
+
+COMMANDS = {"list": list_, "describe": describe, "profile": profile, "compare": compare}
+"""Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code is 2 where the user's input is at fault."""
+    parser = Parser(prog="foveate", description="Visual attention: look up, measure, compare.")
+    commands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        its_parser = Parser(description=command.HELP)
+        command.add_arguments(its_parser)
+        commands.add_subcommand(name, its_parser, help=command.HELP)
+    options = parser.parse_args(arguments)
+    run = COMMANDS[options.subcommand].run
+    try:
+        return run(options[options.subcommand])
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        refuse(str(error))
+    return 0

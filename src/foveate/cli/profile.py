@@ -1,0 +1,73 @@
+"""``foveate profile``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foveate.cli._parser import Options, Parser, key_values
+from foveate.cli._printing import print_json, print_table
+
+HELP = "What mechanisms or models cost, measured."
+
+
+def add_arguments(parser: Parser) -> None:
+    """State what the command takes."""
+    add = parser.add_argument
+    add("names", nargs="+", metavar="NAME", help="mechanisms, or models that timm knows")
+    size = (
+        "height and width of map or image, or one number for both; queries and keys of an aligner"
+    )
+    add("--size", type=int, nargs="+", metavar="N", help=f"{size} (mechanisms: 56)")
+    add("--dim", type=int, default=64, help="channels of a mechanism")
+    add(
+        "--num-heads",
+        type=int,
+        help="heads of a mechanism (default: an even number, about one per 32 channels)",
+    )
+    add("--option", nargs="+", default=[], metavar="KEY=VALUE", help="further constructor options")
+    add("--batch", type=int, default=1, help="samples in a batch")
+    add("--device", default="cpu", help="where to run, such as cuda")
+    add("--repeats", type=int, default=30, help="timed calls")
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(options: Options) -> int:
+    """Measure and print."""
+    from foveate.analysis.by_name import by_name
+    from foveate.analysis.profile import profile
+
+    extra = key_values(options.option, "--option")
+    rows = []
+    for name in options.names:
+        module, size = by_name(
+            name, options.size or (), dim=options.dim, num_heads=options.num_heads, options=extra
+        )
+        try:
+            cost = profile(
+                module, size, options.batch, options.device, repeats=options.repeats
+            ).to_dict()
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"{name} does not run on input of {size}: {error}") from error
+        rows.append({"name": name, **cost})
+    if options.json:
+        print_json(rows)
+        return 0
+    print_table(
+        ("name", "parameters", "multiply-adds", "latency (quartiles)", "peak memory"),
+        [_cost_row(row) for row in rows],
+        right=True,
+    )
+    first = rows[0]
+    print(f"batch of {first['batch_size']}, {first['threads']} threads, {first['device']}")
+    return 0
+
+
+def _cost_row(row: dict[str, Any]) -> tuple[str, ...]:
+    memory = row["peak_memory"]
+    return (
+        row["name"],
+        f"{row['parameters']:,}",
+        f"{row['multiply_adds'] / 1e6:,.2f} M",
+        f"{row['latency_ms']:.2f} ms ({row['latency_p25_ms']:.2f} to {row['latency_p75_ms']:.2f})",
+        "-" if memory is None else f"{memory / 2**20:,.1f} MiB",
+    )

@@ -1,0 +1,75 @@
+"""What a study came to, as a notebook and a terminal show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from foveate.study.numbers import show_number, show_value
+from foveate.study.results import Results, Row
+from foveate.study.statistics import Verdict
+
+
+@dataclass(frozen=True, repr=False)
+class StudyResult:
+    """What a study came to; its representation is a table, the verdict and the report's path.
+
+    Attributes:
+        results: the plan, the environment, and a row for each thing compared, the best first.
+        verdict: what the scores allow one to say.
+        failures: what went wrong, one line each.
+        report: the page; the directory that it lies in holds everything else.
+    """
+
+    results: Results
+    verdict: Verdict
+    failures: list[str]
+    report: Path
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The titles of the table's columns."""
+        name = self.results.metric.name
+        return ("attention", f"{name} (95 % interval)", "parameters", "multiply-adds", "latency",
+                "peak memory")  # fmt: skip
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A line for each thing compared."""
+        return [_line(row) for row in self.results.rows]
+
+    def __repr__(self) -> str:
+        lines = [self.head, *self.table]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(
+                cell.rjust(width) if index else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        failures = [f"failed: {line}" for line in self.failures]
+        return "\n".join([*table, "", self.verdict.headline, *failures, f"report: {self.report}"])
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    if row.estimate is None:
+        return (row.label, "failed", "", "", "", "")
+    return (
+        row.label,
+        _score(row),
+        "-" if row.parameters is None else f"{row.parameters:,}",
+        "-" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:,.2f} M",
+        "-" if row.latency is None else f"{row.latency.median:.2f} ms / {row.latency.batch}",
+        "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.1f} MB",
+    )
+
+
+def _score(row: Row) -> str:
+    found, metric = row.estimate, row.metric
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{show_value(found.mean, metric)} (one seed)"
+    low, high = show_number(found.low, metric), show_number(found.high, metric)
+    return f"{show_value(found.mean, metric)} ({low} to {high})"

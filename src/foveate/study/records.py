@@ -1,0 +1,461 @@
+"""What a study writes and reads: every file of results in a run directory, and what it holds.
+
+    environment.json     versions, processor, threads, seeds           Environment
+    trials/KEY-seedN/    trial.json, what a trial came to              TrialRecord
+                         history.json, epoch by epoch                  EpochRecord
+    measured/KEY.json    latency and memory of the trained model       Measurement
+    views/KEY.json       attention maps of the trained model           AttentionMaps
+
+KEY is the label of what is compared, as a file name. Trials of 0.1 name no metric and hold an
+accuracy in place of the score; they are read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from foveate._files import read_json, write_json
+from foveate.metrics import ACCURACY, Metric
+
+
+class DamagedRunError(ValueError):
+    """A file of a run directory cannot be read; the message names it and says what to do.
+
+    Args:
+        root: the run directory.
+        path: the file.
+        error: that reading it raised.
+        then: what happens when it is gone.
+    """
+
+    def __init__(self, root: Path, path: Path, error: Exception, then: str) -> None:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        super().__init__(
+            f"{path} is damaged ({what}); remove it and go on with: foveate compare --resume "
+            f"{root} ({then})"
+        )
+
+
+class Subject(NamedTuple):
+    """What is compared, as every file of a study names it.
+
+    Attributes:
+        attention: its key, as in file names.
+        mechanism: the registered name, or the control's.
+        label: what tables call it.
+        control: whether it is there to compare with.
+        role: of the mechanism; None where it could not be found out.
+        family: of the mechanism; likewise.
+    """
+
+    attention: str
+    mechanism: str
+    label: str
+    control: bool
+    role: str | None = None
+    family: str | None = None
+
+
+class BatchDone(NamedTuple):
+    """How far a trial is within an epoch; nothing that is kept.
+
+    Attributes:
+        epoch: epochs that are over.
+        batch: batches of this one that are over.
+        batches: in an epoch.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+
+
+class EpochRecord(NamedTuple):
+    """One epoch of a trial.
+
+    Attributes:
+        epoch: its number, from 1.
+        train_loss: mean loss over the epoch's training images.
+        loss: mean loss on the held-out images after it.
+        score: the metric on the held-out images after it.
+        seconds: how long it took.
+    """
+
+    epoch: int
+    train_loss: float
+    loss: float
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What a trial came to.
+
+    Attributes:
+        subject: what was trained.
+        seed: of the trial.
+        host: the model that it stood in.
+        epochs: of the plan.
+        metric: what ``score`` is.
+        error: why the trial failed, in one line; None where it is done.
+        score: on the held-out images after the last epoch.
+        loss: likewise.
+        history: epoch by epoch.
+        parameters: of the whole model, as trained.
+        multiply_adds: of the whole model on one image, as deployed.
+        train_seconds: spent on training, without the measurements on held-out images.
+        train_images_per_second: in that time.
+    """
+
+    subject: Subject
+    seed: int
+    host: str
+    epochs: int
+    metric: Metric
+    error: str | None = None
+    score: float | None = None
+    loss: float | None = None
+    history: tuple[EpochRecord, ...] = ()
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    train_seconds: float | None = None
+    train_images_per_second: float | None = None
+
+    @property
+    def status(self) -> Literal["done", "failed"]:
+        """Whether the trial ended well; it is then never run again."""
+        return "done" if self.error is None else "failed"
+
+
+class Latency(NamedTuple):
+    """Milliseconds of a forward pass.
+
+    Attributes:
+        median: of the passes.
+        p25: their lower quartile.
+        p75: their upper quartile.
+        batch: images a pass.
+        repeats: how many passes were timed.
+    """
+
+    median: float
+    p25: float
+    p75: float
+    batch: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the trained model costs, as deployed and with nothing else running.
+
+    Attributes:
+        attention: the key of what was measured.
+        latency_ms: of a forward pass.
+        peak_memory_mb: most held at once in a pass, beyond weights and input; None where the
+            device cannot tell.
+        parameters: of the model as deployed.
+        multiply_adds: of one image.
+        threads: of the CPU.
+        device: its name.
+    """
+
+    attention: str
+    latency_ms: Latency
+    peak_memory_mb: float | None
+    parameters: int
+    multiply_adds: int
+    threads: int
+    device: str
+
+
+class LayerMap(NamedTuple):
+    """How much each position of a layer's input counts for the output at one query.
+
+    Attributes:
+        layer: its name in the model.
+        query: row and column.
+        measure: ``"weights"`` or ``"gradient"``, what the map was computed from.
+        map: rows of shares, which sum to one.
+    """
+
+    layer: str
+    query: tuple[int, int]
+    measure: str
+    map: list[list[float]]
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The attention maps of a trained model.
+
+    Attributes:
+        subject: what stands in the model.
+        image: one of the held-out images, row by row; a number a pixel, or three.
+        images: over how many the maps are averaged.
+        layers: a map for the first block of each stage; none where nothing stands there.
+    """
+
+    subject: Subject
+    image: list[list[Any]]
+    images: int
+    layers: tuple[LayerMap, ...]
+
+
+class Resumption(NamedTuple):
+    """A study went on after an interruption.
+
+    Attributes:
+        at: when.
+        changed: what was no longer as it was, in words.
+    """
+
+    at: str
+    changed: list[str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the numbers of a study depend on beside its plan.
+
+    Attributes:
+        started: when, in UTC.
+        foveate: version of the library.
+        commit: of its checkout, if it runs from one.
+        python: version.
+        versions: of the packages that matter.
+        platform: the operating system.
+        cpu: the processor's name.
+        cores: how many it has.
+        device: that trials run on, as torch names it.
+        device_name: as it names itself.
+        workers: trials at a time.
+        threads: CPU threads of a trial.
+        seeds: of the plan.
+        command: what was typed; None where the study was started from Python.
+        resumed: when the study went on.
+    """
+
+    started: str
+    foveate: str
+    commit: str | None
+    python: str
+    versions: dict[str, str]
+    platform: str
+    cpu: str
+    cores: int | None
+    device: str
+    device_name: str
+    workers: int | None
+    threads: int | None
+    seeds: list[int]
+    command: list[str] | None
+    resumed: tuple[Resumption, ...] = ()
+
+
+class Records:
+    """The files of results in a run directory. What is read is None where there is no file.
+
+    Args:
+        root: the run directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def trial_folder(self, attention: str, seed: int) -> Path:
+        """Where a trial keeps its files."""
+        return self.root / "trials" / f"{attention}-seed{seed}"
+
+    def trial(self, attention: str, seed: int) -> TrialRecord | None:
+        """What a trial came to, if it is over."""
+        path = self.trial_folder(attention, seed) / "trial.json"
+        with self._reading(path, "the trial then goes on from its last checkpoint"):
+            return _trial(read_json(path)) if path.exists() else None
+
+    def write_trial(self, trial: TrialRecord) -> None:
+        """Put ``trial.json`` in place: with it the trial is over."""
+        folder = self.trial_folder(trial.subject.attention, trial.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "trial.json", _trial_values(trial))
+
+    def history(self, attention: str, seed: int) -> list[EpochRecord]:
+        """The epochs that a trial has behind it."""
+        path = self.trial_folder(attention, seed) / "history.json"
+        with self._reading(path, "it is written anew from the trial's checkpoint"):
+            return [_epoch(value) for value in read_json(path)] if path.exists() else []
+
+    def write_history(self, attention: str, seed: int, history: Sequence[EpochRecord]) -> None:
+        """Put ``history.json`` in place."""
+        values = [epoch._asdict() for epoch in history]
+        write_json(self.trial_folder(attention, seed) / "history.json", values)
+
+    def measurement(self, attention: str) -> Measurement | None:
+        """What was measured on a trained model, if it was."""
+        path = self.root / "measured" / f"{attention}.json"
+        with self._reading(path, "the trained model is then measured again"):
+            return _measurement(read_json(path)) if path.exists() else None
+
+    def write_measurement(self, measurement: Measurement) -> None:
+        """Put ``measured/KEY.json`` in place: with it the measuring is over."""
+        (self.root / "measured").mkdir(exist_ok=True)
+        write_json(self.root / "measured" / f"{measurement.attention}.json", asdict(measurement) | {
+            "latency_ms": measurement.latency_ms._asdict()})  # fmt: skip
+
+    def attention_maps(self, attention: str) -> AttentionMaps | None:
+        """The attention maps of a trained model, if they were computed."""
+        path = self.root / "views" / f"{attention}.json"
+        with self._reading(path, f"with measured/{attention}.json removed too, it is made again"):
+            return _attention_maps(read_json(path)) if path.exists() else None
+
+    def write_attention_maps(self, maps: AttentionMaps) -> None:
+        """Put ``views/KEY.json`` in place."""
+        (self.root / "views").mkdir(exist_ok=True)
+        values = {
+            **maps.subject._asdict(),
+            "image": maps.image,
+            "images": maps.images,
+            "layers": [layer._asdict() for layer in maps.layers],
+        }
+        write_json(self.root / "views" / f"{maps.subject.attention}.json", values)
+
+    def environment(self) -> Environment | None:
+        """Where the study ran, if that was noted."""
+        path = self.root / "environment.json"
+        with self._reading(path, "it is then noted anew"):
+            return _environment(read_json(path)) if path.exists() else None
+
+    def write_environment(self, environment: Environment) -> None:
+        """Put ``environment.json`` in place."""
+        values = asdict(environment)
+        values["resumed"] = [resumption._asdict() for resumption in environment.resumed]
+        if not environment.resumed:
+            del values["resumed"]
+        write_json(self.root / "environment.json", values)
+
+    @contextmanager
+    def _reading(self, path: Path, then: str) -> Iterator[None]:
+        """Say which file is damaged, and what to do about it."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DamagedRunError(self.root, path, error, then) from error
+
+
+def _trial_values(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        **trial.subject._asdict(),
+        "seed": trial.seed,
+        "host": trial.host,
+        "status": trial.status,
+        "error": trial.error,
+        "epochs": trial.epochs,
+        "parameters": trial.parameters,
+        "multiply_adds": trial.multiply_adds,
+        "metric": _metric_values(trial.metric),
+        "score": trial.score,
+        "loss": trial.loss,
+        "history": [epoch._asdict() for epoch in trial.history],
+        "train_seconds": trial.train_seconds,
+        "train_images_per_second": trial.train_images_per_second,
+    }
+
+
+def _trial(values: Mapping[str, Any]) -> TrialRecord:
+    metric = _metric(values["metric"]) if "metric" in values else ACCURACY
+    failed = values["status"] != "done"
+    return TrialRecord(
+        subject=_subject(values),
+        seed=int(values["seed"]),
+        host=values["host"],
+        epochs=int(values["epochs"]),
+        metric=metric,
+        error=(values["error"] or "no reason was recorded") if failed else None,
+        score=_number(_score(values), optional=failed),
+        loss=_number(values["loss"], optional=failed),
+        history=tuple(_epoch(value) for value in values["history"]),
+        parameters=values["parameters"],
+        multiply_adds=values["multiply_adds"],
+        train_seconds=values["train_seconds"],
+        train_images_per_second=values["train_images_per_second"],
+    )
+
+
+def _subject(values: Mapping[str, Any]) -> Subject:
+    return Subject(
+        attention=values["attention"],
+        mechanism=values["mechanism"],
+        label=values["label"],
+        control=values["control"],
+        role=values.get("role"),
+        family=values.get("family"),
+    )
+
+
+def _metric_values(metric: Metric) -> dict[str, Any]:
+    """JSON knows no infinity: a bound that is none is null."""
+    bounds = [bound if isfinite(bound) else None for bound in metric.bounds]
+    return {**metric._asdict(), "bounds": bounds}
+
+
+def _metric(values: Mapping[str, Any]) -> Metric:
+    low, high = values["bounds"]
+    bounds = (-inf if low is None else low, inf if high is None else high)
+    return Metric(values["name"], values["unit"], values["higher_is_better"], bounds)
+
+
+def _epoch(values: Mapping[str, Any]) -> EpochRecord:
+    return EpochRecord(
+        epoch=int(values["epoch"]),
+        train_loss=float(values["train_loss"]),
+        loss=float(values["loss"]),
+        score=float(_score(values)),
+        seconds=float(values["seconds"]),
+    )
+
+
+def _score(values: Mapping[str, Any]) -> Any:
+    return values["score"] if "score" in values else values[ACCURACY.name]
+
+
+def _measurement(values: Mapping[str, Any]) -> Measurement:
+    latency = values["latency_ms"]
+    return Measurement(
+        attention=values["attention"],
+        latency_ms=Latency(*(latency[name] for name in Latency._fields)),
+        peak_memory_mb=_number(values["peak_memory_mb"], optional=True),
+        parameters=values["parameters"],
+        multiply_adds=values["multiply_adds"],
+        threads=values["threads"],
+        device=values["device"],
+    )
+
+
+def _attention_maps(values: Mapping[str, Any]) -> AttentionMaps:
+    return AttentionMaps(
+        subject=_subject(values),
+        image=values["image"],
+        images=int(values["images"]),
+        layers=tuple(_layer(layer) for layer in values["layers"]),
+    )
+
+
+def _layer(values: Mapping[str, Any]) -> LayerMap:
+    row, column = values["query"]
+    return LayerMap(values["layer"], (row, column), values["measure"], values["map"])
+
+
+def _environment(values: Mapping[str, Any]) -> Environment:
+    resumed = tuple(Resumption(r["at"], r["changed"]) for r in values.get("resumed", ()))
+    known = {name: values[name] for name in Environment.__dataclass_fields__ if name != "resumed"}
+    return Environment(**known, resumed=resumed)
+
+
+def _number(value: Any, optional: bool) -> float | None:
+    return None if value is None and optional else float(value)

@@ -1,0 +1,117 @@
+"""The kinds of values that a plan takes: each is read and checked by one function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from foveate.study.entry import Entry, PlanError
+
+
+def whole(key: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise _refuse(key, f"a whole number of at least {least}", value)
+    return value
+
+
+def maybe_whole(key: str, value: Any) -> int | None:
+    """A whole number of at least 1, or None."""
+    return None if value is None else whole(key, value)
+
+
+def number(key: str, value: Any) -> float:
+    """A finite number of at least 0."""
+    # YAML reads 1e-3, without a point, as text.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
+        value = float(value)
+    if not _is_number(value) or not 0 <= value < float("inf"):
+        raise _refuse(key, "a number of at least 0", value)
+    return float(value)
+
+
+def share(key: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise _refuse(key, "a number in [0, 1)", value)
+    return float(value)
+
+
+def maybe_number(key: str, value: Any) -> float | None:
+    """A finite number of at least 0, or None."""
+    return None if value is None else number(key, value)
+
+
+def text(key: str, value: Any) -> str:
+    """A word."""
+    if not isinstance(value, str) or not value:
+        raise _refuse(key, "a name", value)
+    return value
+
+
+def maybe_text(key: str, value: Any) -> str | None:
+    """A word, or None."""
+    return None if value is None else text(key, value)
+
+
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    """Options by their names."""
+    if not isinstance(value or {}, Mapping):
+        raise _refuse(key, "a mapping of options", value)
+    return dict(value or {})
+
+
+def texts(key: str, value: Any) -> tuple[str, ...]:
+    """Words, or a single one."""
+    return tuple(text(key, item) for item in _listed(key, value))
+
+
+def size(key: str, value: Any) -> tuple[int, int] | None:
+    """Height and width, or one number for both; or None."""
+    if value is None:
+        return None
+    both = [value, value] if isinstance(value, int) else list(_listed(key, value))
+    if len(both) == 1:
+        both *= 2
+    if len(both) != 2:
+        raise _refuse(key, "one number or height and width", value)
+    return whole(key, both[0]), whole(key, both[1])
+
+
+def seeds(key: str, value: Any) -> tuple[int, ...]:
+    """The seeds themselves, or how many."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return tuple(range(whole(key, value)))
+    chosen = tuple(whole(key, item, 0) for item in _listed(key, value))
+    if not chosen:
+        raise _refuse(key, "how many, or a list of whole numbers", value)
+    return chosen
+
+
+def entries(key: str, value: Any) -> tuple[Entry, ...]:
+    """Mechanisms to compare."""
+    return tuple(Entry.read(item) for item in _listed(key, value))
+
+
+def controls(key: str, value: Any) -> tuple[Entry, ...]:
+    """What they are compared with."""
+    return tuple(Entry.read(item, control=True) for item in _listed(key, value))
+
+
+def _refuse(key: str, what: str, value: Any) -> PlanError:
+    return PlanError(f"{key} must be {what}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _listed(key: str, value: Any) -> Sequence[Any]:
+    if value is None:
+        return []
+    if isinstance(value, (str, Mapping)):
+        return [value]
+    if not isinstance(value, Sequence):
+        raise _refuse(key, "a list", value)
+    return value

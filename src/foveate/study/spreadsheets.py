@@ -1,0 +1,91 @@
+"""The tables for other programs: ``results.csv``, ``results.json`` and ``summary.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from foveate._files import write_json, write_text
+from foveate.metrics import Metric
+from foveate.study.records import Latency, TrialRecord
+from foveate.study.results import Results, Row
+
+
+def write_spreadsheets(results: Results) -> None:
+    """Put ``results.csv``, ``results.json`` and ``summary.csv`` in place."""
+    rows = {row.subject.attention: row for row in results.rows}
+    trials = [_trial_line(trial, rows[trial.subject.attention]) for trial in results.trials()]
+    write_json(results.root / "results.json", trials)
+    write_text(results.root / "results.csv", _csv(trials))
+    write_text(results.root / "summary.csv", _csv([_summary_line(row) for row in results.rows]))
+
+
+def _trial_line(trial: TrialRecord, row: Row) -> dict[str, Any]:
+    """A trial as a line of ``results.csv``; what was measured is of one trained model of each."""
+    subject = trial.subject
+    return {
+        "attention": subject.attention,
+        "label": subject.label,
+        "role": subject.role,
+        "family": subject.family,
+        "control": subject.control,
+        "seed": trial.seed,
+        "host": trial.host,
+        "status": trial.status,
+        "error": trial.error,
+        _column(trial.metric): trial.score,
+        "loss": trial.loss,
+        "epochs": trial.epochs,
+        "parameters": trial.parameters,
+        "multiply_adds": trial.multiply_adds,
+        **_latency_columns(row.latency),
+        "peak_memory_mb": row.peak_memory_mb,
+        "train_images_per_second": trial.train_images_per_second,
+        "train_seconds": trial.train_seconds,
+    }
+
+
+def _summary_line(row: Row) -> dict[str, Any]:
+    """A row as a line of ``summary.csv``."""
+    score, found = _column(row.metric), row.estimate
+    return {
+        "attention": row.subject.attention,
+        "label": row.label,
+        "role": row.subject.role,
+        "family": row.subject.family,
+        "control": row.control,
+        "seeds": len(row.done),
+        "failed": len(row.failed),
+        score: found and found.mean,
+        f"{score}_low": found and found.low,
+        f"{score}_high": found and found.high,
+        "parameters": row.parameters,
+        "multiply_adds": row.multiply_adds,
+        **_latency_columns(row.latency),
+        "peak_memory_mb": row.peak_memory_mb,
+        "train_images_per_second": row.train_images_per_second,
+    }
+
+
+def _column(metric: Metric) -> str:
+    """The score's column: the metric's name, apart from the columns that are always there."""
+    return f"held_out_{metric.name}" if metric.name in ("error", "loss") else metric.name
+
+
+def _latency_columns(latency: Latency | None) -> dict[str, Any]:
+    return {
+        "latency_ms": latency and latency.median,
+        "latency_ms_p25": latency and latency.p25,
+        "latency_ms_p75": latency and latency.p75,
+        "latency_batch": latency and latency.batch,
+    }
+
+
+def _csv(lines: Sequence[dict[str, Any]]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return table.getvalue()
