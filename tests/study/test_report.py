@@ -278,7 +278,7 @@ def test_one_seed_and_nothing_measured(tmp_path):
 def test_only_failures(tmp_path):
     run = begin(tmp_path, "slide")
     run.records.write_trial(trial("slide", 0, error="no luck"))
-    assert "No run has finished" in read(run).text
+    assert "No trial has finished" in read(run).text
 
 
 def test_a_metric_of_which_less_is_better_and_that_has_no_upper_bound(tmp_path, monkeypatch):

@@ -202,9 +202,10 @@ def tests_table(verdict: Verdict, metric: Metric) -> Markup | None:
     """The section with the comparisons that the verdict rests on."""
     if not verdict.comparisons:
         return None
-    head = ["Compared", "Difference", "95 % interval", "Effect", "p", "p, corrected", "Seeds"]
+    head = ["Compared", "Difference", "95 % interval", "No further apart", "p", "p, corrected",
+            "Detectable", "Seeds", "Seeds to show it"]  # fmt: skip
     unit = unit_of_differences(metric)
-    units = ["", unit, unit, "Hedges' g", "paired t", "Holm", ""]
+    units = ["", unit, unit, f"{unit}, 90 %", "", "Holm", unit, "", "in all"]
     columns = [
         element("th", name, element("small", unit) if unit else None, scope="col")
         for name, unit in zip(head, units, strict=True)
@@ -220,8 +221,11 @@ def tests_table(verdict: Verdict, metric: Metric) -> Markup | None:
         "tests",
         element("div", table, class_="scroll", tabindex="0", role="region",
                 aria_label="Tests, scrolls sideways"),
-        note="Paired over seeds: one seed means the same order of the same images for both. "
-        "Intervals are not corrected for the number of comparisons; the last p values are. Nothing "
+        note="Paired: a seed means the same order of the same images for both. Seeds and held-out "
+        "images both count as chance (crossed random effects). Against controls, p asks whether a "
+        "mechanism is above all of them or below all of them; difference and interval are those to "
+        "the best. Intervals are not corrected for the number of comparisons; the second p values "
+        "are. Detectable is the true difference that four of five such studies would show. Nothing "
         "here speaks of other data, another split or another recipe.",
     )  # fmt: skip
 
@@ -235,12 +239,18 @@ def _comparison(made: Comparison, metric: Metric) -> Markup:
         element("th", f"{made.first} against {made.second}", scope="row"),
         element("td", _signed(made.difference, metric)),
         element("td", interval),
-        element("td", DASH if isnan(made.effect) else _minus(f"{made.effect:+.1f}")),
+        element("td", _distance(made.equivalent_within, metric)),
         element("td", _p(made.p)),
         element("td", _p(made.corrected_p)),
+        element("td", _distance(made.detectable, metric)),
         element("td", made.seeds),
+        element("td", DASH if made.seeds_needed is None else made.seeds_needed),
         class_="shown" if made.shown else None,
     )
+
+
+def _distance(distance: float, metric: Metric) -> str:
+    return DASH if isnan(distance) else show_number(distance, metric)
 
 
 def _signed(difference: float, metric: Metric) -> str:
