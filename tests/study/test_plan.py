@@ -119,6 +119,7 @@ def test_workers_are_no_difference():
 
 def test_a_json_file_is_a_plan_too(tmp_path):
     path = tmp_path / "study.json"
-    path.write_text('{"epochs": 3, "attention": [{"name": "window", "kwargs": {"window_size": 4}}]}')
+    text = '{"epochs": 3, "attention": [{"name": "window", "kwargs": {"window_size": 4}}]}'
+    path.write_text(text)
     plan = load_plan(path)
     assert (plan.epochs, plan.attention[0].label) == (3, "window(window_size=4)")
