@@ -115,3 +115,11 @@ def test_workers_are_no_difference():
     plan = complete(Plan())
     assert difference(plan, complete(Plan(workers=7, threads=plan.threads))) is None
     assert difference(plan, complete(Plan(epochs=3))) == "epochs is 8 there and 3 here"
+
+
+def test_a_json_file_is_a_plan_too(tmp_path):
+    path = tmp_path / "study.json"
+    text = '{"epochs": 3, "attention": [{"name": "window", "kwargs": {"window_size": 4}}]}'
+    path.write_text(text)
+    plan = load_plan(path)
+    assert (plan.epochs, plan.attention[0].label) == (3, "window(window_size=4)")
