@@ -174,7 +174,9 @@ def test_a_class_of_broken_links_only_is_refused(root):
     for file in (root / "below").iterdir():
         file.unlink()
         file.symlink_to("/unmounted/" + file.name)
-    with pytest.raises(DataError, match="'below' .* only files that cannot be read: 6 broken links"):
+    with pytest.raises(
+        DataError, match=r"'below' .* only files that cannot be read: 6 broken links"
+    ):
         read(root)
 
 
@@ -252,7 +254,9 @@ def test_stray_images_are_said(root):
 def test_stray_images_alone_are_refused_in_helpful_words(root):
     root.mkdir()
     Image.new("L", (4, 4)).save(root / "cover.png")
-    with pytest.raises(DataError, match="1 images lie in .* expected one folder a class, or a list"):
+    with pytest.raises(
+        DataError, match=r"1 images lie in .* expected one folder a class, or a list"
+    ):
         read(root)
 
 
@@ -338,7 +342,7 @@ def test_unlabelled_test_images_are_said(root):
 
 def test_two_folders_of_one_split_are_refused(root):
     make_blocks(root, splits=("train", "Training", "val"))
-    with pytest.raises(DataError, match="'Training' and 'train' .* name the same split"):
+    with pytest.raises(DataError, match=r"'Training' and 'train' .* name the same split"):
         read(root)
 
 

@@ -7,7 +7,6 @@ set, found from the images by :func:`value_range`, so that brightness means the 
 from __future__ import annotations
 
 import os
-import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -63,11 +62,8 @@ def open_file(file: Path | bytes, side: tuple[int, int] | None = None) -> Raw:
     suffix = file.suffix.lower() if isinstance(file, Path) else ""
     if suffix in (".heic", ".heif", ".avif"):
         _register_heif()
-    with warnings.catch_warnings():
-        # A large image is no attack here; Pillow still refuses what is beyond twice its limit.
-        warnings.simplefilter("ignore")
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return _load(image, side)
+    with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+        return _load(image, side)
 
 
 def _load(image: Image.Image, side: tuple[int, int] | None) -> Raw:
@@ -77,15 +73,14 @@ def _load(image: Image.Image, side: tuple[int, int] | None) -> Raw:
         kinds.append("frames")
     if image.mode in ("RGB", "RGBA", "LA") and _is_16_bit(image):
         kinds.append("16 bits a channel")
+    orientation = image.getexif().get(_ORIENTATION, 1)
     if side is not None and image.format == "JPEG":
         height, width = (_DRAFT_GAP * extent for extent in side)
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        image.draft(None, (height, width) if turned else (width, height))
+        image.draft(None, (height, width) if orientation in (5, 6, 7, 8) else (width, height))
     image.load()
-    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
-        kinds.append("turned")
-        return Raw(ImageOps.exif_transpose(image), tuple(kinds), pixels)
-    return Raw(image.copy(), tuple(kinds), pixels)
+    if orientation not in range(2, 9):
+        return Raw(image, tuple(kinds), pixels)
+    return Raw(ImageOps.exif_transpose(image), (*kinds, "turned"), pixels)
 
 
 def _is_16_bit(image: Image.Image) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,9 @@ class Reading:
         """What is readable of the items, in their order, the first ``most``."""
         kept: list[Kept] = []
         start = 0
-        with ThreadPoolExecutor() as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            # Pillow still refuses what is beyond twice its limit; what it warns of is no news here.
+            warnings.filterwarnings("ignore", module="PIL")
             while start < len(items) and (most is None or len(kept) < most):
                 count = _CHUNK if most is None else min(_CHUNK, most - len(kept))
                 chunk = items[start : start + count]
