@@ -24,7 +24,8 @@ from foveate.data.augmentation import Augment
 from foveate.data.images import Images, ImageSet
 from foveate.data.moments import Moments, fitted
 
-_PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
+PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
+"""Options of timm's ``create_transform`` for photographs."""
 
 
 def train_batches(
@@ -59,7 +60,7 @@ def train_batches(
     transform: Callable[[Image.Image], Tensor] = Fit(size)
     if augment == "photo":
         mirror = {"hflip": 0.5 if images.augmentation.mirror else 0.0}
-        options = {**_PHOTO, **mirror, **(augment_kwargs or {})}
+        options = {**PHOTO, **mirror, **(augment_kwargs or {})}
         if images.channels == 1:
             options["color_jitter"] = None
         transform = create_transform(

@@ -95,9 +95,12 @@ class Reader:
 
 
 def reduce(image: Image.Image, side: tuple[int, int]) -> Image.Image:
-    """Shrink, never enlarge, until the image just covers ``side`` (height, width)."""
+    """Shrink until the image just covers ``side`` (height, width), if that at least halves it.
+
+    A smaller reduction costs as much as the transform that follows and saves little room.
+    """
     scale = max(side[0] / image.height, side[1] / image.width)
-    if scale >= 1:
+    if scale > 0.5:
         return image
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.BICUBIC)
