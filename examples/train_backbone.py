@@ -19,6 +19,7 @@ import foveate.models  # noqa: F401  registers the backbones
 from foveate._random import seed_all
 from foveate.data.batches import held_out_batches, train_batches
 from foveate.data.images import loader_processes, prepare
+from foveate.data.moments import Moments
 from foveate.tasks import Classification
 from foveate.training import EpochRecord, Progress, Recipe, train
 
@@ -48,6 +49,7 @@ def main() -> None:
 
     size = (given.size, given.size)
     images = prepare(given.out / "data", given.data, size)
+    print(*images.findings.lines(), sep="\n")
     most = max(Counter(images.test.labels).values()) / len(images.test)
     print(f"{len(images.train)} images to learn from, {len(images.test)} held out, "
           f"{len(images.classes)} classes; the largest has {most:.1%}")  # fmt: skip
@@ -59,13 +61,15 @@ def main() -> None:
         drop_path_rate=given.drop_path,
     )
     recipe = Recipe(epochs=given.epochs, lr=given.lr, device=given.device)
+    published = model.pretrained_cfg  # pyrefly: ignore
+    normalize = Moments(published["mean"], published["std"]) if given.pretrained else None
     learning = train_batches(
         images, size, given.batch_size, given.seed,
-        processes=loader_processes(images.train, given.device),
+        normalize=normalize, processes=loader_processes(images.train, given.device),
     )  # fmt: skip
     directory = given.out / given.model
     directory.mkdir(parents=True, exist_ok=True)
-    held_out = held_out_batches(images, size, 128)
+    held_out = held_out_batches(images, size, 128, normalize=normalize)
     task = Classification(len(images.classes))
     outcome = train(model, task, learning, held_out, recipe, directory, show)
     right = outcome.values["accuracy"]

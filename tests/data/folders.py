@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,3 +25,32 @@ def truncate(path: Path) -> None:
     """Keep the head of the file only."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
+
+
+def blocks(count: int, above: bool, seed: int = 0) -> list[np.ndarray]:
+    """Noisy 40x40 gray images with a bright block above or below."""
+    rng = np.random.default_rng([seed, above])
+    row = 3 if above else 23
+    images = rng.integers(5, 80, (count, 40, 40))
+    images[:, row : row + 14, 6:34] += 110
+    return list(images.astype(np.uint8))
+
+
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    Image.fromarray(pixels).save(path.with_suffix(".png"))
+
+
+def make_blocks(
+    root: Path,
+    count: int = 6,
+    splits: tuple[str, ...] = ("",),
+    save: Callable[[np.ndarray, Path], None] = save_png,
+) -> Path:
+    """Two classes, above and below, in each of the splits; each image differs."""
+    for number, split in enumerate(splits):
+        for name, above in (("above", True), ("below", False)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index, pixels in enumerate(blocks(count, above, number)):
+                save(pixels, folder / str(index))
+    return root

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from foveate._files import read_json
-from foveate.data import images as images_module
-from foveate.data.images import drop_pixels, load, prepare, stratified_split
+from foveate.data import reading
+from foveate.data.images import drop_pixels, load, prepare
 from foveate.data.sources import DataError
+from foveate.data.splitting import stratified_split
 from tests.data.folders import make_folder, truncate
 
 
@@ -25,7 +26,7 @@ def test_the_digits_are_split_stratified_and_always_the_same_way(tmp_path):
     assert min(shares) > 0.23
     assert max(shares) < 0.27
     assert one.channels == 1
-    assert not one.photographs
+    assert one.augmentation.kind == "affine"
     assert one.train[0].shape == (8, 8)
     np.testing.assert_array_equal(one.train[7], other.train[7])
 
@@ -33,7 +34,8 @@ def test_the_digits_are_split_stratified_and_always_the_same_way(tmp_path):
 def test_every_image_is_in_one_part_only(tmp_path):
     prepare(tmp_path, "digits", (8, 8))
     index = read_json(tmp_path / "index.json")
-    assert sorted(index["train"]["rows"] + index["test"]["rows"]) == list(range(1797))
+    names = index["train"]["names"] + index["test"]["names"]
+    assert sorted(map(int, names)) == list(range(1797))
 
 
 def test_a_split_holds_out_at_least_one_of_each_class():
@@ -48,7 +50,6 @@ def test_a_folder_in_one_tree(tmp_path):
     assert found.classes == ["cat", "dog"]
     assert (len(found.train), len(found.test)) == (12, 3)
     assert found.train[0].shape == (20, 26, 3)
-    assert found.photographs
     for split in (found.train, found.test):
         for index, label in enumerate(split.labels):
             assert split[index].mean((0, 1)).argmax() == label
@@ -168,10 +169,10 @@ def test_pixels_dropped_come_back_if_the_images_are_still_the_same(tmp_path):
 
 def test_a_set_too_large_for_memory_is_read_as_needed(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "data", {"cat": 6, "dog": 6})
-    monkeypatch.setattr(images_module, "MEMORY_CAP", 5000)
+    monkeypatch.setattr(reading, "MEMORY_CAP", 5000)
     found = prepare(tmp_path / "out", str(folder), (16, 16))
     assert not found.train.in_memory
-    assert (tmp_path / "out" / "all.pixels").stat().st_size == 0
+    assert (tmp_path / "out" / "images.pixels").stat().st_size == 0
     assert found.train[0].shape == (20, 26, 3)
     monkeypatch.undo()
     whole = prepare(tmp_path / "whole", str(folder), (16, 16))

@@ -8,29 +8,24 @@ the number of loader processes changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from PIL import Image
+from timm.data import create_transform
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from foveate._random import derive, seed_all, undisturbed
 from foveate.arguments import one_of
+from foveate.data.augmentation import Augment
 from foveate.data.images import Images, ImageSet
+from foveate.data.moments import Moments, fitted
 
-Augment = Literal["auto", "none", "affine", "photo"]
-_PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
-
-
-def moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that images are normalised with."""
-    if channels == 3:
-        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return (0.5,), (0.5,)
+PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
+"""Options of timm's ``create_transform`` for photographs."""
 
 
 def train_batches(
@@ -41,30 +36,57 @@ def train_batches(
     *,
     augment: str = "auto",
     augment_kwargs: dict[str, Any] | None = None,
+    normalize: Moments | None = None,
     processes: int = 0,
 ) -> Batches:
-    """Shuffled, augmented batches; a last one that is not full is left out."""
+    """Shuffled, augmented batches; a last one that is not full is left out.
+
+    Args:
+        images: the prepared set.
+        size: height and width.
+        batch_size: images a batch.
+        seed: of the order and of what augmentation does.
+        augment: ``"auto"`` takes what ``images.augmentation`` says. ``"photo"`` mirrors only if
+            that says so, or ``augment_kwargs`` does (``{"hflip": 0.5}``).
+        augment_kwargs: options of timm's ``create_transform``, for photographs.
+        normalize: mean and deviation; None for those of the training images. A pretrained model
+            wants those that it was trained with.
+        processes: that apply the transform.
+    """
     one_of(augment, get_args(Augment), "augment")
     if augment == "auto":
-        augment = "photo" if images.photographs else "affine"
+        augment = images.augmentation.kind
+    normalize = normalize or images.moments
     transform: Callable[[Image.Image], Tensor] = Fit(size)
     if augment == "photo":
-        mean, _ = moments(images.channels)
-        options = {**_PHOTO, **(augment_kwargs or {})}
+        mirror = {"hflip": 0.5 if images.augmentation.mirror else 0.0}
+        options = {**PHOTO, **mirror, **(augment_kwargs or {})}
         if images.channels == 1:
             options["color_jitter"] = None
         transform = create_transform(
-            (images.channels, *size), is_training=True, normalize=False, mean=mean, **options
+            (images.channels, *size),
+            is_training=True,
+            normalize=False,
+            mean=normalize.mean,
+            **options,
         )
     after = Affine() if augment == "affine" else None
-    return Batches(images.train, images.channels, transform, batch_size, seed, after, processes)
+    return Batches(images.train, normalize, transform, batch_size, seed, after, processes)
 
 
 def held_out_batches(
-    images: ImageSet, size: tuple[int, int], batch_size: int, *, processes: int = 0
+    images: ImageSet,
+    size: tuple[int, int],
+    batch_size: int,
+    *,
+    split: Images | None = None,
+    normalize: Moments | None = None,
+    processes: int = 0,
 ) -> Batches:
-    """The images held out, each fitted to ``size``, in order."""
-    return Batches(images.test, images.channels, Fit(size), batch_size, None, None, processes)
+    """The images held out (or of another ``split``), each fitted to ``size``, in order."""
+    chosen = images.test if split is None else split
+    normalize = normalize or images.moments
+    return Batches(chosen, normalize, Fit(size), batch_size, None, None, processes)
 
 
 class Fit:
@@ -75,8 +97,8 @@ class Fit:
 
     def __call__(self, image: Image.Image) -> Tensor:
         height, width = self.size
-        fitted = np.array(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
-        return torch.from_numpy(fitted.reshape(height, width, -1)).permute(2, 0, 1)  # (C, H, W)
+        pixels = np.array(fitted(np.asarray(image), self.size)).reshape(height, width, -1)
+        return torch.from_numpy(pixels).permute(2, 0, 1)  # (C, H, W)
 
 
 class Affine:
@@ -102,7 +124,7 @@ class Batches:
 
     Args:
         images: where they come from.
-        channels: of the images.
+        normalize: mean and standard deviation of each channel.
         transform: from a PIL image to a (C, H, W) tensor, uint8 or in [0, 1].
         batch_size: images a batch.
         seed: shuffles and augments; None keeps the order and every image.
@@ -113,7 +135,7 @@ class Batches:
     def __init__(
         self,
         images: Images,
-        channels: int,
+        normalize: Moments,
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         seed: int | None,
@@ -126,12 +148,13 @@ class Batches:
         self.epoch = 0
         self.after = after
         self.processes = processes
-        mean, std = moments(channels)
-        self._mean = torch.tensor(mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(std).view(1, -1, 1, 1)
+        self._mean = torch.tensor(normalize.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(normalize.std).view(1, -1, 1, 1)
         self._labels = torch.tensor(images.labels)
         self._dataset = _Transformed(images, transform, seed)
         self._fitted: Tensor | None = None
+        self._chunks: list[list[tuple[int, int]]] = []
+        self._loader: DataLoader | None = None
         self._fixed = images.in_memory and isinstance(transform, Fit)
 
     def set_epoch(self, epoch: int) -> None:
@@ -157,34 +180,42 @@ class Batches:
             yield x.contiguous(memory_format=torch.channels_last), self._labels[chunk]
 
     def _load(self, chunks: list[Tensor]) -> Iterator[Tensor]:
-        self._dataset.epoch = self.epoch
         if self._fixed:
             if self._fitted is None:
-                self._fitted = torch.stack([self._dataset[i] for i in range(len(self.images))])
+                self._fitted = torch.stack([self._dataset[0, i] for i in range(len(self.images))])
             for chunk in chunks:
                 yield self._fitted[chunk]
             return
+        keys = [[(self.epoch, index) for index in chunk.tolist()] for chunk in chunks]
         if self.processes == 0:
-            for chunk in chunks:
+            for chunk in keys:
                 with undisturbed():
-                    x = torch.stack([self._dataset[i] for i in chunk.tolist()])
+                    x = torch.stack([self._dataset[key] for key in chunk])
                 yield x
             return
-        yield from DataLoader(
-            self._dataset,
-            batch_sampler=[chunk.tolist() for chunk in chunks],
-            num_workers=self.processes,
-        )
+        # The list is changed in place: the loader and its processes stay from epoch to epoch.
+        self._chunks[:] = keys
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._dataset,
+                batch_sampler=self._chunks,
+                num_workers=self.processes,
+                persistent_workers=True,
+            )
+        yield from self._loader
 
 
 class _Transformed(Dataset):
+    """Images by (epoch, index), each augmented as a function of seed, epoch and index."""
+
     def __init__(
         self, images: Images, transform: Callable[[Image.Image], Tensor], seed: int | None
     ) -> None:
-        self.images, self.transform, self.seed, self.epoch = images, transform, seed, 0
+        self.images, self.transform, self.seed = images, transform, seed
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        epoch, index = key
         image = Image.fromarray(self.images[index])
         if self.seed is not None and not isinstance(self.transform, Fit):
-            seed_all(self.seed, self.epoch, index)
+            seed_all(self.seed, epoch, index)
         return self.transform(image)

@@ -1,77 +1,93 @@
 """Labelled images ready for training: decoded once, checked, and shared by all processes.
 
-:func:`prepare` reads every image of a source, skips what cannot be decoded, splits what is in one
-part, and writes the pixels into one file a part, which every trial maps into its memory. Sets
-whose pixels are larger than :data:`MEMORY_CAP` are checked all the same and decoded as needed.
+:func:`prepare` reads the images of a source, leaves out what cannot be decoded, splits what is in
+one part, and writes the pixels into one file, which every trial maps into its memory. Sets whose
+pixels are larger than ``reading.MEMORY_CAP`` are checked all the same and decoded as needed. What
+was used, in which order, and what was found is in the record (:mod:`foveate.data.record`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from foveate._files import read_json, replacing, write_json
-from foveate.data.sources import SPLITS, WHOLE, DataError, Source, open_source
+from foveate.arguments import one_of
+from foveate.data.augmentation import Augmentation, choose_augmentation
+from foveate.data.cache import ImageCache, cache_directory
+from foveate.data.duplicates import find_duplicates
+from foveate.data.findings import Duplicates, Findings, printable
+from foveate.data.moments import Moments, moments, sample
+from foveate.data.reader import Reader
+from foveate.data.reading import (
+    PIXELS,
+    PLACES,
+    Counted,
+    Kept,
+    PixelFile,
+    Progress,
+    Reading,
+    choose,
+)
+from foveate.data.record import SetRecord, SplitRecord
+from foveate.data.source import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing
+from foveate.data.sources import open_source
 
-HELD_OUT = 0.2
-"""The part of a set in one tree that is not trained on."""
-MEMORY_CAP = 2 << 30
 MARGIN = 1.25
 """Images are kept this much larger than trained on, so that crops do not enlarge them."""
-_INDEX = "index.json"
+_SAMPLE = 2000
 
 
-@dataclass
 class Images:
     """One split of a prepared set: ``images[i]`` is uint8, (H, W) or (H, W, 3).
 
     Attributes:
         labels: the class of each image.
+        names: of each image, as its source has it.
     """
 
-    labels: list[int]
-    _part: str
-    _rows: list[int]
-    _directory: Path
-    _source: tuple[str, str | None] | None = field(default=None)
+    def __init__(self, record: SetRecord, split: str, directory: Path) -> None:
+        mine = record.splits[split]
+        self.labels, self.names = mine.labels, mine.names
+        self._record, self._directory = record, directory
+        before = SPLITS[: SPLITS.index(split)]
+        self._start = sum(len(record.splits[s].labels) for s in before if s in record.splits)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        row = self._rows[index]
-        if self._source is not None:
-            return np.asarray(self._reader.read(self._part, row))
-        offset, *shape = self._places[row]
-        return self._pixels[offset : offset + int(np.prod(shape))].reshape(shape).squeeze()
+        if not self.in_memory:
+            return self._reader.read(self.names[index]).pixels
+        offset, height, width, channels = self._places[self._start + index]
+        flat = self._pixels[offset : offset + height * width * channels]
+        return flat.reshape((height, width) if channels == 1 else (height, width, channels))
+
+    def __getstate__(self) -> dict:
+        """For a loader's process: what is open here is opened again there."""
+        return {k: v for k, v in vars(self).items() if k not in ("_reader", "_places", "_pixels")}
 
     @property
     def in_memory(self) -> bool:
         """Whether the pixels are at hand, decoded."""
-        return self._source is None
+        return self._record.in_memory
 
     @cached_property
-    def _reader(self) -> Source:
-        return open_source(*(self._source or ("", None)))
+    def _reader(self) -> Reader:
+        return _reader(self._record)
 
     @cached_property
     def _places(self) -> np.ndarray:
-        return np.load(self._directory / f"{self._part}.places.npy")
+        return np.load(self._directory / PLACES)
 
     @cached_property
     def _pixels(self) -> np.ndarray:
-        return np.memmap(self._directory / f"{self._part}.pixels", dtype=np.uint8, mode="r")
+        return np.memmap(self._directory / PIXELS, dtype=np.uint8, mode="r")
 
 
 @dataclass(frozen=True)
@@ -79,20 +95,30 @@ class ImageSet:
     """A prepared set.
 
     Attributes:
-        classes: their names.
+        classes: their names, printable.
         channels: 1 or 3.
-        photographs: whether flips and colour changes leave the class as it is.
-        skipped: files that could not be decoded, with the reason.
+        augmentation: what ``auto`` comes to, and why.
+        moments: mean and standard deviation of the training images.
+        findings: what was left out, interpreted and decided; to be said once.
         train: the images to learn from.
         test: the images held out.
+        final: images that are kept for the very end, where the set has three parts.
     """
 
     classes: list[str]
     channels: int
-    photographs: bool
-    skipped: list[dict[str, str]]
+    augmentation: Augmentation
+    moments: Moments
+    findings: Findings
     train: Images
     test: Images
+    final: Images | None = None
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Files that could not be decoded, with the reason."""
+        return [{"file": printable(item.name), "reason": item.reason}
+                for item in self.findings.left_out if item.unreadable]  # fmt: skip
 
 
 def prepare(
@@ -102,232 +128,292 @@ def prepare(
     *,
     root: str | None = None,
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    duplicates: Literal["keep", "leave_out"] = "keep",
+    cache: str = "auto",
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Decode and check a data set once, into ``directory``; a set that lies there is used again.
 
     Args:
-        directory: where pixels and index go.
+        directory: where pixels and record go.
         name: see :func:`foveate.data.sources.open_source`.
         size: height and width to train at; larger images are reduced towards it.
-        root: where named data sets lie.
-        limit: keep at most this many images for training, and a quarter as many held out.
+        root: where named data sets lie, or what paths in a list are relative to.
+        limit: keep at most this many images for training, and a quarter as many held out; no
+            others are decoded.
+        duplicates: of images with equal pixels on both sides of the split, ``"leave_out"`` removes
+            the one for training. They are counted and named in any case.
+        cache: of large images once reduced: ``"auto"``, ``"none"`` or a directory, see
+            :func:`foveate.data.cache.cache_directory`.
         progress: called with the images done and their number.
 
     Raises:
-        DataError: if nothing usable is left, or the images are not those of the index there.
+        DataError: if nothing usable is left, or the images are not those of the record there.
     """
-    index_file = directory / _INDEX
-    known = read_json(index_file) if index_file.exists() else None
-    if known is not None and known["whole"]:
-        return load(directory)
-    source = open_source(name, root)
-    directory.mkdir(parents=True, exist_ok=True)
-    total = sum(map(len, source.labels.values()))
-    pass_on = _Counter(total, progress)
-    side = [round(MARGIN * extent) for extent in size]
-    in_memory = True
-    skipped: list[dict[str, str]] = []
-    kept: dict[str, list[int]] = {}
-    for part in source.labels:
-        kept[part], fits = _decode(directory, source, part, side, skipped, pass_on)
-        in_memory = in_memory and fits
-    _check(source, kept, skipped)
-    index = {
-        "name": name,
-        "root": root,
-        "classes": source.classes,
-        "channels": source.channels,
-        "photographs": source.photographs,
-        "in_memory": in_memory,
-        "skipped": skipped,
-        "digest": _digest(directory, source, kept),
-        **_split(source, kept, limit),
-    }
-    if known is not None and known["digest"] != index["digest"]:
-        raise DataError(f"the images of {name!r} are no longer those that the study began with")
-    write_json(index_file, {**index, "whole": True})
-    return load(directory)
+    one_of(duplicates, ("keep", "leave_out"), "duplicates")
+    known = SetRecord.read(directory)
+    if known is None:
+        asked = _Asked(name, size, root, limit, duplicates, cache)
+        return _load(directory, _begin(directory, asked, progress))
+    if not known.whole:
+        _restore(directory, known, progress)
+    return _with_notes(_load(directory, known), _arrivals(known))
 
 
 def load(directory: Path) -> ImageSet:
     """The set that :func:`prepare` left in ``directory``."""
-    index = read_json(directory / _INDEX)
-    source = None if index["in_memory"] else (index["name"], index["root"])
-    train, test = (
-        Images(
-            index[split]["labels"], index[split]["part"], index[split]["rows"], directory, source
-        )
-        for split in SPLITS
-    )
-    return ImageSet(
-        index["classes"], index["channels"], index["photographs"], index["skipped"], train, test
-    )
+    record = SetRecord.read(directory)
+    if record is None:
+        raise DataError(f"{directory} holds no prepared images")
+    return _load(directory, record)
 
 
 def drop_pixels(directory: Path) -> None:
-    """Give back the room of the decoded images; the index of what was used stays."""
-    index_file = directory / _INDEX
-    if index_file.exists():
-        write_json(index_file, {**read_json(index_file), "whole": False})
-        for file in [*directory.glob("*.pixels"), *directory.glob("*.places.npy")]:
-            file.unlink()
-
-
-def _digest(directory: Path, source: Source, kept: dict[str, list[int]]) -> str:
-    """Tells one set of images from another: names and, where they are kept, pixels."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part, rows in kept.items():
-        digest.update("\n".join(source.describe(part, row) for row in rows).encode())
-        with open(directory / f"{part}.pixels", "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-class _Counter:
-    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self.total, self.done, self.progress = total, 0, progress
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-
-def _decode(
-    directory: Path,
-    source: Source,
-    part: str,
-    side: Sequence[int],
-    skipped: list[dict[str, str]],
-    advance: Callable[[], None],
-) -> tuple[list[int], bool]:
-    """Decode a part into its file; returns the readable rows and whether the pixels fitted."""
-
-    def read(row: int) -> np.ndarray | Exception:
-        try:
-            return np.asarray(_reduce(source.read(part, row), side))
-        except Exception as error:
-            return error
-
-    rows = range(len(source.labels[part]))
-    places = np.zeros((len(rows), 4), dtype=np.int64)
-    kept: list[int] = []
-    with replacing(directory / f"{part}.pixels") as file, ThreadPoolExecutor() as pool:
-        for chunk in (rows[i : i + 256] for i in range(0, len(rows), 256)):
-            for row, image in zip(chunk, pool.map(read, chunk), strict=True):
-                advance()
-                if isinstance(image, Exception):
-                    reason = _reason(image)
-                    skipped.append({"file": source.describe(part, row), "reason": reason})
-                    continue
-                kept.append(row)
-                places[row] = _append(file, image)
-        fits = file.tell() <= MEMORY_CAP
-        if not fits:
-            file.truncate(0)
-    buffer = io.BytesIO()
-    np.save(buffer, places)
-    with replacing(directory / f"{part}.places.npy") as file:
-        file.write(buffer.getbuffer())
-    return kept, fits
-
-
-def _append(file: BinaryIO, image: np.ndarray) -> list[int]:
-    offset = file.tell()
-    if offset <= MEMORY_CAP:
-        file.write(np.ascontiguousarray(image).tobytes())
-    channels = image.shape[2] if image.ndim == 3 else 1
-    return [offset, *image.shape[:2], channels]
-
-
-def _reduce(image: Image.Image, side: Sequence[int]) -> Image.Image:
-    """Shrink, never enlarge, until the image just covers ``side`` (height, width)."""
-    scale = max(side[0] / image.height, side[1] / image.width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return "not an image" if "cannot identify image file" in text else text or repr(error)
-
-
-def _check(source: Source, kept: dict[str, list[int]], skipped: list[dict[str, str]]) -> None:
-    """Refuse a set in which a class has too little to learn from or to be held out."""
-    bad = f" ({len(skipped)} unreadable, first {skipped[0]['file']!r})" if skipped else ""
-    if not any(kept.values()):
-        raise DataError(f"no readable image in {source.name!r}{bad}")
-    for part, rows in kept.items():
-        if not rows:
-            raise DataError(f"no readable image in the {part} part of {source.name!r}{bad}")
-        if part == "test":
-            continue
-        counts = Counter(source.labels[part][row] for row in rows)
-        for label, name in enumerate(source.classes):
-            if counts[label] == 0:
-                raise DataError(f"class {name!r} has no readable image{bad}")
-            if counts[label] == 1 and part == WHOLE:
-                raise DataError(
-                    f"class {name!r} has one readable image, but some are held out{bad}: add "
-                    "images, remove the class, or give separate train and val folders"
-                )
-
-
-def _split(source: Source, kept: dict[str, list[int]], limit: int | None) -> dict[str, Any]:
-    parts = {}
-    if WHOLE in kept:
-        labels = [source.labels[WHOLE][row] for row in kept[WHOLE]]
-        for split, chosen in zip(SPLITS, stratified_split(labels), strict=True):
-            parts[split] = (WHOLE, [kept[WHOLE][i] for i in chosen])
-    else:
-        parts = {split: (split, kept[split]) for split in SPLITS}
-    if limit is not None:
-        for split, most in (("train", limit), ("test", max(limit // 4, 1))):
-            part, rows = parts[split]
-            parts[split] = (part, _subset(rows, [source.labels[part][r] for r in rows], most))
-    return {
-        split: {"part": part, "rows": rows, "labels": [source.labels[part][r] for r in rows]}
-        for split, (part, rows) in parts.items()
-    }
-
-
-def _subset(rows: list[int], labels: list[int], most: int) -> list[int]:
-    if len(rows) <= most:
-        return rows
-    order = _interleaved(labels)
-    return sorted(rows[i] for i in order[:most])
-
-
-def _interleaved(labels: list[int]) -> list[int]:
-    """Indices that take the classes in turn, each in an order that depends on the labels only."""
-    rng = np.random.default_rng(0)
-    turn = np.empty(len(labels))
-    array = np.asarray(labels)
-    for label in np.unique(array):
-        members = np.flatnonzero(array == label)
-        turn[rng.permutation(members)] = np.arange(len(members)) / len(members)
-    return np.argsort(turn, kind="stable").tolist()
-
-
-def stratified_split(
-    labels: Sequence[int], held_out: float = HELD_OUT
-) -> tuple[list[int], list[int]]:
-    """Indices of two parts with each class in proportion; a function of the labels alone."""
-    rng = np.random.default_rng(0)
-    parts: tuple[list[int], list[int]] = ([], [])
-    array = np.asarray(labels)
-    for label in np.unique(array):
-        members = rng.permutation(np.flatnonzero(array == label))
-        count = max(1, round(len(members) * held_out))
-        parts[0].extend(members[count:].tolist())
-        parts[1].extend(members[:count].tolist())
-    return sorted(parts[0]), sorted(parts[1])
+    """Give back the room of the decoded images; the record of what was used stays."""
+    files = [file for file in (directory / PIXELS, directory / PLACES) if file.exists()]
+    record = SetRecord.read(directory) if files else None
+    if record is not None:
+        record.whole = False
+        record.write(directory)
+    for file in files:
+        file.unlink()
 
 
 def loader_processes(images: Images, device: str) -> int:
     """How many processes should prepare batches; the numbers do not depend on it."""
     return 0 if images.in_memory and device == "cpu" else min(8, os.cpu_count() or 1)
+
+
+def _load(directory: Path, record: SetRecord) -> ImageSet:
+    train, test = (Images(record, split, directory) for split in (TRAIN, TEST))
+    final = Images(record, FINAL, directory) if FINAL in record.splits else None
+    return ImageSet(
+        record.classes, record.channels, record.augmentation, record.moments, record.findings,
+        train, test, final,
+    )  # fmt: skip
+
+
+def _reader(record: SetRecord) -> Reader:
+    source = open_source(record.name, record.root)
+    cache = ImageCache(Path(record.cache)) if record.cache else None
+    return Reader(source, record.channels, record.side, record.ranges, cache)
+
+
+def _with_notes(images: ImageSet, notes: list[str]) -> ImageSet:
+    findings = replace(images.findings, notes=(*images.findings.notes, *notes))
+    return replace(images, findings=findings)
+
+
+def _normalized(found: Moments) -> str:
+    mean, std = (", ".join(f"{value:.3f}" for value in part) for part in (found.mean, found.std))
+    return f"normalized by mean {mean} and deviation {std}, from {found.images:,} training images"
+
+
+class _Asked(NamedTuple):
+    """The arguments of :func:`prepare`."""
+
+    name: str
+    size: tuple[int, int]
+    root: str | None
+    limit: int | None
+    duplicates: str
+    cache: str
+
+
+def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetRecord:
+    """Read a set for the first time, and leave pixels and record."""
+    source = open_source(asked.name, asked.root)
+    listing = source.list()
+    directory.mkdir(parents=True, exist_ok=True)
+    where, complaint = cache_directory(asked.cache)
+    side = (round(MARGIN * asked.size[0]), round(MARGIN * asked.size[1]))
+    writer = ImageCache(where, writable=True) if where else None
+    reader = Reader(source, source.channels, side, {}, writer)
+    with PixelFile.writing(directory) as file:
+        reading = Reading(reader, file, listing, Counted(progress))
+        chosen = choose(reading, listing, asked.limit)
+        _check(source.name, listing, chosen, reading)
+        found, unused = _duplicates(chosen), []
+        if asked.duplicates == "leave_out" and found.across:
+            found, unused = _leave_out_duplicates(chosen, found)
+            _check(source.name, listing, chosen, reading, "without duplicates ")
+        file.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
+    record = SetRecord(
+        name=asked.name,
+        root=asked.root,
+        classes=listing.classes,
+        channels=source.channels,
+        side=side,
+        cache=str(where) if where else None,
+        ranges=reader.ranges,
+        in_memory=file.fits,
+        whole=True,
+        listed=len(listing.items),
+        unused=unused,
+        splits={split: _split_record(kept) for split, kept in chosen.items()},
+    )
+    learning = _Sampled(Images(record, TRAIN, directory))
+    record.augmentation = choose_augmentation(learning, learning.labels, listing.classes)
+    record.moments = moments(learning, asked.size, source.channels)
+    record.findings = Findings.of(
+        [*listing.left_out, *reading.left_out],
+        reading.kinds,
+        [
+            *listing.notes,
+            *reading.notes,
+            *([complaint] if complaint else []),
+            f"augmentation: {record.augmentation.reason}",
+            _normalized(record.moments),
+        ],
+        [*listing.warnings, *_warnings(listing, chosen, reading)],
+        found,
+    )
+    record.write(directory)
+    return record
+
+
+def _check(
+    name: str,
+    listing: Listing,
+    chosen: dict[str, list[Kept]],
+    reading: Reading,
+    state: str = "",
+) -> None:
+    """Refuse a set in which a class has too little to learn from or to be held out."""
+    skipped = reading.left_out
+    bad = (
+        f" ({len(skipped)} unreadable, first {printable(skipped[0].name)!r}: {skipped[0].reason})"
+        if skipped
+        else ""
+    )
+    if not any(chosen.values()):
+        raise DataError(f"no readable image in {name!r}{bad}")
+    untried = Counter(item.label for item in listing.items if item.name not in reading.tried)
+    learning = Counter(kept.item.label for kept in chosen.get(TRAIN, []))
+    given = any(item.split for item in listing.items)
+    for label, called in enumerate(listing.classes):
+        held_out = sum(kept.item.label == label for kept in chosen.get(TEST, []))
+        if learning[label] or untried[label]:
+            continue
+        if not given and held_out:
+            raise DataError(
+                f"class {called!r} has one readable image, but some are held out{bad}: add "
+                "images, remove the class, or give separate train and val folders"
+            )
+        raise DataError(f"{state}class {called!r} has no readable image to train on{bad}".strip())
+    for split in {item.split for item in listing.items} - {""} | {TRAIN, TEST}:
+        if not chosen.get(split):
+            raise DataError(f"{state}no readable image in the {split} part of {name!r}{bad}")
+
+
+def _warnings(listing: Listing, chosen: dict[str, list[Kept]], reading: Reading) -> list[str]:
+    lost: Counter[str] = Counter()
+    for item in (*listing.left_out, *reading.left_out):
+        if item.label is not None:
+            lost[printable(item.label)] += item.count
+    unreadable = {item.name for item in reading.left_out}
+    there = Counter(listing.classes[i.label] for i in listing.items if i.name not in unreadable)
+    found = [
+        f"class {name!r} lost most of its images: {lost[name]:,} of "
+        f"{lost[name] + there[name]:,} are left out"
+        for name in listing.classes
+        if lost[name] > there[name]
+    ]
+    count = sum(map(len, chosen.values()))
+    if reading.kinds["blank"] > count / 2:
+        found.append("most images are of one color throughout once they are read")
+    return found
+
+
+# Duplicates
+
+
+def _duplicates(chosen: dict[str, list[Kept]]) -> Duplicates:
+    held_out = [kept.hashed for split in (TEST, FINAL) for kept in chosen.get(split, [])]
+    return find_duplicates([kept.hashed for kept in chosen[TRAIN]], held_out)
+
+
+def _leave_out_duplicates(
+    chosen: dict[str, list[Kept]], found: Duplicates
+) -> tuple[Duplicates, list[str]]:
+    """Remove the training images that are held out as well; returns what was found, and those."""
+    held_out = {kept.digest for split in (TEST, FINAL) for kept in chosen.get(split, [])}
+    removed = [kept.item.name for kept in chosen[TRAIN] if kept.digest in held_out]
+    chosen[TRAIN] = [kept for kept in chosen[TRAIN] if kept.digest not in held_out]
+    return replace(found, removed=len(removed)), removed
+
+
+# The record
+
+
+def _split_record(kept: list[Kept]) -> SplitRecord:
+    return SplitRecord(
+        [image.item.label for image in kept],
+        [image.item.name for image in kept],
+        [image.digest for image in kept],
+    )
+
+
+def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> None:
+    """Bring back the pixels of a record, image by image, and see that they are the same."""
+    items = [
+        Item(name, label, split)
+        for split in SPLITS
+        if split in record.splits
+        for name, label in zip(record.splits[split].names, record.splits[split].labels, strict=True)
+    ]
+    digests = [d for s in SPLITS if s in record.splits for d in record.splits[s].digests]
+    advance = Counted(progress)
+    advance.total = len(items)
+    with PixelFile.writing(directory) as file:
+        listing = Listing(record.classes, items)
+        reading = Reading(_reader(record), file, listing, advance)
+        kept = reading.read(items)
+        if reading.left_out:
+            gone = reading.left_out
+            raise DataError(
+                f"{len(gone):,} of the images of {record.name!r} that the study began with cannot "
+                f"be read any more, first {printable(gone[0].name)!r} ({gone[0].reason})"
+            )
+        for image, before in zip(kept, digests, strict=True):
+            if image.digest != before:
+                raise DataError(
+                    f"the images of {record.name!r} are no longer those that the study began with: "
+                    f"{printable(image.item.name)!r} has changed"
+                )
+        file.keep(kept)
+    record.in_memory, record.whole = file.fits, True
+    record.write(directory)
+
+
+def _arrivals(record: SetRecord) -> list[str]:
+    """A note on files that came since the study began; they are not used."""
+    try:
+        source = open_source(record.name, record.root)
+        if not source.grows:
+            return []
+        items = source.list().items
+    except DataError:
+        return []  # the pixels are at hand
+    more = len(items) - record.listed
+    if more <= 0:
+        return []
+    known = {name for split in record.splits.values() for name in split.names}
+    known |= {item.name for item in record.findings.left_out} | set(record.unused)
+    new = [item.name for item in items if item.name not in known]
+    first = f", such as {printable(new[0])!r}" if len(new) == more else ""
+    return [f"{more:,} images came to {record.name!r} since the study began{first}; not used"]
+
+
+class _Sampled:
+    """A bounded, evenly spaced sample of a split, read as needed."""
+
+    def __init__(self, images: Images) -> None:
+        self._images, self._rows = images, sample(len(images), _SAMPLE)
+        self.labels = [images.labels[row] for row in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._images[self._rows[index]]

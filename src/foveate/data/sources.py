@@ -1,150 +1,96 @@
-"""Where labelled images come from: the embedded digits, a folder, or a data set by name."""
+"""The images that a name stands for: embedded, in a folder, a list, arrays, or published."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from foveate.arguments import nearest
+from foveate.data.arrays import Arrays
+from foveate.data.characters import Characters
+from foveate.data.folders import Folder
+from foveate.data.hugging_face import SavedDataset, is_saved_dataset
+from foveate.data.lists import List, parquet_files
+from foveate.data.source import TEST, TRAIN, DataError, Item, Listing, Raw, Source, from_array
 
-SPLITS = ("train", "test")
-WHOLE = "all"
+__all__ = ["EMBEDDED", "DataError", "Digits", "Named", "open_source"]
+
+EMBEDDED = ("characters", "digits")
 NAMED = ("torchvision", "torch", "hfds", "tfds")
-_FOLDERS = {"train": ("train", "training"), "test": ("val", "valid", "validation", "test", "eval")}
-
-
-class DataError(ValueError):
-    """The data cannot be used; the message says what was found and what would be right."""
-
-
-class Source:
-    """Labelled images in one part (``"all"``, still to be split) or two (``"train"``, ``"test"``).
-
-    Attributes:
-        name: what the user asked for.
-        classes: their names.
-        channels: 1 or 3.
-        photographs: whether flips and colour changes leave the class as it is.
-        labels: for each part, the class of each image.
-    """
-
-    name: str
-    classes: list[str]
-    channels = 3
-    photographs = True
-    labels: dict[str, list[int]]
-
-    def describe(self, part: str, index: int) -> str:
-        """A name for an image, the same in every process."""
-        return f"{part}/{index}"
-
-    def read(self, part: str, index: int) -> Image.Image:
-        """The image, decoded; any exception means that it is unreadable."""
-        raise NotImplementedError
+_LISTS = (".csv", ".tsv", ".txt", ".parquet")
+_ARRAYS = (".npz", ".npy")
 
 
 def open_source(name: str, root: str | None = None) -> Source:
-    """The images that ``name`` stands for.
+    """The source of the images that ``name`` stands for; nothing is listed or read yet.
 
     Args:
-        name: ``"digits"``, a folder, or ``torchvision/NAME``, ``hfds/NAME``, ``tfds/NAME``.
-        root: where named data sets lie or are downloaded to.
+        name: ``"characters"``, ``"digits"``, a folder of images, a list (``.csv``, ``.tsv``,
+            ``.parquet``, or a folder of Parquet files), a NumPy file (``.npz``, ``.npy``), a folder
+            of ``datasets.save_to_disk``, or ``torchvision/NAME``, ``hfds/NAME``, ``tfds/NAME``.
+        root: where named data sets lie or are downloaded to, or what the paths in a list are
+            relative to.
 
     Raises:
         DataError: if there are none, with what would be right.
     """
+    if name == "characters":
+        return Characters()
     if name == "digits":
         return Digits()
-    if name.split("/", 1)[0] in NAMED and "/" in name and not Path(name).exists():
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        path = Path(name)
+    if path.is_file():
+        return _file(name, path, root)
+    if name.split("/", 1)[0] in NAMED and "/" in name and not path.exists():
         return Named(name, root)
+    if is_saved_dataset(path):
+        return SavedDataset(name)
+    if path.is_dir() and parquet_files(path):
+        return List(name, root)
     return Folder(name)
+
+
+def _file(name: str, path: Path, root: str | None) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in _LISTS:
+        return List(name, root)
+    if suffix in _ARRAYS:
+        return Arrays(name)
+    raise DataError(
+        f"data {name!r} is a file of a kind that is not read; give a folder with one folder a "
+        f"class, a list ({', '.join(_LISTS)}) or a NumPy file ({', '.join(_ARRAYS)})"
+    )
 
 
 class Digits(Source):
     """The 1,797 scans of hand-written digits, 8x8, that ship with scikit-learn."""
 
     channels = 1
-    photographs = False
 
     def __init__(self) -> None:
+        self.name = "digits"
+
+    def list(self) -> Listing:
+        labels = self._digits.target.tolist()
+        classes = [str(name) for name in self._digits.target_names]
+        return Listing(classes, [Item(str(row), label) for row, label in enumerate(labels)])
+
+    def read(self, name: str, side: tuple[int, int] | None = None) -> Raw:
+        pixels = np.rint(self._digits.images[int(name)] * (255 / 16)).astype(np.uint8)
+        return Raw(from_array(pixels))
+
+    @cached_property
+    def _digits(self) -> Any:
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        self.name = "digits"
-        self.classes = [str(name) for name in digits.target_names]
-        self.labels = {WHOLE: digits.target.tolist()}
-        self._pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-
-    def read(self, part: str, index: int) -> Image.Image:
-        return Image.fromarray(self._pixels[index])
-
-
-class Folder(Source):
-    """A tree with one folder a class, or two such trees: ``train`` and ``val`` (or ``test``).
-
-    Files are taken as they are found: what cannot be decoded is for the reader to skip.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.name = path
-        root = Path(path).expanduser()
-        if not root.exists():
-            raise DataError(
-                f"data {path!r} does not exist; give a folder of images, 'digits' or "
-                "torchvision/NAME"
-            )
-        if not root.is_dir():
-            raise DataError(f"data {path!r} is a file; give a folder with one folder a class")
-        self._root = root
-        train, test = (_first_folder(root, _FOLDERS[split]) for split in SPLITS)
-        self._files: dict[str, list[Path]] = {}
-        self.labels = {}
-        if train is None or test is None:
-            self.classes = self._add(WHOLE, train or test or root)
-            return
-        self.classes = self._add("train", train)
-        names = self._add("test", test)
-        unknown = sorted(set(names) - set(self.classes))
-        if unknown:
-            raise DataError(
-                f"class {unknown[0]!r} of {str(test)!r} is not in {str(train)!r}"
-                f"{nearest(unknown[0], self.classes)}"
-            )
-        number = [self.classes.index(name) for name in names]
-        self.labels["test"] = [number[label] for label in self.labels["test"]]
-
-    def _add(self, part: str, tree: Path) -> list[str]:
-        """Files and labels of a tree; returns its classes."""
-        files: list[Path] = []
-        labels: list[int] = []
-        classes: list[str] = []
-        for folder in sorted(p for p in tree.iterdir() if p.is_dir() and p.name[0] != "."):
-            members = sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
-            if members:
-                files += members
-                labels += [len(classes)] * len(members)
-                classes.append(folder.name)
-        if not classes:
-            raise DataError(f"no images in {str(tree)!r}: expected one folder a class with files")
-        if len(classes) == 1 and part != "test":
-            raise DataError(
-                f"only one class, {classes[0]!r}, in {str(tree)!r}: expected one folder a class, "
-                "at least two"
-            )
-        self._files[part], self.labels[part] = files, labels
-        return classes
-
-    def describe(self, part: str, index: int) -> str:
-        return self._files[part][index].relative_to(self._root).as_posix()
-
-    def read(self, part: str, index: int) -> Image.Image:
-        with Image.open(self._files[part][index]) as image:
-            return image.convert("RGB")
+        return load_digits()
 
 
 class Named(Source):
@@ -152,25 +98,39 @@ class Named(Source):
 
     def __init__(self, name: str, root: str | None) -> None:
         self.name = name
-        self._sets = {split: self._create(split, root) for split in SPLITS}
-        self.labels = {split: self._labels(split) for split in SPLITS}
-        names = getattr(self._sets["train"], "classes", None)
-        count = 1 + max(max(labels) for labels in self.labels.values())
-        self.classes = [str(n) for n in names] if names else [str(i) for i in range(count)]
-        image, _ = self._sets["train"][0]
+        self._sets = {split: self._create(split, root) for split in (TRAIN, TEST)}
+        image, _ = self._sets[TRAIN][0]
         if not isinstance(image, Image.Image):
             raise DataError(f"{name} gives {type(image).__name__}, not images")
-        self.channels = 1 if image.mode in ("L", "1", "I;16", "I") else 3
+        self.channels = 1 if image.mode in ("L", "1", "I", "I;16") else 3
+
+    def list(self) -> Listing:
+        labels = {split: self._labels(split) for split in self._sets}
+        names = getattr(self._sets[TRAIN], "classes", None)
+        count = 1 + max(max(column) for column in labels.values())
+        classes = [str(n) for n in names] if names else [str(i) for i in range(count)]
+        items = [
+            Item(f"{split}/{row}", label, split)
+            for split, column in labels.items()
+            for row, label in enumerate(column)
+        ]
+        return Listing(classes, items)
+
+    def read(self, name: str, side: tuple[int, int] | None = None) -> Raw:
+        split, row = name.split("/")
+        image, _ = self._sets[split][int(row)]
+        image.load()
+        return Raw(image)
 
     def _create(self, split: str, root: str | None) -> Any:
         from timm.data import create_dataset
 
         known = re.sub("^torchvision/", "torch/", self.name)
-        folder = Path(root or "~/.cache/foveate").expanduser()
         try:
+            folder = Path(root or "~/.cache/foveate").expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             found = create_dataset(
-                known, root=str(folder), split="train" if split == "train" else "validation",
+                known, root=str(folder), split="train" if split == TRAIN else "validation",
                 download=True,
             )  # fmt: skip
             if len(found) == 0:
@@ -188,11 +148,3 @@ class Named(Source):
         if targets is None:
             targets = [found[i][1] for i in range(len(found))]
         return [int(label) for label in targets]
-
-    def read(self, part: str, index: int) -> Image.Image:
-        image, _ = self._sets[part][index]
-        return image.convert("L" if self.channels == 1 else "RGB")
-
-
-def _first_folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)

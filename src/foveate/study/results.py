@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
-from foveate.data.images import load
+from foveate.data.record import ImageCounts, count_images
+from foveate.data.source import DataError
 from foveate.metrics import Metric
 from foveate.study.plan import Plan
 from foveate.study.records import (
@@ -29,22 +29,6 @@ from foveate.study.statistics import Estimate, estimate
 
 CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 """What tables and sentences call the host's controls."""
-
-
-class ImageCounts(NamedTuple):
-    """How many images there are.
-
-    Attributes:
-        train: to learn from.
-        test: held out.
-        classes: that they fall into.
-        skipped: that could not be read.
-    """
-
-    train: int
-    test: int
-    classes: int
-    skipped: int
 
 
 @dataclass(frozen=True)
@@ -206,13 +190,8 @@ def _scores(done: dict[int, TrialRecord]) -> dict[int, float]:
 
 
 def _image_counts(root: Path) -> ImageCounts | None:
-    index = root / "data" / "index.json"
-    if not index.exists():
-        return None
     try:
-        images = load(root / "data")
-    except (ValueError, KeyError, TypeError) as error:
+        return count_images(root / "data")
+    except DataError as error:
+        index = root / "data" / "index.json"
         raise DamagedRunError(root, index, error, "the images are then read again") from error
-    return ImageCounts(
-        len(images.train), len(images.test), len(images.classes), len(images.skipped)
-    )

@@ -115,14 +115,8 @@ def _prepare(run: Run, show: ProgressLines) -> ImageSet:
         index = run.data / "index.json"
         then = "the images are then read again"
         raise DamagedRunError(run.root, index, error, then) from error
-    if images.skipped:
-        first = images.skipped[0]
-        count = len(images.skipped)
-        show.say(
-            f"skipped {count} unreadable file{'s' if count > 1 else ''}: {first['file']} "
-            f"({first['reason']})"
-            + (f" and others, listed in {run.data / 'index.json'}" if count > 1 else "")
-        )
+    for line in images.findings.lines():
+        show.say(line)
     show.say(
         f"{len(images.train)} images to train on, {len(images.test)} held out, "
         f"{len(images.classes)} classes"

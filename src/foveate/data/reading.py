@@ -1,0 +1,163 @@
+"""Decoding the images of a listing into one file of pixels, and keeping count on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from foveate._files import replacing
+from foveate.data.decode import reason
+from foveate.data.duplicates import Hashed
+from foveate.data.findings import LeftOut
+from foveate.data.reader import Decoded, NeedsRangeError, Reader, read_or_error
+from foveate.data.source import TRAIN, Item, Listing
+from foveate.data.splitting import interleaved, rows_of
+
+MEMORY_CAP = 2 << 30
+"""Bytes of decoded pixels that are kept at hand; beyond it images are decoded as needed."""
+PIXELS, PLACES = "images.pixels", "images.places.npy"
+_CHUNK = 256
+
+Progress = Callable[[int, int], None]
+
+
+class Kept(NamedTuple):
+    """An image that was decoded: what it is, where its pixels are, what they hash to."""
+
+    item: Item
+    place: tuple[int, ...]
+    digest: str
+
+    @property
+    def hashed(self) -> Hashed:
+        return Hashed(self.item.name, self.item.label, self.digest)
+
+
+class Counted:
+    """Tells how many images are done."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.total, self.done, self.progress = 0, 0, progress
+
+    def __call__(self) -> None:
+        self.done += 1
+        self.total = max(self.total, self.done)
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+class Reading:
+    """Decodes items into the file of pixels and remembers what was found on the way."""
+
+    def __init__(self, reader: Reader, file: PixelFile, listing: Listing, advance: Counted) -> None:
+        self.reader, self.file, self.listing, self.advance = reader, file, listing, advance
+        self.left_out: list[LeftOut] = []
+        self.notes: list[str] = []
+        self.kinds: Counter[str] = Counter()
+        self.tried: set[str] = set()
+
+    def read(self, items: Sequence[Item], most: int | None = None) -> list[Kept]:
+        """What is readable of the items, in their order, the first ``most``."""
+        kept: list[Kept] = []
+        start = 0
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            # Pillow still refuses what is beyond twice its limit; what it warns of is no news here.
+            warnings.filterwarnings("ignore", module="PIL")
+            while start < len(items) and (most is None or len(kept) < most):
+                count = _CHUNK if most is None else min(_CHUNK, most - len(kept))
+                chunk = items[start : start + count]
+                start += count
+                names = [item.name for item in chunk]
+                images = pool.map(read_or_error(self.reader), names)
+                for item, image in zip(chunk, images, strict=True):
+                    self.advance()
+                    self._take(item, image, kept)
+        return kept
+
+    def _take(self, item: Item, image: Decoded | Exception, kept: list[Kept]) -> None:
+        self.tried.add(item.name)
+        while isinstance(image, NeedsRangeError):
+            if image.kind not in self.reader.ranges:
+                names = [other.name for other in self.listing.items]
+                self.notes.append(self.reader.find_range(image.kind, names, item.name))
+            image = read_or_error(self.reader)(item.name)
+        if isinstance(image, Exception):
+            why, label = reason(image, item.name), self.listing.classes[item.label]
+            self.left_out.append(LeftOut(item.name, why, label, unreadable=True))
+            return
+        self.kinds.update(image.kinds)
+        kept.append(Kept(item, self.file.append(image.pixels), digest(image.pixels)))
+
+
+def digest(pixels: np.ndarray) -> str:
+    """Tells one image from another: its shape and its pixels."""
+    found = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    found.update(np.ascontiguousarray(pixels))
+    return found.hexdigest()
+
+
+class PixelFile:
+    """The pixels one after the other, and for each image kept its offset and shape."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.fits = True
+        self.places: list[tuple[int, ...]] = []
+
+    @classmethod
+    @contextmanager
+    def writing(cls, directory: Path) -> Iterator[PixelFile]:
+        """Files that are whole or absent."""
+        with replacing(directory / PIXELS) as file:
+            pixels = cls(file)
+            yield pixels
+            if not pixels.fits:
+                file.seek(0)
+                file.truncate()
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(pixels.places, dtype=np.int64).reshape(-1, 4))
+        with replacing(directory / PLACES) as file:
+            file.write(buffer.getbuffer())
+
+    def append(self, pixels: np.ndarray) -> tuple[int, ...]:
+        offset = self.file.tell()
+        if self.fits:
+            self.file.write(np.ascontiguousarray(pixels).data)
+            self.fits = self.file.tell() <= MEMORY_CAP
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        return (offset, *pixels.shape[:2], channels)
+
+    def keep(self, kept: list[Kept]) -> None:
+        """Say which images stay, in which order."""
+        self.places = [image.place for image in kept]
+
+
+def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, list[Kept]]:
+    """Decoded images by split. With a limit the split comes first, and no more is decoded."""
+    if limit is None:
+        reading.advance.total = len(listing.items)
+        kept = reading.read(listing.items)
+        items = [image.item for image in kept]
+        return {split: [kept[i] for i in rows] for split, rows in rows_of(items).items()}
+    wanted = {}
+    for split, rows in rows_of(listing.items).items():
+        most = limit if split == TRAIN else max(limit // 4, 1)
+        items = [listing.items[row] for row in rows]
+        if len(items) > most:
+            items = [items[i] for i in interleaved([item.label for item in items])]
+        wanted[split] = (items, most)
+    reading.advance.total = sum(min(len(items), most) for items, most in wanted.values())
+    order = {item.name: place for place, item in enumerate(listing.items)}
+    return {
+        split: sorted(reading.read(items, most), key=lambda kept: order[kept.item.name])
+        for split, (items, most) in wanted.items()
+    }
