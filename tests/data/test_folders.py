@@ -411,3 +411,12 @@ def test_an_image_that_went_away_is_named_when_a_study_goes_on(root, tmp_path):
     (root / "below" / "3.png").unlink()
     with pytest.raises(DataError, match=r"cannot be read any more, first 'below/3.png' \(No such"):
         read(root)
+
+
+def test_more_unreadable_files_than_are_recorded_are_still_counted():
+    from foveate.data.findings import Duplicates, Findings, LeftOut
+
+    lost = [LeftOut(f"{i}.png", "not an image", "a", unreadable=True) for i in range(1500)]
+    found = Findings.of(lost, {}, [], [], Duplicates())
+    assert len(found.left_out) == 1000
+    assert found.lines()[0].startswith("skipped 1500 unreadable files: 0.png (not an image)")
