@@ -220,7 +220,7 @@ def test_a_class_called_train_with_folders_is_refused_in_helpful_words(root):
         read(root)
 
 
-@pytest.mark.parametrize("name", ["坏.jpg", os.fsdecode(b"caf\xe9.jpg"), "a\x1b[2Jb.jpg"])
+@pytest.mark.parametrize("name", ["坏.jpg", os.fsdecode(b"\xe9t\xe9.jpg"), "a\x1b[2Jb.jpg"])
 def test_names_in_any_encoding(root, name):
     make_blocks(root)
     (root / "above" / name).touch()
@@ -235,14 +235,14 @@ def test_names_in_any_encoding(root, name):
 
 
 def test_names_are_escaped():
-    assert printable(os.fsdecode(b"caf\xe9") + "\x1b[2J") == "caf\\xe9\\x1b[2J"
+    assert printable(os.fsdecode(b"\xe9t\xe9") + "\x1b[2J") == "\\xe9t\\xe9\\x1b[2J"
     assert printable("坏 é") == "坏 é"
 
 
 def test_a_folder_s_name_in_another_encoding(root):
     make_blocks(root)
-    (root / "below").rename(root / os.fsdecode(b"caf\xe9"))
-    assert read(root).classes == ["above", "caf\\xe9"]
+    (root / "below").rename(root / os.fsdecode(b"\xe9t\xe9"))
+    assert read(root).classes == ["above", "\\xe9t\\xe9"]
 
 
 def test_stray_images_are_said(root):
@@ -411,3 +411,12 @@ def test_an_image_that_went_away_is_named_when_a_study_goes_on(root, tmp_path):
     (root / "below" / "3.png").unlink()
     with pytest.raises(DataError, match=r"cannot be read any more, first 'below/3.png' \(No such"):
         read(root)
+
+
+def test_more_unreadable_files_than_are_recorded_are_still_counted():
+    from foveate.data.findings import Duplicates, Findings, LeftOut
+
+    lost = [LeftOut(f"{i}.png", "not an image", "a", unreadable=True) for i in range(1500)]
+    found = Findings.of(lost, {}, [], [], Duplicates())
+    assert len(found.left_out) == 1000
+    assert found.lines()[0].startswith("skipped 1500 unreadable files: 0.png (not an image)")

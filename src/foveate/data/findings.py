@@ -142,7 +142,7 @@ class Findings:
         unreadable = [item for item in self.left_out if item.unreadable]
         lines = []
         if unreadable:
-            count = len(unreadable)
+            count = sum(self.counts[why] for why in {item.reason for item in unreadable})
             first = unreadable[0]
             line = f"skipped {count} unreadable file{_s(count)}: {first.name} ({first.reason})"
             if count > 1:
