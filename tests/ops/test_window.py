@@ -1,4 +1,4 @@
-"""Attention inside parts: every backend is the definition, in every shape that a part can take."""
+"""Window attention: every backend is the definition, in every shape that a window can take."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
-from foveate.ops.window import native, operator
-from foveate.ops.window.parts import cut
+from foveate.ops.window import native, reference
+from foveate.ops.window.windows import fitted
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
@@ -31,49 +31,13 @@ CASES = [
 ]
 
 
-def parts_of(size, part, shift, spread):
-    """Lists of cells that see each other, by brute force; shifted windows split at the seam."""
-    height, width = size[1:3]
-    wanted = part if isinstance(part, tuple) else (part, part)
-    rows, columns = cut((height, width), wanted)
-    down, across = shift if isinstance(shift, tuple) else (shift, shift)
-    padded = [-(-height // rows) * rows, -(-width // columns) * columns]
-    found: dict = {}
-    for y in range(height):
-        for x in range(width):
-            i, j = (y - down) % padded[0], (x - across) % padded[1]
-            seam = (y < down, x < across)
-            if spread:
-                steps = padded[0] // rows, padded[1] // columns
-                key = (i % steps[0], j % steps[1], seam)
-                place = (i // steps[0]) * columns + j // steps[1]
-            else:
-                key = (i // rows, j // columns, seam)
-                place = (i % rows) * columns + j % columns
-            found.setdefault(key, []).append((y, x, place))
-    return found.values()
-
-
-def by_definition(q, k, v, part, shift, spread, bias):
-    out = torch.zeros_like(v)
-    for cells in parts_of(q.shape, part, shift, spread):
-        ys, xs, places = (torch.tensor(column) for column in zip(*cells, strict=True))
-        query, key, value = (x[:, ys, xs].transpose(1, 2) for x in (q, k, v))  # (B, h, n, D)
-        logits = query @ key.mT * q.shape[4] ** -0.5
-        if bias is not None:
-            logits = logits + bias[:, places[:, None], places]
-        attended = (logits.softmax(-1) @ value).transpose(1, 2)
-        out = out.index_put((torch.arange(len(q))[:, None], ys, xs), attended)
-    return out
-
-
 def make(case, dtype=torch.float32):
     (batch, height, width, heads, dim, value_dim), part, _, _, with_bias = case
     qkv = torch.randn(batch, height, width, heads, 2 * dim + value_dim, dtype=dtype)
     maps = [x.detach().requires_grad_() for x in qkv.split([dim, dim, value_dim], -1)]
     if not with_bias:
         return [*maps, None]
-    rows, columns = cut((height, width), part if isinstance(part, tuple) else (part, part))
+    rows, columns = fitted((height, width), part if isinstance(part, tuple) else (part, part))
     bias = torch.randn(heads, rows * columns, rows * columns, dtype=dtype)
     return [*maps, bias.requires_grad_()]
 
@@ -94,7 +58,11 @@ def assert_is_definition(case, tolerance, dtype=torch.float32):
     tensors = make(case, dtype)
     precise = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
     out = attend(tensors, case)
-    expected = by_definition(*precise[:3], *case[1:4], precise[3])
+    _, window, shift, spread, _ = case
+    window = (None, None) if window is None else window
+    expected = reference.window_attention(
+        *precise[:3], window, shift, spread=spread, bias=precise[3]
+    )
     assert out.dtype is dtype
     found = [out, *gradients(out, tensors)]
     wanted = [expected, *gradients(expected, precise)]
@@ -175,7 +143,8 @@ def test_operator_keeps_the_rules(case):
     *maps, bias = make(case)
     pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (part, shift)]
     torch.library.opcheck(
-        operator.window_attention, (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None)
+        torch.ops.foveate.window_attention.default,
+        (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None, False, True),
     )
 
 
@@ -206,15 +175,15 @@ def test_large_parts_fall_back_and_say_so():
     tensors = make(case)
     assert attend(tensors, case).isfinite().all()
     said = ops.explain("window_attention", *tensors[:3], (None, None))
-    assert "parts of up to 1024 cells, and got 40x40" in said or "was not built" in said
+    assert "windows of up to 1024 cells, and got 40x40" in said or "was not built" in said
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shift_size": 7}, "shift_size must be less than a part's"),
-        ({"shift_size": 1, "spread": True}, "spread parts cannot be shifted"),
-        ({"bias": torch.zeros(1, 4, 4)}, r"\(1, 9, 9\) for parts of 3x3, got \(1, 4, 4\)"),
+        ({"shift_size": 7}, "shift_size must be less than a window's"),
+        ({"shift_size": 1, "spread": True}, "spread windows cannot be shifted"),
+        ({"bias": torch.zeros(1, 4, 4)}, r"\(1, 9, 9\) for windows of 3x3, got \(1, 4, 4\)"),
         ({"bias": torch.zeros(1, 9, 9, dtype=torch.long)}, "floating dtype"),
         ({"dropout_p": 1.5}, "dropout_p"),
     ],
