@@ -178,6 +178,33 @@ def test_large_parts_fall_back_and_say_so():
     assert "windows of up to 1024 cells, and got 40x40" in said or "was not built" in said
 
 
+def test_a_backend_without_a_kernel_is_refused():
+    x = torch.randn(1, 6, 6, 1, 4)
+    for tensor in (x, x.to("meta")):
+        with (
+            ops.use_backend("triton"),
+            pytest.raises(RuntimeError, match="triton backend: it has no kernel for window_att"),
+        ):
+            ops.window_attention(tensor, tensor, tensor, 3)
+
+
+def test_off_the_cpu_the_compiler_sees_the_portable_form():
+    x = torch.randn(1, 6, 6, 1, 4, device="meta", requires_grad=True)
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph
+
+    compiled = torch.compile(
+        lambda x: ops.window_attention(x, x, x, 3, 1), fullgraph=True, backend=keep
+    )
+    assert compiled(x).shape == x.shape
+    assert len(graphs) == 1
+    assert "scaled_dot_product_attention" in str(graphs[0])
+    assert "foveate" not in str(graphs[0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

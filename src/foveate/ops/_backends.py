@@ -73,12 +73,11 @@ def choose(op: str, unsupported: Callable[[str], str]) -> str:
         RuntimeError: if the requested backend cannot run.
     """
     requested = _requested.get()
-    if requested is None:
-        return next(name for name in BACKENDS if not unsupported(name))
-    reason = unsupported(requested)
-    if reason:
-        raise RuntimeError(f"{op} cannot run by the {requested} backend: {reason}")
-    return requested
+    for name in (requested,) if requested else BACKENDS:
+        reason = unsupported(name)
+        if not reason:
+            return name
+    raise RuntimeError(f"{op} cannot run by the {name} backend: {reason}")
 
 
 def unsupported_in_transform(backend: str) -> str:

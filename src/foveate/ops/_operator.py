@@ -112,7 +112,7 @@ class Operator(Generic[A]):
         triton: loads a module with the ``forward`` and ``backward`` of a :class:`Body`; None: there
             are no Triton kernels.
         limits: why a backend cannot take these arguments, beyond what holds for all operators.
-        kept_shape: the shape of what is kept.
+        kept_shape: the shape of what is kept, by whether a backward may follow; None: nothing is.
         flops: of a forward; q, k and v are shapes there.
         backward_flops: of a backward, by whether it computes gradients of parameters.
         kept_has_gradient: whether what is kept is differentiable.
@@ -129,7 +129,7 @@ class Operator(Generic[A]):
     native: Body
     triton: Callable[[], ModuleType] | None
     limits: Callable[[str, A], str]
-    kept_shape: Callable[[A, bool], Sequence[int]]
+    kept_shape: Callable[[A, bool], Sequence[int] | None]
     flops: Callable[[A], int]
     backward_flops: Callable[[A, bool], int]
     kept_has_gradient: bool = False
@@ -180,14 +180,13 @@ class Operator(Generic[A]):
         if in_transform():
             choose(self.name, unsupported_in_transform)
             return self.any_derivative(a)
-        flags = Flags(return_kept, training=False)
         if torch.compiler.is_exporting():
-            return self.portable(a, flags)
+            return self.portable(a, Flags(return_kept, training=False))
         if self.opaque_on and a.q.device.type != self.opaque_on:
             if not torch.compiler.is_compiling():  # the compiler does not see what is requested
                 self.backend(a)
-            return self.portable(a, flags)
-        return self.overload(*a, *flags)
+            return self.portable(a, Flags(return_kept, training=False))
+        return self.overload(*a, return_kept, False)
 
     def unsupported(self, a: A, backend: str) -> str:
         """Why a backend cannot take these arguments; empty if it can."""
@@ -203,11 +202,11 @@ class Operator(Generic[A]):
     # ---- what PyTorch calls
 
     def _split(self, values: Sequence[Any]) -> tuple[A, Flags]:
-        return self.arguments._make(values[: self._count]), Flags._make(values[self._count :])
+        return self.arguments(*values[: self._count]), Flags(*values[self._count :])
 
     def _split_backward(self, values: Sequence[Any]) -> tuple[Given, A]:
         count = len(Given._fields)
-        return Given._make(values[:count]), self.arguments._make(values[count:])
+        return Given(*values[:count]), self.arguments(*values[count:])
 
     def _run(self, *values: Any) -> tuple[Tensor, Tensor]:
         a, flags = self._split(values)
@@ -219,7 +218,8 @@ class Operator(Generic[A]):
                 out, kept = self.triton().forward(a, flags)
         else:
             out, kept = self.portable(a, flags)
-        return out.contiguous(), self._filled(a, flags, kept).contiguous()
+            out, kept = out.contiguous(), None if kept is None else kept.contiguous()
+        return out, self._filled(a, flags, kept)
 
     def _run_backward(self, *values: Any) -> tuple[Tensor, ...]:
         given, a = self._split_backward(values)
@@ -283,7 +283,10 @@ class Operator(Generic[A]):
         if kept is not None:
             return kept
         dtype = torch.float64 if a.q.dtype is torch.float64 else torch.float32
-        return a.q.new_full(self.kept_shape(a, flags.training), float("nan"), dtype=dtype)
+        shape = self.kept_shape(a, flags.training)
+        if shape is None:
+            return a.q.new_empty(0, dtype=dtype)
+        return a.q.new_full(shape, float("nan"), dtype=dtype)
 
     def _all(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients, and empty tensors for those of parameters that were not wanted.

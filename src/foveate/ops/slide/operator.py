@@ -63,7 +63,7 @@ slide_attention = Operator(
     native=Body(_native, _native_backward),
     triton=_triton,
     limits=lambda backend, a: "",
-    kept_shape=lambda a, training: probabilities_shape(a.q, a.kernel_size) if training else (0,),
+    kept_shape=lambda a, training: probabilities_shape(a.q, a.kernel_size) if training else None,
     flops=lambda a: _flops(a, 1, 1),
     backward_flops=lambda a, parameter_grads: _flops(a, 2 if parameter_grads else 1, 2),
 )
