@@ -625,7 +625,7 @@ def test_explain_says_which_backend_and_why():
         ({"dropout_p": 1.0}, r"dropout_p must be in \[0, 1\)"),
     ],
 )
-def test_mistakes_are_told(change, message):
+def test_mistakes_are_refused(change, message):
     q, k, v = maps((1, 8, 8))
     arguments = {"q": q, "k": k, "v": v, "kernel_size": 3} | change
     with pytest.raises(ValueError, match=message):

@@ -37,17 +37,17 @@ SIZES = [
 
 def make(size, dtype=torch.float32, shared_bias=False, requires_grad=True):
     batch, height, width, heads, dim, value_dim, kernel = size
-    slots = kernel[0] * kernel[1]
+    taps = kernel[0] * kernel[1]
     qk = torch.randn(batch, height, width, 2, heads, dim, dtype=dtype)
     v = torch.randn(batch, height, width, heads, value_dim + 3, dtype=dtype)[..., 1:-2]
     bias_heads = 1 if shared_bias else heads
     tensors = [
         *qk.unbind(3),
         v,
-        0.4 * torch.randn(slots, slots, dim, dtype=dtype),
-        torch.randn(bias_heads, slots, dim, dtype=dtype),
-        0.4 * torch.randn(slots, slots, value_dim, dtype=dtype),
-        torch.randn(1, slots, value_dim, dtype=dtype),
+        0.4 * torch.randn(taps, taps, dim, dtype=dtype),
+        torch.randn(bias_heads, taps, dim, dtype=dtype),
+        0.4 * torch.randn(taps, taps, value_dim, dtype=dtype),
+        torch.randn(1, taps, value_dim, dtype=dtype),
     ]
     return [x.detach().requires_grad_(requires_grad) for x in tensors]
 
@@ -396,16 +396,16 @@ def test_flops_are_counted_by_the_meaning(backend):
     if backend == "native" and not library.available():
         pytest.skip(library.why_not())
     batch, height, width, heads, dim, value_dim, kernel = size = (2, 4, 5, 3, 8, 6, (3, 3))
-    slots = 9
-    channels = batch * height * width * heads * slots * (dim + value_dim)
+    taps = 9
+    channels = batch * height * width * heads * taps * (dim + value_dim)
     tensors = make(size)
     with ops.use_backend(backend):
         with FlopCounterMode(display=False) as counter:
             out = ops.slide_attention(*tensors, kernel)
-        assert counter.get_total_flops() == 2 * channels * (slots + 1)
+        assert counter.get_total_flops() == 2 * channels * (taps + 1)
         with FlopCounterMode(display=False) as counter:
             gradients(out, tensors)
-        assert counter.get_total_flops() == 4 * channels * (slots + 1)
+        assert counter.get_total_flops() == 4 * channels * (taps + 1)
 
 
 @needs_native

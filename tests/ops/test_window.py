@@ -15,7 +15,7 @@ from foveate.ops.window.windows import fitted
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
-# (batch, height, width, heads, channels of keys, of values), part, shift, spread, bias
+# (batch, height, width, heads, channels of keys, of values), window, shift, spread, bias
 CASES = [
     ((2, 14, 14, 3, 32, 32), 7, 0, False, True),
     ((1, 14, 14, 2, 16, 16), (7, 7), (3, 3), False, True),
@@ -32,21 +32,23 @@ CASES = [
 
 
 def make(case, dtype=torch.float32):
-    (batch, height, width, heads, dim, value_dim), part, _, _, with_bias = case
+    (batch, height, width, heads, dim, value_dim), window, _, _, with_bias = case
     qkv = torch.randn(batch, height, width, heads, 2 * dim + value_dim, dtype=dtype)
     maps = [x.detach().requires_grad_() for x in qkv.split([dim, dim, value_dim], -1)]
     if not with_bias:
         return [*maps, None]
-    rows, columns = fitted((height, width), part if isinstance(part, tuple) else (part, part))
+    rows, columns = fitted(
+        (height, width), window if isinstance(window, tuple) else (window, window)
+    )
     bias = torch.randn(heads, rows * columns, rows * columns, dtype=dtype)
     return [*maps, bias.requires_grad_()]
 
 
 def attend(tensors, case, **options):
-    _, part, shift, spread, _ = case
+    _, window, shift, spread, _ = case
     *maps, bias = tensors
-    part = (None, None) if part is None else part
-    return ops.window_attention(*maps, part, shift, spread=spread, bias=bias, **options)
+    window = (None, None) if window is None else window
+    return ops.window_attention(*maps, window, shift, spread=spread, bias=bias, **options)
 
 
 def gradients(out, tensors):
@@ -130,8 +132,8 @@ def test_backends_drop_the_same_weights(case):
 
 def test_gradients_by_differences():
     for case in (CASES[2], CASES[4]):
-        _, part, shift, spread, _ = case
-        small = ((1, 5, 4, 1, 2, 2), part, shift, spread, False)
+        _, window, shift, spread, _ = case
+        small = ((1, 5, 4, 1, 2, 2), window, shift, spread, False)
         tensors = make(small, torch.float64)[:3]
         torch.autograd.gradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
         torch.autograd.gradgradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
@@ -139,9 +141,9 @@ def test_gradients_by_differences():
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[4]], ids=str)
 def test_operator_keeps_the_rules(case):
-    size, part, shift, spread, _ = case
+    size, window, shift, spread, _ = case
     *maps, bias = make(case)
-    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (part, shift)]
+    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (window, shift)]
     torch.library.opcheck(
         torch.ops.foveate.window_attention.default,
         (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None, False, True),
@@ -149,7 +151,7 @@ def test_operator_keeps_the_rules(case):
 
 
 @needs_native
-def test_threads_share_the_parts(two_threads):
+def test_threads_share_the_windows(two_threads):
     case = ((3, 28, 21, 2, 16, 16), 7, (3, 3), False, True)
     assert_is_definition(case, 3e-6)
 
@@ -162,7 +164,7 @@ def test_empty_batch():
     out.sum().backward()
 
 
-def test_flops_count_pairs_inside_parts():
+def test_flops_count_pairs_inside_windows():
     case = ((2, 10, 9, 2, 5, 7), (4, 3), 0, False, False)
     tensors = make(case)
     with FlopCounterMode(display=False) as counter:
@@ -170,7 +172,7 @@ def test_flops_count_pairs_inside_parts():
     assert counter.get_total_flops() == 2 * 2 * (12 * 9) * 12 * 2 * (5 + 7)
 
 
-def test_large_parts_fall_back_and_say_so():
+def test_large_windows_fall_back_and_say_so():
     case = ((1, 40, 40, 1, 4, 4), None, 0, False, False)
     tensors = make(case)
     assert attend(tensors, case).isfinite().all()

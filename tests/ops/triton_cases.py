@@ -257,12 +257,12 @@ def test_second_derivatives():
 
 def slide_case(size, kernel, dims=(4, 4), heads=1, bias_heads=None, **options):
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    slots = kernel[0] * kernel[1]
+    taps = kernel[0] * kernel[1]
     dim, value_dim = dims
     tensors = random_tensors(
         (*size, heads, dim), (*size, heads, dim), (*size, heads, value_dim),
-        (slots, slots, dim), (bias_heads or heads, slots, dim),
-        (slots, slots, value_dim), (1, slots, value_dim),
+        (taps, taps, dim), (bias_heads or heads, taps, dim),
+        (taps, taps, value_dim), (1, taps, value_dim),
     )  # fmt: skip
     for weight in (tensors[3], tensors[5]):
         weight *= 0.4

@@ -61,7 +61,7 @@ _library = torch.library.Library("foveate", "FRAGMENT")
 
 
 class Flags(NamedTuple):
-    """What a forward is told beside the operator's arguments.
+    """What a forward is given beside the operator's arguments.
 
     Attributes:
         return_kept: whether the caller reads what is kept.
@@ -97,7 +97,7 @@ class Body(NamedTuple):
     backward: Callable[[Given, Any], Sequence[Tensor]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Operator(Generic[A]):
     """An attention operator, registered with PyTorch when it is made.
 
@@ -105,7 +105,7 @@ class Operator(Generic[A]):
         name: ``foveate::`` follows from it.
         arguments: a NamedTuple with at least q, k, v, ``dropout_p`` and ``seed``; its annotations
             are the schema.
-        parameters: names of what has a gradient beside q, k and v; it may be None.
+        parameters: names of what has a gradient beside q, k and v; one alone may be None.
         portable: output, and what is kept if the flags ask for it.
         any_derivative: the same by a form that has derivatives of every order and mode.
         native: the CPU kernels.
@@ -144,8 +144,8 @@ class Operator(Generic[A]):
         gradients = ", ".join(["Tensor"] * len(_MAPS + self.parameters))
         _library.define(f"{self.name}({arguments}, {_schema(Flags)}) -> (Tensor, Tensor)")
         _library.define(f"{backward}({_schema(Given)}, {arguments}) -> ({gradients})")
-        packets = (getattr(torch.ops.foveate, name) for name in (self.name, backward))
-        forward_packet, backward_packet = packets
+        forward_packet = getattr(torch.ops.foveate, self.name)
+        backward_packet = getattr(torch.ops.foveate, backward)
         self.overload, self.backward_overload = forward_packet.default, backward_packet.default
 
         hints = get_type_hints(self.arguments)
