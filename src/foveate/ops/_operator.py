@@ -324,7 +324,9 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
             reads_out = op.triton_reads_out and not op.unsupported(op._split(values)[0], "triton")
             tensors = [values[i] for i in op._tensors]
             ctx.save_for_backward(out if reads_out else None, kept, *tensors)
-            ctx.settings = [None if i in op._tensors else x for i, x in enumerate(values)]
+            ctx.settings = settings = list(values)
+            for i in op._tensors:
+                settings[i] = None
             ctx.requested = requested_backend()
             ctx.set_materialize_grads(False)
             if not op.kept_has_gradient:
@@ -342,7 +344,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
                 grad_out = v.new_zeros(v.shape)
             wanted = [i for i in op._differentiable if ctx.needs_input_grad[i]]
             found: list[Tensor | None] = [None] * len(values)
-            parameter_grads = any(i in wanted for i in op._differentiable[len(_MAPS) :])
+            parameter_grads = any(ctx.needs_input_grad[i] for i in op._differentiable[len(_MAPS) :])
             given = Given(grad_out, grad_kept, out, kept, parameter_grads)
             if torch.is_grad_enabled():  # the gradient is to be differentiated again
                 # Views: each gradient is that of one argument, though a tensor be given twice.
