@@ -96,6 +96,19 @@ def test_many_gradients_at_once(attend):
     torch.testing.assert_close(together, torch.stack(alone))
 
 
+@pytest.mark.parametrize("operator", [local_attention, window_attention])
+def test_dropout_in_compiled_code(operator):
+    q, k, v = (numbers(i) for i in range(3))
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda q: operator(q, k, v, 3, dropout_p=0.5), fullgraph=True, backend="aot_eager"
+    )
+    torch.manual_seed(1)
+    out = compiled(q)
+    torch.manual_seed(1)
+    torch.testing.assert_close(out, operator(q, k, v, 3, dropout_p=0.5))
+
+
 @pytest.mark.slow
 @every_operator
 def test_forward_mode_in_compiled_code(attend):

@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
-from foveate.ops.slide import native, operator
-from tests.ops import slide_reference
+from foveate.ops.slide import native, reference
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
@@ -38,17 +37,17 @@ SIZES = [
 
 def make(size, dtype=torch.float32, shared_bias=False, requires_grad=True):
     batch, height, width, heads, dim, value_dim, kernel = size
-    slots = kernel[0] * kernel[1]
+    taps = kernel[0] * kernel[1]
     qk = torch.randn(batch, height, width, 2, heads, dim, dtype=dtype)
     v = torch.randn(batch, height, width, heads, value_dim + 3, dtype=dtype)[..., 1:-2]
     bias_heads = 1 if shared_bias else heads
     tensors = [
         *qk.unbind(3),
         v,
-        0.4 * torch.randn(slots, slots, dim, dtype=dtype),
-        torch.randn(bias_heads, slots, dim, dtype=dtype),
-        0.4 * torch.randn(slots, slots, value_dim, dtype=dtype),
-        torch.randn(1, slots, value_dim, dtype=dtype),
+        0.4 * torch.randn(taps, taps, dim, dtype=dtype),
+        torch.randn(bias_heads, taps, dim, dtype=dtype),
+        0.4 * torch.randn(taps, taps, value_dim, dtype=dtype),
+        torch.randn(1, taps, value_dim, dtype=dtype),
     ]
     return [x.detach().requires_grad_(requires_grad) for x in tensors]
 
@@ -71,7 +70,7 @@ def assert_same(size, run, tolerance, dtype=torch.float32, **options):
     tensors = make(size, dtype, **options)
     precise = [x.detach().double().requires_grad_() for x in tensors]
     out = run(*tensors, size[-1])
-    expected = slide_reference.slide_attention(*precise, size[-1])
+    expected = reference.slide_attention(*precise, size[-1])
     assert out.dtype is dtype
     assert_near(out, expected, tolerance)
     found, wanted = gradients(out, tensors), gradients(expected, precise)
@@ -322,17 +321,29 @@ def test_nan_and_infinity_are_not_hidden():
     assert out[0, 0].isfinite().all()
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_operator_obeys_pytorch(keep):
+@pytest.mark.parametrize("training", [False, True])
+def test_operator_obeys_pytorch(training):
     tensors = make((2, 3, 4, 2, 4, 3, (3, 3)))
-    torch.library.opcheck(operator.slide_attention, (*tensors, [3, 3], 0.5, 0.0, None, keep))
+    slide = torch.ops.foveate.slide_attention.default
+    torch.library.opcheck(slide, (*tensors, [3, 3], 0.5, 0.0, None, False, training))
     plain = [x.detach() for x in tensors]
     seed = torch.tensor(5)
-    out, kept = operator.slide_attention(*plain, [3, 3], 0.5, 0.1, seed, True)
-    for weight_grads in (False, True):
+    out, kept = slide(*plain, [3, 3], 0.5, 0.1, seed, False, True)
+    for parameter_grads in (False, True):
         torch.library.opcheck(
             torch.ops.foveate.slide_attention_backward.default,
-            (torch.ones_like(out), kept, weight_grads, *plain, [3, 3], 0.5, 0.1, seed),
+            (
+                torch.ones_like(out),
+                None,
+                None,
+                kept,
+                parameter_grads,
+                *plain,
+                [3, 3],
+                0.5,
+                0.1,
+                seed,
+            ),
         )
 
 
@@ -385,16 +396,16 @@ def test_flops_are_counted_by_the_meaning(backend):
     if backend == "native" and not library.available():
         pytest.skip(library.why_not())
     batch, height, width, heads, dim, value_dim, kernel = size = (2, 4, 5, 3, 8, 6, (3, 3))
-    slots = 9
-    channels = batch * height * width * heads * slots * (dim + value_dim)
+    taps = 9
+    channels = batch * height * width * heads * taps * (dim + value_dim)
     tensors = make(size)
     with ops.use_backend(backend):
         with FlopCounterMode(display=False) as counter:
             out = ops.slide_attention(*tensors, kernel)
-        assert counter.get_total_flops() == 2 * channels * (slots + 1)
+        assert counter.get_total_flops() == 2 * channels * (taps + 1)
         with FlopCounterMode(display=False) as counter:
             gradients(out, tensors)
-        assert counter.get_total_flops() == 4 * channels * (slots + 1)
+        assert counter.get_total_flops() == 4 * channels * (taps + 1)
 
 
 @needs_native
@@ -461,9 +472,9 @@ def test_native_reads_no_memory_it_has_not_written():
         ({2: lambda x: x[:, :, :2]}, r"agree in \(B, H, W, heads\)"),
         ({1: lambda x: x.half()}, "share one dtype"),
         ({i: lambda x: x[:, :0] for i in range(3)}, "at least 1"),
-        ({3: lambda x: x[:4]}, r"key_weight must be \(slots, taps, D\) = \(9, 9, 6\)"),
+        ({3: lambda x: x[:4]}, r"key_weight must be \(N, taps, D\) = \(9, 9, 6\)"),
         ({5: lambda x: x[..., :4]}, "value_weight must be"),
-        ({4: lambda x: x[:1, :3]}, r"key_bias must be \(heads or 1, slots, D\)"),
+        ({4: lambda x: x[:1, :3]}, r"key_bias must be \(heads or 1, N, D\)"),
         ({6: lambda x: x.expand(3, -1, -1)}, "value_bias must be"),
         ({6: lambda x: x.double()}, "value_bias must be torch.float32"),
         ({2: lambda x: x.to("meta")}, "v is on meta, q on cpu"),

@@ -14,6 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses import FakeTensorMode
 
 from foveate.ops import _backends, explain, local_attention, slide_attention, use_backend
+from foveate.ops._operator import Flags, Given
 
 triton = pytest.importorskip("triton")
 interpreted = triton.knobs.runtime.interpret
@@ -71,6 +72,7 @@ def launches(monkeypatch):
 
 def launch_local(dim, dtype, kernel=(7, 7), bias=None, dilation=(1, 1), border="shift", p=0.0):
     from foveate.ops.local import triton as kernels
+    from foveate.ops.local._arguments import Arguments
 
     size, heads = (2, 14, 20), 3
     q, k, v = torch.empty(*size, 3, heads, dim, dtype=dtype).unbind(3)
@@ -80,22 +82,22 @@ def launch_local(dim, dtype, kernel=(7, 7), bias=None, dilation=(1, 1), border="
     }
     mask = torch.ones(size, dtype=torch.bool) if p else None
     seed = torch.tensor(3) if p else None
-    settings = (kernel, dilation, biases.get(bias), 0.3, border, mask, p, seed)
-    out, lse = kernels.local_attention(q, k, v, *settings)
-    grad_lse = lse if bias else None
-    kernels.local_attention_backward(out, grad_lse, out, lse, bias is not None, q, k, v, *settings)
+    a = Arguments(q, k, v, kernel, dilation, biases.get(bias), 0.3, border, mask, p, seed)
+    out, lse = kernels.forward(a, Flags(return_kept=False, training=True))
+    kernels.backward(Given(out, lse if bias else None, out, lse, bias is not None), a)
 
 
 def launch_slide(dim, dtype, kernel=(3, 3), weight_dtype=None, p=0.0):
     from foveate.ops.slide import triton as kernels
+    from foveate.ops.slide._arguments import Arguments
 
-    heads, slots = 3, kernel[0] * kernel[1]
+    heads, taps = 3, kernel[0] * kernel[1]
     q, k, v = torch.empty(2, 14, 20, 3, heads, dim, dtype=dtype).unbind(3)
-    shapes = [(slots, slots, dim), (heads, slots, dim), (slots, slots, dim), (1, slots, dim)]
+    shapes = [(taps, taps, dim), (heads, taps, dim), (taps, taps, dim), (1, taps, dim)]
     weights = [torch.empty(shape, dtype=weight_dtype or dtype) for shape in shapes]
-    settings = (kernel, 0.3, p, torch.tensor(3) if p else None)
-    out, kept = kernels.slide_attention(q, k, v, *weights, *settings, True)
-    kernels.slide_attention_backward(out, kept, True, q, k, v, *weights, *settings)
+    a = Arguments(q, k, v, *weights, kernel, 0.3, p, torch.tensor(3) if p else None)
+    out, kept = kernels.forward(a, Flags(return_kept=False, training=True))
+    kernels.backward(Given(out, None, None, kept, True), a)
 
 
 def compile_all(launches, every_config=False):
@@ -188,7 +190,7 @@ def test_the_compiler_sees_the_kernels(monkeypatch):
 
     def slide_backward(grad, probabilities, *tensors):
         return torch.ops.foveate.slide_attention_backward(
-            grad, probabilities, True, *tensors, [3, 3], 0.5, 0.0, None
+            grad, None, None, probabilities, True, *tensors, [3, 3], 0.5, 0.0, None
         )
 
     with FakeTensorMode(), torch.no_grad():

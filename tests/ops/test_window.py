@@ -1,4 +1,4 @@
-"""Attention inside parts: every backend is the definition, in every shape that a part can take."""
+"""Window attention: every backend is the definition, in every shape that a window can take."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
-from foveate.ops.window import native, operator
-from foveate.ops.window.parts import cut
+from foveate.ops.window import native, reference
+from foveate.ops.window.windows import fitted
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
-# (batch, height, width, heads, channels of keys, of values), part, shift, spread, bias
+# (batch, height, width, heads, channels of keys, of values), window, shift, spread, bias
 CASES = [
     ((2, 14, 14, 3, 32, 32), 7, 0, False, True),
     ((1, 14, 14, 2, 16, 16), (7, 7), (3, 3), False, True),
@@ -31,58 +31,24 @@ CASES = [
 ]
 
 
-def parts_of(size, part, shift, spread):
-    """Lists of cells that see each other, by brute force; shifted windows split at the seam."""
-    height, width = size[1:3]
-    wanted = part if isinstance(part, tuple) else (part, part)
-    rows, columns = cut((height, width), wanted)
-    down, across = shift if isinstance(shift, tuple) else (shift, shift)
-    padded = [-(-height // rows) * rows, -(-width // columns) * columns]
-    found: dict = {}
-    for y in range(height):
-        for x in range(width):
-            i, j = (y - down) % padded[0], (x - across) % padded[1]
-            seam = (y < down, x < across)
-            if spread:
-                steps = padded[0] // rows, padded[1] // columns
-                key = (i % steps[0], j % steps[1], seam)
-                place = (i // steps[0]) * columns + j // steps[1]
-            else:
-                key = (i // rows, j // columns, seam)
-                place = (i % rows) * columns + j % columns
-            found.setdefault(key, []).append((y, x, place))
-    return found.values()
-
-
-def by_definition(q, k, v, part, shift, spread, bias):
-    out = torch.zeros_like(v)
-    for cells in parts_of(q.shape, part, shift, spread):
-        ys, xs, places = (torch.tensor(column) for column in zip(*cells, strict=True))
-        query, key, value = (x[:, ys, xs].transpose(1, 2) for x in (q, k, v))  # (B, h, n, D)
-        logits = query @ key.mT * q.shape[4] ** -0.5
-        if bias is not None:
-            logits = logits + bias[:, places[:, None], places]
-        attended = (logits.softmax(-1) @ value).transpose(1, 2)
-        out = out.index_put((torch.arange(len(q))[:, None], ys, xs), attended)
-    return out
-
-
 def make(case, dtype=torch.float32):
-    (batch, height, width, heads, dim, value_dim), part, _, _, with_bias = case
+    (batch, height, width, heads, dim, value_dim), window, _, _, with_bias = case
     qkv = torch.randn(batch, height, width, heads, 2 * dim + value_dim, dtype=dtype)
     maps = [x.detach().requires_grad_() for x in qkv.split([dim, dim, value_dim], -1)]
     if not with_bias:
         return [*maps, None]
-    rows, columns = cut((height, width), part if isinstance(part, tuple) else (part, part))
+    rows, columns = fitted(
+        (height, width), window if isinstance(window, tuple) else (window, window)
+    )
     bias = torch.randn(heads, rows * columns, rows * columns, dtype=dtype)
     return [*maps, bias.requires_grad_()]
 
 
 def attend(tensors, case, **options):
-    _, part, shift, spread, _ = case
+    _, window, shift, spread, _ = case
     *maps, bias = tensors
-    part = (None, None) if part is None else part
-    return ops.window_attention(*maps, part, shift, spread=spread, bias=bias, **options)
+    window = (None, None) if window is None else window
+    return ops.window_attention(*maps, window, shift, spread=spread, bias=bias, **options)
 
 
 def gradients(out, tensors):
@@ -94,7 +60,11 @@ def assert_is_definition(case, tolerance, dtype=torch.float32):
     tensors = make(case, dtype)
     precise = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
     out = attend(tensors, case)
-    expected = by_definition(*precise[:3], *case[1:4], precise[3])
+    _, window, shift, spread, _ = case
+    window = (None, None) if window is None else window
+    expected = reference.window_attention(
+        *precise[:3], window, shift, spread=spread, bias=precise[3]
+    )
     assert out.dtype is dtype
     found = [out, *gradients(out, tensors)]
     wanted = [expected, *gradients(expected, precise)]
@@ -162,8 +132,8 @@ def test_backends_drop_the_same_weights(case):
 
 def test_gradients_by_differences():
     for case in (CASES[2], CASES[4]):
-        _, part, shift, spread, _ = case
-        small = ((1, 5, 4, 1, 2, 2), part, shift, spread, False)
+        _, window, shift, spread, _ = case
+        small = ((1, 5, 4, 1, 2, 2), window, shift, spread, False)
         tensors = make(small, torch.float64)[:3]
         torch.autograd.gradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
         torch.autograd.gradgradcheck(lambda *maps, s=small: attend([*maps, None], s), tensors)
@@ -171,16 +141,17 @@ def test_gradients_by_differences():
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[4]], ids=str)
 def test_operator_keeps_the_rules(case):
-    size, part, shift, spread, _ = case
+    size, window, shift, spread, _ = case
     *maps, bias = make(case)
-    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (part, shift)]
+    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (window, shift)]
     torch.library.opcheck(
-        operator.window_attention, (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None)
+        torch.ops.foveate.window_attention.default,
+        (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.0, None, False, True),
     )
 
 
 @needs_native
-def test_threads_share_the_parts(two_threads):
+def test_threads_share_the_windows(two_threads):
     case = ((3, 28, 21, 2, 16, 16), 7, (3, 3), False, True)
     assert_is_definition(case, 3e-6)
 
@@ -193,7 +164,7 @@ def test_empty_batch():
     out.sum().backward()
 
 
-def test_flops_count_pairs_inside_parts():
+def test_flops_count_pairs_inside_windows():
     case = ((2, 10, 9, 2, 5, 7), (4, 3), 0, False, False)
     tensors = make(case)
     with FlopCounterMode(display=False) as counter:
@@ -201,20 +172,47 @@ def test_flops_count_pairs_inside_parts():
     assert counter.get_total_flops() == 2 * 2 * (12 * 9) * 12 * 2 * (5 + 7)
 
 
-def test_large_parts_fall_back_and_say_so():
+def test_large_windows_fall_back_and_say_so():
     case = ((1, 40, 40, 1, 4, 4), None, 0, False, False)
     tensors = make(case)
     assert attend(tensors, case).isfinite().all()
     said = ops.explain("window_attention", *tensors[:3], (None, None))
-    assert "parts of up to 1024 cells, and got 40x40" in said or "was not built" in said
+    assert "windows of up to 1024 cells, and got 40x40" in said or "was not built" in said
+
+
+def test_a_backend_without_a_kernel_is_refused():
+    x = torch.randn(1, 6, 6, 1, 4)
+    for tensor in (x, x.to("meta")):
+        with (
+            ops.use_backend("triton"),
+            pytest.raises(RuntimeError, match="triton backend: it has no kernel for window_att"),
+        ):
+            ops.window_attention(tensor, tensor, tensor, 3)
+
+
+def test_off_the_cpu_the_compiler_sees_the_portable_form():
+    x = torch.randn(1, 6, 6, 1, 4, device="meta", requires_grad=True)
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph
+
+    compiled = torch.compile(
+        lambda x: ops.window_attention(x, x, x, 3, 1), fullgraph=True, backend=keep
+    )
+    assert compiled(x).shape == x.shape
+    assert len(graphs) == 1
+    assert "scaled_dot_product_attention" in str(graphs[0])
+    assert "foveate" not in str(graphs[0])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shift_size": 7}, "shift_size must be less than a part's"),
-        ({"shift_size": 1, "spread": True}, "spread parts cannot be shifted"),
-        ({"bias": torch.zeros(1, 4, 4)}, r"\(1, 9, 9\) for parts of 3x3, got \(1, 4, 4\)"),
+        ({"shift_size": 7}, "shift_size must be less than a window's"),
+        ({"shift_size": 1, "spread": True}, "spread windows cannot be shifted"),
+        ({"bias": torch.zeros(1, 4, 4)}, r"\(1, 9, 9\) for windows of 3x3, got \(1, 4, 4\)"),
         ({"bias": torch.zeros(1, 9, 9, dtype=torch.long)}, "floating dtype"),
         ({"dropout_p": 1.5}, "dropout_p"),
     ],

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, of i
 def _triton_is_what_runs():
     """A fallback would pass for the kernels here."""
     torch.manual_seed(0)
-    assert _backends._interpreted() != (DEVICE == "cuda")
+    assert _backends.interpreted() != (DEVICE == "cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -257,12 +257,12 @@ def test_second_derivatives():
 
 def slide_case(size, kernel, dims=(4, 4), heads=1, bias_heads=None, **options):
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    slots = kernel[0] * kernel[1]
+    taps = kernel[0] * kernel[1]
     dim, value_dim = dims
     tensors = random_tensors(
         (*size, heads, dim), (*size, heads, dim), (*size, heads, value_dim),
-        (slots, slots, dim), (bias_heads or heads, slots, dim),
-        (slots, slots, value_dim), (1, slots, value_dim),
+        (taps, taps, dim), (bias_heads or heads, taps, dim),
+        (taps, taps, value_dim), (1, taps, value_dim),
     )  # fmt: skip
     for weight in (tensors[3], tensors[5]):
         weight *= 0.4
@@ -342,13 +342,13 @@ def test_operators_obey_pytorch():
     with use_backend("triton"):
         torch.library.opcheck(
             torch.ops.foveate.local_attention.default,
-            (q, k, v, [3, 3], [1, 1], bias, 0.5, "shift", None, 0.0, None),
+            (q, k, v, [3, 3], [1, 1], bias, 0.5, "shift", None, 0.0, None, True, False),
             test_utils=tests,
         )
         tensors = [x.requires_grad_() for x in slide_case((1, 3, 4), 3)[0]]
         torch.library.opcheck(
             torch.ops.foveate.slide_attention.default,
-            (*tensors, [3, 3], 0.5, 0.0, None, True),
+            (*tensors, [3, 3], 0.5, 0.0, None, False, True),
             test_utils=tests,
         )
 

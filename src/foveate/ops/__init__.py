@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foveate.ops._backends import explain, use_backend
+from foveate.ops._backends import use_backend
+from foveate.ops._operator import explain
 from foveate.ops.local import local_attention
 from foveate.ops.slide import slide_attention
 from foveate.ops.window import window_attention

@@ -1,7 +1,9 @@
-"""Dropout that every backend can repeat: a hash of (seed, query, slot), not a stream of numbers.
+"""Dropout that every backend can repeat: a hash of (seed, query, key), not a stream of numbers.
 
 One seed a call is drawn from PyTorch's generator; whether a weight is kept is then a function of
-the seed, of the query's number and of the slot's. ``native/dropout.h`` is the same hash in C.
+the seed, of the query's number and of the key's place among those that the query
+may attend to (a tap, a shift channel, a cell of a window). ``native/dropout.h`` is the same hash in
+C.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ def threshold(p: float) -> int:
     return min(round(p * 2**32), _WORD)
 
 
-def kept(seed: Tensor, query: Tensor, slot: Tensor, p: float) -> Tensor:
-    """True where a weight stays; ``query`` and ``slot`` are int64 and broadcast."""
+def kept(seed: Tensor, query: Tensor, key: Tensor, p: float) -> Tensor:
+    """True where a weight stays; ``query`` and ``key`` are int64 and broadcast."""
     word = _mix((query + (seed & _WORD)) & _WORD)
-    return _mix((word + slot * _GOLDEN + (seed >> 32)) & _WORD) >= threshold(p)
+    return _mix((word + key * _GOLDEN + (seed >> 32)) & _WORD) >= threshold(p)
 
 
 def _mix(x: Tensor) -> Tensor:

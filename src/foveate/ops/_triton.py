@@ -148,20 +148,20 @@ def offset_of(image, row, column, head, b, y, x, h):
 
 
 @triton.jit
-def dropped(weights, seed, number, slot, threshold, keep_scale):
+def dropped(weights, seed, number, place, threshold, keep_scale):
     """Weights after dropout; all of them without a seed."""
     if seed is not None:
-        weights = tl.where(_kept(seed, number, slot, threshold), weights * keep_scale, 0.0)
+        weights = tl.where(_kept(seed, number, place, threshold), weights * keep_scale, 0.0)
     return weights
 
 
 @triton.jit
-def _kept(seed, query, slot, threshold):
-    """Whether dropout keeps a query's slot: the hash of ``_dropout.py``."""
+def _kept(seed, query, key, threshold):
+    """Whether dropout keeps a query's weight of a key: the hash of ``_dropout.py``."""
     word = tl.load(seed)
     low, high = (word & 0xFFFFFFFF).to(tl.uint32), (word >> 32).to(tl.uint32)
     mixed = _mix(query.to(tl.uint32) + low)
-    mixed = _mix(mixed + slot.to(tl.uint32) * _word(0x9E3779B9) + high)
+    mixed = _mix(mixed + key.to(tl.uint32) * _word(0x9E3779B9) + high)
     return mixed.to(tl.int64) >= threshold
 
 

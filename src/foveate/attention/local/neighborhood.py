@@ -85,15 +85,13 @@ class NeighborhoodAttention(Mixer):
             nn.init.trunc_normal_(self.rpb, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(x, self.dim)
         q, k, v = self._project(x)
         y = self._attend(q, k, v, self.attn_drop if self.training else 0.0)
         return self._finish(layout.crop(layout.merge_heads(y), tuple(x.shape[2:])), x)
 
     def weights(self, x: Tensor) -> Tensor:
-        check_map(x, self.dim)
-        height, width = x.shape[2:]
         q, k, _ = self._project(x)
+        height, width = x.shape[2:]
         positions = layout.one_hot_positions(q, height, width)
         positions = layout.pad_to_size(positions, tuple(q.shape[1:3]))
         values = positions[:, :, :, None].expand(*q.shape[:-1], -1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from foveate import layout
-from foveate.ops.window.parts import Part, Parts, cut
+from foveate.ops.window.windows import Windows, WindowSize, fitted
 
 
-def cut_into(size: tuple[int, int], part: Part) -> Parts:
+def cut_into(size: tuple[int, int], part: WindowSize) -> Windows:
     """The parts of a map of ``size``; they are no larger than it."""
-    return Parts(size, cut(size, part))
+    return Windows(size, fitted(size, part))
 
 
 def table_bias(table: Tensor, full: tuple[int, int], part: tuple[int, int]) -> Tensor:

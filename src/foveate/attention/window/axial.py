@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, probability
-from foveate.attention.window._inside import Part
+from foveate.attention.window._inside import WindowSize
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -93,7 +93,7 @@ class _OneAxis(nn.Module):
     """Attention along one axis of ``(B, H, W, C)``."""
 
     def __init__(
-        self, dim: int, num_heads: int, part: Part, qkv_bias: bool, attn_drop: float
+        self, dim: int, num_heads: int, part: WindowSize, qkv_bias: bool, attn_drop: float
     ) -> None:
         super().__init__()
         self.num_heads = num_heads

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
 from foveate.attention.window._inside import (
-    Part,
+    WindowSize,
     apply_dense,
     cut_into,
     dense,
@@ -108,7 +108,7 @@ class CrossShapedAttention(Mixer):
         return cost
 
     @property
-    def _stripes(self) -> tuple[Part, Part]:
+    def _stripes(self) -> tuple[WindowSize, WindowSize]:
         return (None, self.split_size), (self.split_size, None)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

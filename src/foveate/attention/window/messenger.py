@@ -31,7 +31,7 @@ from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
 from foveate.attention.window._inside import cut_into, table_bias
 from foveate.contracts import Mixer
-from foveate.ops.window.parts import Parts
+from foveate.ops.window.windows import Windows
 from foveate.registry import register
 
 
@@ -126,7 +126,7 @@ class MessengerAttention(Mixer):
         project = 4 * (height * width + windows.count) * self.dim**2
         return project + 2 * windows.count * tokens**2 * self.dim
 
-    def _windows(self, height: int, width: int) -> Parts:
+    def _windows(self, height: int, width: int) -> Windows:
         return cut_into((height, width), self.window_size)
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
@@ -136,7 +136,7 @@ class MessengerAttention(Mixer):
         cells = torch.cat([asked.expand(-1, cells.shape[1], 1), cells], 2)
         return torch.cat([asks.expand(-1, 1, cells.shape[2]), cells], 1)
 
-    def _real(self, x: Tensor, windows: Parts) -> Tensor:
+    def _real(self, x: Tensor, windows: Windows) -> Tensor:
         """``(B*n, 1, 1, 1 + T)``: the messenger, and the cells that are inside the map."""
         cells = windows.split(x.new_ones(1, *x.shape[2:], 1))[0, :, :, 0] > 0  # (n, T)
         return F.pad(cells, (1, 0), value=True).repeat(x.shape[0], 1)[:, None, None]

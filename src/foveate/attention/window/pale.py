@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
 from foveate.attention.window._inside import (
-    Part,
+    WindowSize,
     apply_dense,
     cut_into,
     dense,
@@ -124,7 +124,7 @@ class PaleAttention(Mixer):
         return layout.split_heads(x, 2 * self.num_heads)  # (B, H, W, 2h, D)
 
     @property
-    def _parts(self) -> tuple[Part, Part]:
+    def _parts(self) -> tuple[WindowSize, WindowSize]:
         """The cells spread over the map that attend to each other: rows, columns."""
         return (self.pale_size, None), (None, self.pale_size)
 

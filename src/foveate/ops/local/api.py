@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import one_of, pair, probability
-from foveate.ops._backends import explainable, in_transform, in_transform_obstacles, transformed
-from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps, check_together
-from foveate.ops.local import operator, portable
+from foveate.ops._operator import explainable
+from foveate.ops.local import operator
+from foveate.ops.local._arguments import Arguments
 
 BORDERS = ("shift", "zero", "mask", "reflect")
 
@@ -41,7 +41,7 @@ def local_attention(
         dilation: distance between the positions of a window.
         bias: added to the scaled products. ``(heads, 2*kh-1, 2*kw-1)`` is a table looked up by
             ``(key - query) / dilation + k - 1``; ``(B, H, W, heads, kh, kw)`` holds one number a
-            query and slot of its window. In q's dtype or float32.
+            query and tap (position of its window). In q's dtype or float32.
         scale: factor of the products; ``D ** -0.5`` by default.
         border: what a window does at the map's edge. ``"shift"``: it moves inward and keeps its
             size; dilated, it stays on the positions that agree with the query modulo ``d``, as in
@@ -62,21 +62,9 @@ def local_attention(
         ValueError: if shapes, dtypes or devices disagree, or the map is too small for the window
             under this border.
     """
-    arguments = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
-    seed = draw_seed() if dropout_p else None
-    if transformed("local_attention"):  # any derivative: the form that keeps the lse has them
-        out, lse = portable.local_attention(*arguments, seed)
-    elif torch.compiler.is_exporting():
-        out, lse = portable.local_attention(*arguments, seed, return_lse)
-    else:
-        out, lse = operator.local_attention(*arguments, seed, return_lse)
+    checked = _checked(q, k, v, kernel_size, dilation, bias, scale, border, key_mask, dropout_p)
+    out, lse = operator.local_attention(checked, return_kept=return_lse)
     return (out, lse) if return_lse else out
-
-
-@explainable("local_attention")
-def _obstacles(*args: object, return_lse: bool = False, **kwargs: object) -> dict[str, str]:
-    arguments = _checked(*args[:10], **kwargs)  # return_lse, where by position, is the eleventh
-    return in_transform_obstacles() if in_transform() else operator.why_not(*arguments)
 
 
 def _checked(
@@ -84,13 +72,13 @@ def _checked(
     k: Tensor,
     v: Tensor,
     kernel_size: int | tuple[int, int],
-    dilation: int | tuple[int, int] = 1,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    border: str = "shift",
-    key_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-) -> tuple:
+    dilation: int | tuple[int, int],
+    bias: Tensor | None,
+    scale: float | None,
+    border: str,
+    key_mask: Tensor | None,
+    dropout_p: float,
+) -> Arguments:
     """The arguments in the form that every body takes."""
     kernel = pair(kernel_size, "kernel_size")
     steps = pair(dilation, "dilation")
@@ -108,9 +96,9 @@ def _checked(
             f"got {tuple(key_mask.shape)}"
         )
     if not torch.compiler.is_exporting():
-        _check_room(q, kernel, steps, border)
+        _check_size(q, kernel, steps, border)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
-    return q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p)
+    return Arguments(q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p))
 
 
 def _check_bias(bias: Tensor | None, q: Tensor, kernel: tuple[int, int]) -> None:
@@ -124,11 +112,11 @@ def _check_bias(bias: Tensor | None, q: Tensor, kernel: tuple[int, int]) -> None
     if tuple(bias.shape) != (table if bias.dim() == len(table) else each):
         raise ValueError(
             f"bias must be a relative table (heads, 2*kh-1, 2*kw-1) = {table} or one number a "
-            f"query and slot (B, H, W, heads, kh, kw) = {tuple(each)}, got {tuple(bias.shape)}"
+            f"query and tap (B, H, W, heads, kh, kw) = {tuple(each)}, got {tuple(bias.shape)}"
         )
 
 
-def _check_room(q: Tensor, kernel: tuple[int, int], steps: tuple[int, int], border: str) -> None:
+def _check_size(q: Tensor, kernel: tuple[int, int], steps: tuple[int, int], border: str) -> None:
     for name, length, size, step in zip(("H", "W"), q.shape[1:3], kernel, steps, strict=True):
         if border == "shift" and length < size * step:
             raise ValueError(
@@ -141,3 +129,6 @@ def _check_room(q: Tensor, kernel: tuple[int, int], steps: tuple[int, int], bord
                 f'border="reflect" mirrors {size // 2 * step} positions and needs '
                 f"{name} > {size // 2 * step}, got {name}={length}"
             )
+
+
+explainable(operator.local_attention, local_attention, _checked)

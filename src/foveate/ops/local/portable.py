@@ -1,9 +1,10 @@
-"""Local attention in plain PyTorch: what it means, on any device, differentiable, exportable.
+"""Local attention in plain PyTorch, the fast portable form: any device, differentiable, exportable.
 
-The map is cut into small tiles of queries. All keys that the windows of one tile can reach lie in
-one block a little larger than the tile, so a tile is one dense product, masked to each query's
-own window. Both axes are planned alone (:class:`_Axis`) and combined. With a dilation ``d`` the
-positions of equal remainder modulo ``d`` form a class; tiles and windows stay within a class.
+Equals ``reference.py``. The map is cut into small tiles of queries. All keys that the windows of
+one tile can reach lie in one block a little larger than the tile, so a tile is one dense product,
+masked to each query's own window. Both axes are planned alone (:class:`_Axis`) and combined. With a
+dilation ``d`` the positions of equal remainder modulo ``d`` form a class; tiles and windows stay
+within a class.
 
 The tiles go through ``F.scaled_dot_product_attention`` where only the output is wanted, and
 otherwise through a softmax written out. Either way a NaN or an infinity in a key or value may
@@ -15,6 +16,7 @@ S keys that a tile can reach; t = Th*Tw, s = Sh*Sw.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,30 +24,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.ops import _dropout
+from foveate.ops.local._arguments import Arguments
 
 
-def local_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kernel_size: tuple[int, int],
-    dilation: tuple[int, int],
-    bias: Tensor | None,
-    scale: float,
-    border: str,
-    key_mask: Tensor | None,
-    dropout_p: float,
-    seed: Tensor | None,
-    with_lse: bool = True,
-) -> tuple[Tensor, Tensor | None]:
+def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Tensor | None]:
     """Output ``(B, H, W, h, Dv)`` and log-sum-exp ``(B, H, W, h)`` of checked arguments.
 
     ``with_lse=False`` is for one who wants neither the log-sum-exp, then ``None``, nor second
-    derivatives. It is faster without dropout or a bias of one number a query and
-    slot, except in float64.
+    derivatives. It is faster without dropout or a bias of one number a query and tap, except in
+    float64.
     """
-    rows = _plan(q.shape[1], kernel_size[0], dilation[0], border, q.device)
-    cols = _plan(q.shape[2], kernel_size[1], dilation[1], border, q.device)
+    q, k, v, kernel_size, bias, border, key_mask = (
+        a.q, a.k, a.v, a.kernel_size, a.bias, a.border, a.key_mask
+    )  # fmt: skip
+    rows = _plan(q.shape[1], kernel_size[0], a.dilation[0], border, q.device)
+    cols = _plan(q.shape[2], kernel_size[1], a.dilation[1], border, q.device)
     if key_mask is not None:  # what a masked key holds must not matter, not even a NaN
         k = k.where(key_mask[..., None, None], 0)
         v = v.where(key_mask[..., None, None], 0)
@@ -65,22 +58,22 @@ def local_attention(
         seen = seen & ~masked.mT  # (B, 1, nh, nw, t, s)
 
     per_query = bias is not None and bias.dim() != 3
-    if not (with_lse or dropout_p or per_query or q.dtype is torch.float64):
+    if not (with_lse or a.dropout_p or per_query or q.dtype is torch.float64):
         table = None if bias is None else _table(bias.to(q.dtype), rows, cols)
-        out = _fused(q_tiles, k_tiles, v_tiles, table, scale, seen)
+        out = _fused(q_tiles, k_tiles, v_tiles, table, a.scale, seen)
         if table is not None:  # whose -inf hide keys as well
             seen = seen & (table != float("-inf"))
         if key_mask is not None or table is not None:
             out = out.where(seen.any(-1, keepdim=True), 0)
         return _untile(out, rows, cols), None
 
-    logits = (q_tiles * scale) @ k_tiles.mT  # (B, h, nh, nw, t, s)
+    logits = (q_tiles * a.scale) @ k_tiles.mT  # (B, h, nh, nw, t, s)
     if logits.dtype != torch.float64:
         logits = logits.float()
     if per_query:
-        per_slot = _tiles(bias.flatten(-2), q_places)  # (B, h, nh, nw, t, kh*kw)
-        index = _slots(rows, cols, kernel_size).expand(logits.shape)
-        logits = logits + per_slot.gather(-1, index)
+        per_tap = _tiles(bias.flatten(-2), q_places)  # (B, h, nh, nw, t, kh*kw)
+        index = _taps(rows, cols, kernel_size).expand(logits.shape)
+        logits = logits + per_tap.gather(-1, index)
     elif bias is not None:
         logits = logits + _table(bias, rows, cols)
     logits = logits.masked_fill(~seen, float("-inf"))
@@ -91,10 +84,10 @@ def local_attention(
     total = weights.sum(-1, keepdim=True)  # (B, h, nh, nw, t, 1)
     some = total != 0  # a NaN is some
     total = total.masked_fill(~some, 1)
-    if dropout_p:
+    if a.dropout_p:
         query = _numbers(rows, cols, q.shape[0], q.shape[2], q.shape[3])  # (B, h, nh, nw, t, 1)
-        kept = _dropout.kept(seed, query, _slots(rows, cols, kernel_size), dropout_p)
-        weights = weights.where(kept, 0) * (1 / (1 - dropout_p))
+        kept = _dropout.kept(a.seed, query, _taps(rows, cols, kernel_size), a.dropout_p)
+        weights = weights.where(kept, 0) * (1 / (1 - a.dropout_p))
     out = weights.to(v.dtype) @ v_tiles / total.to(v.dtype)  # (B, h, nh, nw, t, Dv)
     lse = (top + total.log()).masked_fill(~some, float("-inf"))
     return _untile(out, rows, cols), _untile(lse, rows, cols).squeeze(-1)
@@ -123,7 +116,7 @@ class _Axis:
     queries: Tensor  # (n, T) positions; tiles beyond the end repeat the last
     keys: Tensor  # (n, S) positions within the map
     inside: Tensor  # (n, S) False where the key lies outside the map
-    slots: Tensor  # (n, T, S) which slot of the query's window the key is; may be out of range
+    taps: Tensor  # (n, T, S) which tap of the query's window the key is; may be out of range
     offsets: Tensor  # (n, T, S) (key - query) / dilation
     order: Tensor  # (length,) where each position's result lies among the n * T
 
@@ -159,7 +152,7 @@ def _plan(length: int, kernel: int, dilation: int, border: str, device: torch.de
         queries=(query * dilation + remainder).clamp(min=0).flatten(0, 1),
         keys=position.flatten(0, 1),
         inside=inside.flatten(0, 1),
-        slots=(key[..., None, :] - start[..., None]).flatten(0, 1),
+        taps=(key[..., None, :] - start[..., None]).flatten(0, 1),
         offsets=(key[..., None, :] - query[..., None]).flatten(0, 1),
         order=everywhere % dilation * (tiles * tile) + everywhere // dilation,
     )
@@ -214,17 +207,17 @@ def _outer(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     return row[:, None, :, None, :, None], col[None, :, None, :, None, :]
 
 
-def _seen(rows: _Axis, cols: _Axis, kernel: tuple[int, int]) -> Tensor:
+def _seen(rows: _Axis, cols: _Axis, kernel: Sequence[int]) -> Tensor:
     """Which keys of its tile lie in a query's window: ``(nh, nw, t, s)``."""
     row, col = _outer(
-        (rows.slots >= 0) & (rows.slots < kernel[0]), (cols.slots >= 0) & (cols.slots < kernel[1])
+        (rows.taps >= 0) & (rows.taps < kernel[0]), (cols.taps >= 0) & (cols.taps < kernel[1])
     )
     return (row & col).flatten(4).flatten(2, 3)
 
 
-def _slots(rows: _Axis, cols: _Axis, kernel: tuple[int, int]) -> Tensor:
-    """Each key's slot in each query's window, brought into range: ``(nh, nw, t, s)``."""
-    row, col = _outer(rows.slots.clamp(0, kernel[0] - 1), cols.slots.clamp(0, kernel[1] - 1))
+def _taps(rows: _Axis, cols: _Axis, kernel: Sequence[int]) -> Tensor:
+    """Each key's tap in each query's window, brought into range: ``(nh, nw, t, s)``."""
+    row, col = _outer(rows.taps.clamp(0, kernel[0] - 1), cols.taps.clamp(0, kernel[1] - 1))
     return (row * kernel[1] + col).flatten(4).flatten(2, 3)
 
 

@@ -1,4 +1,4 @@
-"""Slide attention: every query sees the slots of a depthwise-convolved window."""
+"""Slide attention: every query attends to a window of depthwise-convolved neighbours."""
 
 from __future__ import annotations
 

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import pair, probability
-from foveate.ops._backends import (
-    explainable,
-    in_transform,
-    in_transform_obstacles,
-    obstacles,
-    transformed,
-)
-from foveate.ops._dropout import draw_seed
 from foveate.ops._maps import autocast, check_maps, check_together
-from foveate.ops.slide import operator, portable
+from foveate.ops._operator import explainable
+from foveate.ops.slide import operator
+from foveate.ops.slide._arguments import Arguments
 
 
 def slide_attention(
@@ -30,25 +24,25 @@ def slide_attention(
     scale: float | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """Attend from every position to ``kh * kw`` slots, each a depthwise convolution of the map.
+    """Attend from every position to ``N = kh * kw`` shift channels: depthwise convolved maps.
 
-    With taps ``j`` of a window around the query's position ``p``, slot ``n`` has
+    With taps ``j`` of a window around the query's position ``p``, shift channel ``n`` has
 
         key[n, d]   = sum over j of key_weight[n, j, d] * k[p + j, d] + key_bias[head, n, d]
         value[n, d] = sum over j of value_weight[n, j, d] * v[p + j, d] + value_bias[head, n, d]
 
-    where k and v are zero outside the map. The softmax runs over the slots. A weight that is one
-    at tap n and zero elsewhere, with no bias, gives attention to a plain window. Under autocast
-    q, k and v take its dtype; weights and biases stay as they are.
+    where k and v are zero outside the map. The softmax runs over the shift channels. A weight that
+    is one at tap n and zero elsewhere, with no bias, gives attention to a plain window. Under
+    autocast q, k and v take its dtype; weights and biases stay as they are.
 
     Args:
         q: queries ``(B, H, W, heads, D)``, with any strides; views of one projection cost nothing.
         k: keys, of the same shape.
         v: values ``(B, H, W, heads, Dv)``.
-        key_weight: ``(slots, taps, D)``, both counted row by row: ``slots = taps = kh * kw``.
-        key_bias: ``(heads, slots, D)``, or ``(1, slots, D)`` for all heads.
-        value_weight: ``(slots, taps, Dv)``.
-        value_bias: ``(heads, slots, Dv)`` or ``(1, slots, Dv)``.
+        key_weight: ``(N, taps, D)``, both counted row by row: ``N = taps = kh * kw``.
+        key_bias: ``(heads, N, D)``, or ``(1, N, D)`` for all heads.
+        value_weight: ``(N, taps, Dv)``.
+        value_bias: ``(heads, N, Dv)`` or ``(1, N, Dv)``.
         kernel_size: height and width of the taps; one number for both. An odd one is centred, an
             even one reaches one step further back than ahead.
         scale: factor of the products; ``D ** -0.5`` by default.
@@ -61,19 +55,10 @@ def slide_attention(
         TypeError: if an argument is no tensor.
         ValueError: if shapes, dtypes or devices disagree.
     """
-    arguments = _checked(
+    checked = _checked(
         q, k, v, key_weight, key_bias, value_weight, value_bias, kernel_size, scale, dropout_p
     )
-    seed = draw_seed() if dropout_p else None
-    if transformed("slide_attention") or torch.compiler.is_exporting():
-        return portable.slide_attention(*arguments, seed)[0]
-    return operator.slide_attention(*arguments, seed, False)[0]
-
-
-@explainable("slide_attention")
-def _obstacles(*args: object, **kwargs: object) -> dict[str, str]:
-    tensors = _checked(*args, **kwargs)[:7]
-    return in_transform_obstacles() if in_transform() else obstacles(*tensors)
+    return operator.slide_attention(checked)[0]
 
 
 def _checked(
@@ -85,9 +70,9 @@ def _checked(
     value_weight: Tensor,
     value_bias: Tensor,
     kernel_size: int | tuple[int, int],
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> tuple:
+    scale: float | None,
+    dropout_p: float,
+) -> Arguments:
     """The arguments in the form that every body takes."""
     kernel = pair(kernel_size, "kernel_size")
     probability(dropout_p, "dropout_p")
@@ -98,31 +83,34 @@ def _checked(
     _check_weight("value", value_weight, value_bias, q, v.shape[4], kernel)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     weights = (key_weight, key_bias, value_weight, value_bias)
-    return q, k, v, *weights, kernel, factor, float(dropout_p)
+    return Arguments(q, k, v, *weights, kernel, factor, float(dropout_p))
 
 
 def _check_weight(
     name: str, weight: Tensor, bias: Tensor, q: Tensor, dim: int, kernel: tuple[int, int]
 ) -> None:
-    slots, heads = kernel[0] * kernel[1], q.shape[3]
-    for part, x in (("weight", weight), ("bias", bias)):
+    taps, heads = kernel[0] * kernel[1], q.shape[3]
+    for kind, x in (("weight", weight), ("bias", bias)):
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name}_{part} must be a torch.Tensor, got {type(x).__name__}")
+            raise TypeError(f"{name}_{kind} must be a torch.Tensor, got {type(x).__name__}")
         if x.dtype not in (q.dtype, torch.float32):
             raise ValueError(
-                f"{name}_{part} must be {q.dtype} like q, or float32, got {x.dtype}"
+                f"{name}_{kind} must be {q.dtype} like q, or float32, got {x.dtype}"
             )  # fmt: skip
         if x.device != q.device:
             raise ValueError(
-                f"{name}_{part} is on {x.device}, q on {q.device}; move them together"
+                f"{name}_{kind} is on {x.device}, q on {q.device}; move them together"
             )  # fmt: skip
-    if tuple(weight.shape) != (slots, slots, dim):
+    if tuple(weight.shape) != (taps, taps, dim):
         raise ValueError(
-            f"{name}_weight must be (slots, taps, D) = {(slots, slots, dim)} for a kernel of "
+            f"{name}_weight must be (N, taps, D) = {(taps, taps, dim)} for a kernel of "
             f"{kernel[0]}x{kernel[1]}, got {tuple(weight.shape)}"
         )
-    if tuple(bias.shape) not in ((heads, slots, dim), (1, slots, dim)):
+    if tuple(bias.shape) not in ((heads, taps, dim), (1, taps, dim)):
         raise ValueError(
-            f"{name}_bias must be (heads or 1, slots, D) = {(heads, slots, dim)} or "
-            f"{(1, slots, dim)}, got {tuple(bias.shape)}"
+            f"{name}_bias must be (heads or 1, N, D) = {(heads, taps, dim)} or "
+            f"{(1, taps, dim)}, got {tuple(bias.shape)}"
         )
+
+
+explainable(operator.slide_attention, slide_attention, _checked)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foveate.ops.native import library
 from foveate.ops.native.tensors import STORAGE, aligned, run_settings
+from foveate.ops.slide._arguments import probabilities_shape
 
 _COMMON = "9q3q15q4q2qq4q2d"  # struct common in native/slide_map.h
 
@@ -73,11 +74,6 @@ def slide_attention_backward(
         *addresses,
     )
     return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
-
-
-def probabilities_shape(q: Tensor, kernel_size: list[int]) -> tuple[int, ...]:
-    """``(B, h, n, H, W)``."""
-    return (q.shape[0], q.shape[3], kernel_size[0] * kernel_size[1], q.shape[1], q.shape[2])
 
 
 def _packed(*tensors: Tensor) -> list[Tensor]:

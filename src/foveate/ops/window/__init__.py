@@ -1,4 +1,4 @@
-"""Attention inside the parts of a map: windows, shifted windows, stripes, spread groups."""
+"""Window attention: windows, shifted windows, stripes, windows spread over the map."""
 
 from __future__ import annotations
 

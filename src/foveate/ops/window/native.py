@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.ops.native import library
 from foveate.ops.native.tensors import STORAGE, aligned, channels_together, run_settings
-from foveate.ops.window.parts import Parts
+from foveate.ops.window.windows import Windows
 
 MOST_CELLS = 1024
 """Cells of a part beyond which its matrix of weights leaves the caches."""
@@ -95,7 +95,7 @@ def _common(
 ) -> tuple[int | float, ...]:
     """The fields that both kernels take."""
     q, v = maps[0], maps[2]
-    grid = Parts((q.shape[1], q.shape[2]), (part[0], part[1])).grid
+    grid = Windows((q.shape[1], q.shape[2]), (part[0], part[1])).grid
     return (
         *q.shape,
         v.shape[4],

@@ -1,4 +1,8 @@
-"""Attention inside parts in plain PyTorch: what it means, on any device, differentiable."""
+"""Window attention in plain PyTorch, the fast portable form: on any device, differentiable.
+
+Equals ``reference.py``. Windows are cut out of the padded map and go through
+``F.scaled_dot_product_attention``, with a softmax written out where weights are dropped.
+"""
 
 from __future__ import annotations
 
@@ -10,56 +14,41 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.ops import _dropout
-from foveate.ops.window.parts import Parts
+from foveate.ops.window._arguments import Arguments
+from foveate.ops.window.windows import Windows
 
 
-def window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    part: list[int],
-    shift: list[int],
-    spread: bool,
-    bias: Tensor | None,
-    scale: float,
-    dropout_p: float,
-    seed: Tensor | None,
-) -> Tensor:
+def window_attention(a: Arguments) -> Tensor:
     """Output ``(B, H, W, h, Dv)`` of checked arguments."""
-    batch, height, width, heads, _ = q.shape
-    parts = Parts((height, width), (part[0], part[1]), (shift[0], shift[1]), spread)
+    batch, height, width, heads, _ = a.q.shape
+    (rows, columns), (down, across) = a.window_size, a.shift_size
+    windows = Windows((height, width), (rows, columns), (down, across), a.spread)
 
-    def heads_of_parts(x: Tensor) -> Tensor:
-        x = parts.split(layout.merge_heads(x))  # (B, n, T, h*D)
+    def heads_of_windows(x: Tensor) -> Tensor:
+        x = windows.split(layout.merge_heads(x))  # (B, n, T, h*D)
         return layout.split_heads(x.flatten(0, 1), heads).transpose(1, 2)  # (B*n, h, T, D)
 
-    mask = None if bias is None else bias[None].to(q.dtype)  # (1, h, T, T)
-    together = parts.together(q.device)
+    mask = None if a.bias is None else a.bias[None].to(a.q.dtype)  # (1, h, T, T)
+    together = windows.together(a.q.device)
     if together is not None:
         seen = together.repeat(batch, 1, 1)[:, None]  # (B*n, 1, T, T)
         mask = seen if mask is None else mask.masked_fill(~seen, float("-inf"))
-    queries, keys, values = (heads_of_parts(x) for x in (q, k, v))
-    if dropout_p:
-        kept = _kept(q, parts, heads_of_parts, dropout_p, seed)
-        y = _dropped(queries, keys, values, mask, scale, kept, dropout_p)
+    queries, keys, values = (heads_of_windows(x) for x in (a.q, a.k, a.v))
+    if a.dropout_p:
+        kept = _kept(a, heads_of_windows)
+        y = _dropped(queries, keys, values, mask, a.scale, kept, a.dropout_p)
     else:
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
-    y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, parts.count))  # (B, n, T, h*Dv)
-    return layout.split_heads(parts.merge(y), heads)
+        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=a.scale)
+    y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, windows.count))  # (B, n, T, h*Dv)
+    return layout.split_heads(windows.merge(y), heads)
 
 
-def _kept(
-    q: Tensor,
-    parts: Parts,
-    heads_of_parts: Callable[[Tensor], Tensor],
-    dropout_p: float,
-    seed: Tensor | None,
-) -> Tensor:
+def _kept(a: Arguments, heads_of_windows: Callable[[Tensor], Tensor]) -> Tensor:
     """``(B*n, h, T, T)``: which weights stay, by the query's number in q and the key's place."""
-    numbers = torch.arange(q[..., 0].numel(), device=q.device).view(q.shape[:4])
-    numbers = heads_of_parts(numbers[..., None])  # (B*n, h, T, 1)
-    places = torch.arange(numbers.shape[2], device=q.device)
-    return _dropout.kept(seed, numbers, places, dropout_p)
+    numbers = torch.arange(a.q[..., 0].numel(), device=a.q.device).view(a.q.shape[:4])
+    numbers = heads_of_windows(numbers[..., None])  # (B*n, h, T, 1)
+    places = torch.arange(numbers.shape[2], device=a.q.device)
+    return _dropout.kept(a.seed, numbers, places, a.dropout_p)
 
 
 def _dropped(

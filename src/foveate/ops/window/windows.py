@@ -1,8 +1,8 @@
-"""How a map is cut into parts: their size, the padded map's, and who lies where.
+"""How a map is cut into windows: their size, the padded map's, and which cell lies where.
 
-A part is a window of neighbours or, ``spread``, every ``n``-th cell of the map. A shift moves the
-windows down and right, and those at the end hold cells from both ends of the map, which do not
-see each other.
+A window holds neighbours or, ``spread``, every ``n``-th cell of the map; one as long as the map is
+a stripe. A shift moves the windows down and right, and those at the end hold cells from both ends
+of the map, which do not attend to each other.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from torch import Tensor
 
 from foveate import layout
 
-Part = tuple[int | None, int | None]
+WindowSize = tuple[int | None, int | None]
+"""Rows and columns; None stands for the map's own."""
 
 
-class Parts(NamedTuple):
-    """The parts of one map.
+class Windows(NamedTuple):
+    """The windows of one map.
 
     Attributes:
         map: the map's height and width.
-        size: a part's.
-        shift: of the windows.
-        spread: whether a part is spread evenly over the map.
+        size: a window's.
+        shift: how far the windows are moved, down and right.
+        spread: whether a window's cells are spread evenly over the map.
     """
 
     map: tuple[int, int]
@@ -34,7 +35,7 @@ class Parts(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int]:
-        """The size of the map that the parts fill."""
+        """The size of the map that the windows fill."""
         height, width = (
             self.map[i]
             if layout.is_same(self.map[i], self.size[i])
@@ -45,12 +46,12 @@ class Parts(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """How many parts there are, down and across."""
+        """How many windows there are, down and across."""
         return self.padded[0] // self.size[0], self.padded[1] // self.size[1]
 
     @property
     def count(self) -> int:
-        """How many parts there are."""
+        """How many windows there are."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -74,7 +75,7 @@ class Parts(NamedTuple):
         return layout.crop(y, self.map)
 
     def together(self, device: torch.device) -> Tensor | None:
-        """``(n, T, T)``: which cells of a part may see each other; None: all may."""
+        """``(n, T, T)``: which cells of a window may attend to each other; None: all."""
         known = layout.is_known(self.map[0]) and layout.is_known(self.map[1])
         if self.shift == (0, 0) and known and self.padded == self.map:
             return None
@@ -97,10 +98,10 @@ class Parts(NamedTuple):
         return torch.where(~wrapped & (place >= size), -1, wrapped.int())
 
 
-def cut(size: tuple[int, int], part: Part) -> tuple[int, int]:
-    """The size of a part, no larger than the map; None stands for the map's own."""
+def fitted(size: tuple[int, int], window_size: WindowSize) -> tuple[int, int]:
+    """The size of a window on a map of ``size``, no larger than the map."""
     sides = [
         length if wanted is None or (layout.is_known(length) and wanted >= length) else wanted
-        for length, wanted in zip(size, part, strict=True)
+        for length, wanted in zip(size, window_size, strict=True)
     ]
     return sides[0], sides[1]

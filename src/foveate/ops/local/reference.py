@@ -1,26 +1,22 @@
-"""Local attention, one query at a time, for tests: loops over the definition in float64."""
+"""Local attention as it is defined, one query at a time: slow, plain, what the bodies must equal.
+
+A query at position p attends to its window W(p), a set of positions p'; with logits
+
+    l(p, p') = scale * q(p) . k(p') + bias(p, p')
+
+the output and the log-sum-exp are
+
+    out(p) = sum over p' in W(p) of exp(l(p, p')) v(p') / sum over p' in W(p) of exp(l(p, p'))
+    lse(p) = log sum over p' in W(p) of exp(l(p, p'))
+
+Along each axis W(p) has ``k`` positions, ``d`` apart, from ``p - (k // 2) * d`` on; the border says
+what becomes of those outside the map.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def window(position: int, length: int, kernel: int, dilation: int, border: str) -> list[int]:
-    """The positions of a query's window; outside the map: negative or >= length."""
-    first = position - kernel // 2 * dilation
-    if border == "shift":
-        while first < 0:
-            first += dilation
-        while first + (kernel - 1) * dilation >= length:
-            first -= dilation
-    return [first + i * dilation for i in range(kernel)]
-
-
-def reflect(position: int, length: int) -> int:
-    if position < 0:
-        return -position
-    return 2 * (length - 1) - position if position >= length else position
 
 
 def local_attention(
@@ -34,7 +30,7 @@ def local_attention(
     border: str = "shift",
     key_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp in float64, differentiable."""
+    """Output and log-sum-exp in float64, differentiable; arguments as for the public function."""
     q, k, v = q.double(), k.double(), v.double()
     batch, height, width, heads, dim = q.shape
     scale = dim**-0.5 if scale is None else scale
@@ -43,12 +39,12 @@ def local_attention(
     for y in range(height):
         for x in range(width):
             keys, values, biases, allowed = [], [], [], []
-            for i, ky in enumerate(window(y, height, kh, dilation[0], border)):
-                for j, kx in enumerate(window(x, width, kw, dilation[1], border)):
+            for i, ky in enumerate(_window(y, height, kh, dilation[0], border)):
+                for j, kx in enumerate(_window(x, width, kw, dilation[1], border)):
                     inside = 0 <= ky < height and 0 <= kx < width
                     ry, rx = ky, kx
                     if border == "reflect":
-                        ry, rx, inside = reflect(ky, height), reflect(kx, width), True
+                        ry, rx, inside = _reflected(ky, height), _reflected(kx, width), True
                     if not inside and border == "mask":
                         continue
                     keys.append(k[:, ry, rx] if inside else k.new_zeros(batch, heads, dim))
@@ -73,3 +69,21 @@ def local_attention(
             lses.append(logits.logsumexp(-1))
     out = torch.stack(outs, 1).unflatten(1, (height, width))
     return out, torch.stack(lses, 1).unflatten(1, (height, width))
+
+
+def _window(position: int, length: int, kernel: int, dilation: int, border: str) -> list[int]:
+    """The positions of a query's window; outside the map: negative or >= length."""
+    first = position - kernel // 2 * dilation
+    if border == "shift":
+        while first < 0:
+            first += dilation
+        while first + (kernel - 1) * dilation >= length:
+            first -= dilation
+    return [first + i * dilation for i in range(kernel)]
+
+
+def _reflected(position: int, length: int) -> int:
+    """Where a mirrored position comes from."""
+    if position < 0:
+        return -position
+    return 2 * (length - 1) - position if position >= length else position

@@ -1,0 +1,59 @@
+"""PyTorch's private names that the operators need, in one place.
+
+Each stands behind a function that says what it is for; the public API has nothing for these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor
+from torch._library.triton import set_wrap_triton_enabled
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.autograd import forward_ad
+
+__all__ = [
+    "FunctionalTensorMode",
+    "autograd_in_body",
+    "below_autograd",
+    "has_tangent",
+    "in_transform",
+    "triton_outside_graphs",
+]
+
+below_autograd: type[AbstractContextManager] = torch._C._AutoDispatchBelowAutograd
+"""Inside, calls of an operator skip its autograd kernel."""
+
+
+def in_transform() -> bool:
+    """Whether a ``torch.func`` transform (vmap, grad, jvp, ...) is under way."""
+    if torch.compiler.is_compiling():  # the compiler would trace the question itself as True
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def has_tangent(tensors: list[Tensor]) -> bool:
+    """Whether forward-mode differentiation is under way for one of them."""
+    if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    return any(torch._VF._unpack_dual(x, 0)[1] is not None for x in tensors)
+
+
+@contextmanager
+def autograd_in_body() -> Iterator[None]:
+    """Autograd inside an operator's body, where the dispatcher has switched it off."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def triton_outside_graphs() -> Iterator[None]:
+    """Triton kernels started inside run at once, and not as part of a graph."""
+    with set_wrap_triton_enabled(False):
+        yield
