@@ -128,11 +128,11 @@ def address(x: Array | None) -> int:
 
 
 def view(x: Array | None) -> interface.View:
-    """As :func:`foveate.ops.native.tensors.view`; a mask has no heads, a bias more than channels."""
+    """As ``view`` in ``native/tensors.py``; a mask has no heads, a bias more than channels."""
     if x is None:
         return interface.ABSENT
     strides = [stride // x.itemsize for stride in x.strides]
-    return interface.View(address(x), *(strides + [0, 0])[:4], *(strides[4:5] or [0]))
+    return interface.View(address(x), *[*strides, 0, 0][:4], *(strides[4:5] or [0]))
 
 
 def pick_run(pick: random.Random, dim: int) -> interface.Run:
@@ -179,13 +179,15 @@ def local_case(pick: random.Random, number: int) -> Case:
         bias = MEMORY.copy(normal(pick, (heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1)))
     elif bias_kind == Bias.EACH:
         bias_storage = pick.choice(STORAGES)
-        each = MEMORY.copy(stored(normal(pick, (batch, heads, height, width, *kernel)), bias_storage))
-        each = each.transpose(0, 2, 3, 1, 4, 5)
+        each = normal(pick, (batch, heads, height, width, *kernel))
+        each = MEMORY.copy(stored(each, bias_storage)).transpose(0, 2, 3, 1, 4, 5)
         bias = each if pick.random() < 0.5 else MEMORY.copy(each)
     visible = pick.choice([None, 0.0, 0.6, 0.6])
     mask = None if visible is None else MEMORY.copy(np.abs(normal(pick, keys[:3])) < visible)
     grad_lse = MEMORY.copy(normal(pick, size)) if pick.random() < 0.5 else None
-    bias_view = view(bias)._replace(channel=1) if bias_kind == Bias.EACH else interface.View(address(bias))
+    bias_view = interface.View(address(bias))
+    if bias_kind == Bias.EACH:
+        bias_view = view(bias)._replace(channel=1)
     common = interface.LocalArguments(
         pick_run(pick, dim), view(q), view(k), view(v), 0, *size, dim, value_dim, *keys[1:3],
         *kernel, *dilation, border, bias_kind, storage, bias_storage, bias_view, view(mask),
@@ -202,9 +204,12 @@ def local_case(pick: random.Random, number: int) -> Case:
             d_bias[...] = 0
         library.kernel("local_backward", isa)(
             arguments._replace(
-                out=0, grad_out=view(grad), grad_lse=address(grad_lse), d_bias=address(d_bias),
+                out=0,
+                grad_out=view(grad),
+                grad_lse=address(grad_lse),
+                d_bias=address(d_bias),
                 **dict(zip(("dq", "dk", "dv"), map(address, grads), strict=True)),
-            )  # fmt: skip
+            )
         )
         finite = np.where(np.isinf(lse), 0, lse)  # of queries that see no key
         outputs = [(out, storage), (finite, Storage.FLOAT32), *((x, storage) for x in grads)]
@@ -231,8 +236,8 @@ def slide_case(pick: random.Random, number: int) -> Case:
     q, k, v, grad = (laid_out(pick, size, storage, ANY_STRIDES) for size in maps)
     weights = []
     for d in (dim, value_dim):
-        for shape in ((taps, taps, d), (pick.choice([1, heads]), taps, d)):
-            weights.append(MEMORY.copy(normal(pick, shape)))
+        weights.append(MEMORY.copy(normal(pick, (taps, taps, d))))
+        weights.append(MEMORY.copy(normal(pick, (pick.choice([1, heads]), taps, d))))
     weight_grads = pick.random() < 0.8
     common = interface.SlideArguments(
         pick_run(pick, dim), view(q), view(k), view(v), *map(address, weights),
@@ -290,9 +295,10 @@ def window_case(pick: random.Random, number: int) -> Case:
         d_bias = None if bias is None else MEMORY.empty(bias.shape)
         library.kernel("window_backward", isa)(
             common._replace(
-                grad_out=view(grad), d_bias=address(d_bias),
+                grad_out=view(grad),
+                d_bias=address(d_bias),
                 **dict(zip(("dq", "dk", "dv"), map(address, grads), strict=True)),
-            )  # fmt: skip
+            )
         )
         outputs = [(out, storage), *((x, storage) for x in grads)]
         return outputs if d_bias is None else [*outputs, (d_bias, Storage.FLOAT32)]

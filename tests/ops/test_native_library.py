@@ -46,14 +46,14 @@ def built(folder: Path, header: str, old: str, new: str) -> Path:
             "local/arguments.h",
             "FIELD(S, int64_t, heads) ",
             "FIELD(S, int64_t, heads) FIELD(S, int64_t, groups) ",
-            r"fv_local_arguments\.groups is 8 bytes of kind q at byte \d+ in C and absent in Python",
+            r"fv_local_arguments\.groups is 8 bytes of kind q at byte \d+ in C and absent",
             id="added",
         ),
         pytest.param(
             "slide/arguments.h",
             "FIELD(S, int64_t, kernel_w) ",
             "",
-            r"fv_slide_arguments\.storage is .* at byte (\d+) in C and .* at byte (?!\1)\d+ in Python",
+            r"fv_slide_arguments\.storage is .* at byte (\d+) in C and .* at byte (?!\1)\d",
             id="removed",
         ),
         pytest.param(
@@ -96,12 +96,15 @@ def test_change_in_c_alone_is_refused(
 
 @needs_compiler
 def test_unchanged_sources_are_taken(tmp_path: Path) -> None:
-    Library(built(tmp_path, "slide/arguments.h", "FIELD(S, int64_t, kernel_w) ", "FIELD(S, int64_t, kernel_w)"))
+    line = "FIELD(S, int64_t, kernel_w) "
+    Library(built(tmp_path, "slide/arguments.h", line, line))
 
 
 @needs_native
 def test_change_in_python_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(interface.WindowArguments.__annotations__, "spread")
+    fields = interface.WindowArguments.__annotations__
+    fewer = {name: kind for name, kind in fields.items() if name != "spread"}
+    monkeypatch.setattr(interface.WindowArguments, "__annotations__", fewer)
     with pytest.raises(MismatchError, match=r"fv_window_arguments\.spread is .* absent in Python"):
         Library(path())
 
@@ -153,7 +156,8 @@ def test_nested_structs_are_packed_in_their_places() -> None:
 @needs_native
 def test_every_kernel_that_is_listed_is_there() -> None:
     functions = ctypes.CDLL(str(path()))
-    listed = re.findall(r"^KERNEL\((\w+),", (NATIVE / "common/kernels.inc").read_text(), re.MULTILINE)
+    text = (NATIVE / "common/kernels.inc").read_text()
+    listed = re.findall(r"^KERNEL\((\w+),", text, re.MULTILINE)
     assert sorted(listed) == sorted(interface.KERNELS)
     for name in listed:
         assert hasattr(functions, f"{name}_generic")

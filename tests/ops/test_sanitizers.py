@@ -1,8 +1,8 @@
 """The compiled kernels under the address and undefined-behaviour sanitizers.
 
-They are built anew with both, asserts on, and loaded by a Python with the sanitizer's allocator that
-has NumPy but not PyTorch, whose own extensions do not bear the address sanitizer. Fresh memory is
-full of NaN.
+They are built anew with both and with asserts, and loaded by a Python with the sanitizer's
+allocator that imports NumPy but not PyTorch, some of whose extensions do not bear the address
+sanitizer. Fresh memory is full of NaN.
 """
 
 from __future__ import annotations

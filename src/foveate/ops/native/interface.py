@@ -323,7 +323,8 @@ def _differences(table: dict[str, dict[str, Field]]) -> Iterator[str]:
         return
     for group, expected in _expected().items():
         found = table.get(group, {})
-        for name in [*found, *(name for name in expected if name not in found)]:
+        names = [*found, *(name for name in expected if name not in found)]
+        for name in sorted(names, key=lambda name: not name):  # a field before the whole struct
             there, here = found.get(name), expected.get(name)
             if there == here:
                 continue

@@ -67,9 +67,7 @@ def slide_attention_backward(
         grads += [torch.empty(x.shape, dtype=torch.float32) for x in weights]
     arguments = _arguments(maps, weights, probabilities, kernel_size, scale, dropout_p, seed)
     addresses = zip(_GRADS, (grad.data_ptr() for grad in grads), strict=False)
-    library.kernel("slide_backward")(
-        arguments._replace(grad_out=view(gradient), **dict(addresses))
-    )
+    library.kernel("slide_backward")(arguments._replace(grad_out=view(gradient), **dict(addresses)))
     return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
 
 

@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #define FV_MEMBER(S, type, name) type name;
-#define FV_ARGUMENTS(structure) \
-  typedef struct {              \
+#define FV_ARGUMENTS(structure)              \
+  typedef struct {                           \
     structure##_fields(FV_MEMBER, structure) \
   } structure
 
@@ -40,9 +40,9 @@ FV_ARGUMENTS(fv_view);
 FV_ARGUMENTS(fv_run);
 
 /* How tensors keep their numbers. */
-#define STORAGES(CONSTANT) \
-  CONSTANT(STORAGE, FLOAT32)      \
-  CONSTANT(STORAGE, BFLOAT16)     \
+#define STORAGES(CONSTANT)    \
+  CONSTANT(STORAGE, FLOAT32)  \
+  CONSTANT(STORAGE, BFLOAT16) \
   CONSTANT(STORAGE, FLOAT16)
 #define FV_ENUMERATOR(group, name) group##_##name,
 enum { STORAGES(FV_ENUMERATOR) };

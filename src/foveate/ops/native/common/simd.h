@@ -108,10 +108,10 @@ FV_INLINE void fv_prefetch_write(const float *p) { __builtin_prefetch(p, 1, 3); 
 /* Lane l of the result is the sum of the lanes of vector l of x: FV_LANES vectors, one after the
  * other. */
 FV_INLINE fv_f fv_sums(const float *x) {
-#define FV_FOLD(count, low, high)                                                          \
-  for (int i = 0; i < FV_LANES / (count); i++)                                             \
-    v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST low) +                  \
-           __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST high)
+#define FV_FOLD(count, low, high)                                       \
+  for (int i = 0; i < FV_LANES / (count); i++)                          \
+  v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST low) + \
+         __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST high)
 #define FV_LIST(...) __VA_ARGS__
   fv_f v[FV_LANES];
   for (int i = 0; i < FV_LANES; i++) v[i] = fv_load(x + i * FV_LANES);

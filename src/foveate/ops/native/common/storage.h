@@ -91,25 +91,26 @@ FV_INLINE void fv_write_one(char *p, float x, const int storage) {
     memcpy(p, &x, sizeof x);
     return;
   }
-  const uint16_t bits = (storage == STORAGE_FLOAT16 ? fv_to_half(fv_set(x)) : fv_to_bfloat16(fv_set(x)))[0];
+  const uint16_t bits =
+      (storage == STORAGE_FLOAT16 ? fv_to_half(fv_set(x)) : fv_to_bfloat16(fv_set(x)))[0];
   memcpy(p, &bits, sizeof bits);
 }
 
 /* `call` with S, a constant, for the storage: the functions above and those made of them are then
  * compiled once for each.
  */
-#define FV_BY_STORAGE(storage, call)    \
-  do {                                  \
-    if ((storage) == STORAGE_FLOAT32) { \
-      enum { S = STORAGE_FLOAT32 };     \
-      call;                             \
+#define FV_BY_STORAGE(storage, call)            \
+  do {                                          \
+    if ((storage) == STORAGE_FLOAT32) {         \
+      enum { S = STORAGE_FLOAT32 };             \
+      call;                                     \
     } else if ((storage) == STORAGE_BFLOAT16) { \
-      enum { S = STORAGE_BFLOAT16 };    \
-      call;                             \
-    } else {                            \
-      enum { S = STORAGE_FLOAT16 };     \
-      call;                             \
-    }                                   \
+      enum { S = STORAGE_BFLOAT16 };            \
+      call;                                     \
+    } else {                                    \
+      enum { S = STORAGE_FLOAT16 };             \
+      call;                                     \
+    }                                           \
   } while (0)
 
 #if FV_LANES == FV_BLOCK

@@ -16,8 +16,8 @@ typedef struct {
 
 FV_INLINE fv_tensor fv_tensor_of(const fv_view *v, int64_t storage, int64_t dim) {
   const ptrdiff_t size = fv_bytes((int)storage);
-  return (fv_tensor){v->data,          v->image * size, v->row * size, v->column * size,
-                     v->head * size,   v->channel * size, (int)storage, (int)dim};
+  return (fv_tensor){v->data,        v->image * size,   v->row * size, v->column * size,
+                     v->head * size, v->channel * size, (int)storage,  (int)dim};
 }
 
 /* A contiguous tensor of this height, width and count of heads. */

@@ -8,9 +8,9 @@
  * with which the caller has padded keys, values and mask already.
  */
 #define LOCAL_BORDERS(CONSTANT) \
-  CONSTANT(BORDER, SHIFT)      \
-  CONSTANT(BORDER, ZERO)       \
-  CONSTANT(BORDER, MASK)       \
+  CONSTANT(BORDER, SHIFT)       \
+  CONSTANT(BORDER, ZERO)        \
+  CONSTANT(BORDER, MASK)        \
   CONSTANT(BORDER, REFLECT)
 enum { LOCAL_BORDERS(FV_ENUMERATOR) };
 
@@ -18,8 +18,8 @@ enum { LOCAL_BORDERS(FV_ENUMERATOR) };
  * per query (B, H, W, heads, kernel_h, kernel_w) of which those of a query lie side by side.
  */
 #define LOCAL_BIASES(CONSTANT) \
-  CONSTANT(BIAS, NONE)        \
-  CONSTANT(BIAS, TABLE)       \
+  CONSTANT(BIAS, NONE)         \
+  CONSTANT(BIAS, TABLE)        \
   CONSTANT(BIAS, EACH)
 enum { LOCAL_BIASES(FV_ENUMERATOR) };
 

@@ -16,16 +16,16 @@
 typedef struct {
   fv_arena arena;
   fv_pack keys, values;
-  float *queries, *grads; /* rings of query rows, [channel][margin + column] */
+  float *queries, *grads;   /* rings of query rows, [channel][margin + column] */
   float *weights, *dlogits; /* rings of P and dS */
   float *logits, *products, *out, *grad_keys, *grad_values;
   float *table, *each, *table_sums, *head_table;
   int *place;
   fv_range *seen; /* offsets under which each tile's keys are seen */
-  int rows; /* of the rings */
-  int width; /* of the map the rings last held */
+  int rows;       /* of the rings */
+  int width;      /* of the map the rings last held */
   ptrdiff_t margin, line, query_row, grad_row, weights_row;
-  size_t rings, rings_size; /* where they lie in the arena */
+  size_t rings, rings_size;  /* where they lie in the arena */
   int first_offset, offsets; /* offsets that exist: [first, first + offsets) */
 } fv_workspace;
 
@@ -100,7 +100,8 @@ static void line_row(const fv_workspace *w, const fv_map *m, const fv_plane *p, 
 }
 
 /* A number for each of a tile's queries, from a contiguous float32 (B, H, W, heads). */
-static fv_f numbers_of_tile(const fv_arguments *a, const fv_map *m, const float *from, int y, int tile) {
+static fv_f numbers_of_tile(const fv_arguments *a, const fv_map *m, const float *from, int y,
+                            int tile) {
   const char *first = (const char *)from + query_place(a, m, y, tile * L) * 4;
   const ptrdiff_t next = a->dilation_w * a->heads * 4;
   const int lanes = lanes_of(m, tile);
@@ -118,7 +119,7 @@ typedef struct {
 
 /* The place of a tile's row in a ring, where tap 0 of a plain tile lies; offset 0 of others. */
 FV_INLINE fv_taps taps_in_ring(const fv_workspace *w, const fv_map *m, int y, int tile,
-                                 float *ring) {
+                               float *ring) {
   fv_taps s = {.row = w->offsets * w->line, .tap = w->line};
   s.to = ring + (y % w->rows) * w->weights_row + w->margin + tile * L;
   if (tile_is_plain(m, tile))
@@ -128,7 +129,7 @@ FV_INLINE fv_taps taps_in_ring(const fv_workspace *w, const fv_map *m, int y, in
 
 /* logits -> dS, and into `dlogits` too; products dP -> P (after dropout) into `weights`. */
 static void dlogits_of_row(const fv_arguments *a, const fv_map *m, int y, int tile, float *logits,
-                          float *products, fv_taps weights, fv_taps dlogits) {
+                           float *products, fv_taps weights, fv_taps dlogits) {
   const int taps = m->kernel_h * m->kernel_w;
   fv_f log_sum = numbers_of_tile(a, m, a->lse, y, tile) * FV_LOG2E;
   const fv_f inside = lanes_inside(m, tile);
@@ -193,8 +194,7 @@ static void keep_row(const fv_workspace *w, const fv_map *m, int tile, const flo
 static void store_queries(const fv_arguments *a, const fv_map *m, void *to, int y, int tile,
                           int count, float factor, const float *from, int64_t storage) {
   const ptrdiff_t bytes = (ptrdiff_t)count * fv_bytes((int)storage);
-  fv_scatter((int)storage, from,
-             (char *)to + query_place(a, m, y, tile * L) * bytes,
+  fv_scatter((int)storage, from, (char *)to + query_place(a, m, y, tile * L) * bytes,
              a->dilation_w * a->heads * bytes, count, lanes_of(m, tile), fv_set(factor));
 }
 
@@ -230,7 +230,7 @@ static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m
     } else {
       const ptrdiff_t row = (ptrdiff_t)m->kernel_w * L;
       dlogits_of_row(a, m, b->y + r, tile, logits, products, (fv_taps){products, row, L},
-                    (fv_taps){logits, row, L});
+                     (fv_taps){logits, row, L});
       keep_row(w, m, tile, products, weights);
       keep_row(w, m, tile, logits, dlogits);
     }
@@ -308,11 +308,10 @@ static void gather_block(const fv_workspace *w, const fv_map *m, int key_begin, 
 /* Where the gradients of a tile of keys go in a contiguous (B, key_height, key_width, heads, dim),
  * and the bytes from one key's to the next's.
  */
-FV_INLINE char *keys_at(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x, int dim,
-                        ptrdiff_t *next) {
+FV_INLINE char *keys_at(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x,
+                        int dim, ptrdiff_t *next) {
   const int64_t row = m->image * a->key_height + m->class_y + key_row * a->dilation_h;
-  const int64_t key =
-      (row * a->key_width + m->class_x + x * a->dilation_w) * a->heads + m->head;
+  const int64_t key = (row * a->key_width + m->class_x + x * a->dilation_w) * a->heads + m->head;
   const ptrdiff_t bytes = (ptrdiff_t)dim * fv_bytes((int)a->storage);
   *next = a->dilation_w * a->heads * bytes;
   return (char *)to + key * bytes;
@@ -322,8 +321,8 @@ FV_INLINE int key_lanes(const fv_map *m, int x) {
   return m->key_width - x < L ? m->key_width - x : L;
 }
 
-static void store_keys(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x, int dim,
-                       float factor, const float *from) {
+static void store_keys(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x,
+                       int dim, float factor, const float *from) {
   ptrdiff_t next;
   char *at = keys_at(a, m, to, key_row, x, dim, &next);
   fv_scatter((int)a->storage, from, at, next, dim, key_lanes(m, x), fv_set(factor));
@@ -335,7 +334,7 @@ FV_INLINE void add_keys_ahead(fv_ahead *ahead, const fv_arguments *a, const fv_m
   ptrdiff_t next;
   const char *at = keys_at(a, m, to, begin, x, dim, &next);
   fv_add_ahead(ahead, (fv_patch){at, a->dilation_h * a->key_width * a->heads * bytes, next,
-                              end - begin, key_lanes(m, x), bytes});
+                                 end - begin, key_lanes(m, x), bytes});
 }
 
 /* The gradients of key rows [begin, end), at most ROWS, whose queries [first, last) are known. */
@@ -403,24 +402,28 @@ static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
 /* Rows [begin, end) of one map, queries and keys.
  *
  * Blocks of query rows go down the map; key rows follow as soon as all their queries have gone by.
- * With rows 4 to 8 to do and a kernel of 3 rows, so that query row y sees key rows y - 1 to y + 1,
- * when the blocks have reached y = 7:
+ * Here a thread has rows 4 to 8, the kernel 3 rows (query row y sees key rows y - 1 to y + 1), and
+ * the blocks have just done query row 8:
  *
- *     row                2   3   4   5   6   7   8   9  10
- *     keys' gradients            [ stored ]  .   .   ]          begin 4, end 9 = end_key
- *                                        ^ key = complete = 6
- *     queries                [   gone by     ]  to come  ]      from 3 to 9: rows 3 and 9 belong
- *                                    ^ first = 5 ^ y = 7 ^      to others, but see rows 4 and 8;
- *                                                    last = 10  they are computed here as well
+ *     row              2   3   4   5   6   7   8   9   10
+ *     key rows                 s   s   g   g   .
+ *                              begin   key     stop = complete
+ *                                                  end_key
+ *     query rows           -   -   r   r   r   r   .
+ *                                  first           y   last
  *
+ *     s  gradients stored     g  being gathered     -  gone by, no longer needed
+ *     r  in the rings, needed by g or later         .  to come
+ *
+ * Query rows 3 and 9 are another thread's, but they see key rows 4 and 8: both compute them.
+ *
+ *     key       the first key row whose gradients are not stored yet
+ *     complete  no query row from y on sees a key row before it
+ *     stop      gradients are gathered for [key, stop), ROWS rows as long as queries are to come
  *     first     the first query row that sees key row `key` or one after it
- *     y         the next block's first query row; rows before it are in the rings
- *     last      query rows from it on see no key row before end_key
- *     key       the first key row whose gradients are not yet stored
- *     complete  query rows from y on see no key row before it: gradients up to it can be gathered
+ *     y, last   the next query row, and the end of those that see a key row before end_key
  *
- * All of them only grow, with key <= complete and first <= y. Key rows are gathered ROWS at a time
- * as long as the queries last: what is left then is less, and is gathered at the end.
+ * None of them ever decreases, and key <= stop <= complete and first < y whenever rows are gathered.
  */
 static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
                           int end) {

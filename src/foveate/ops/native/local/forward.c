@@ -35,14 +35,14 @@ static fv_f softmax_row(float *logits, int taps, fv_f *log_sum) {
   return sum;
 }
 
-static void finish(const fv_arguments *a, const fv_map *m, int y, int tile, const float *out, fv_f sum,
-                   fv_f log_sum) {
+static void finish(const fv_arguments *a, const fv_map *m, int y, int tile, const float *out,
+                   fv_f sum, fv_f log_sum) {
   const int lanes = lanes_of(m, tile);
   const fv_f inverse = 1.f / fv_select(sum == 0.f, fv_set(1.f), sum);
   const int64_t query = query_place(a, m, y, tile * L), next = a->dilation_w * a->heads;
   const ptrdiff_t bytes = a->value_dim * fv_bytes((int)a->storage);
-  fv_scatter((int)a->storage, out, (char *)a->out + query * bytes, next * bytes,
-             (int)a->value_dim, lanes, inverse);
+  fv_scatter((int)a->storage, out, (char *)a->out + query * bytes, next * bytes, (int)a->value_dim,
+             lanes, inverse);
   float *lse = a->lse + query;
   log_sum *= FV_LN2;
   for (int i = 0; i < lanes; ++i) lse[i * next] = log_sum[i];
@@ -85,7 +85,8 @@ static void tile_forward(const fv_arguments *a, const fv_workspace *w, const fv_
 }
 
 /* Rows [begin, end) of one work item. */
-static void rows_forward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin, int end) {
+static void rows_forward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
+                         int end) {
   const fv_plane queries = plane_of(a, m, &a->q, a->storage);
   if (end > m->height) end = m->height;
   pack_start(&w->keys, m, plane_of(a, m, &a->k, a->storage));

@@ -23,14 +23,14 @@ FV_INLINE fv_block block_at(const fv_map *m, int y, int end) {
 }
 
 /* Where a tile's queries of a block have `count` numbers each in a contiguous tensor. */
-FV_INLINE void add_queries_ahead(fv_ahead *ahead, const fv_arguments *a, const fv_map *m, const void *to,
-                                 const fv_block *b, int tile, int count, int storage) {
+FV_INLINE void add_queries_ahead(fv_ahead *ahead, const fv_arguments *a, const fv_map *m,
+                                 const void *to, const fv_block *b, int tile, int count,
+                                 int storage) {
   const int bytes = count * fv_bytes(storage);
   const ptrdiff_t position = a->heads * bytes;
-  fv_add_ahead(ahead,
-            (fv_patch){(const char *)to + query_place(a, m, b->y, tile * L) * bytes,
-                       a->dilation_h * a->width * position, a->dilation_w * position, b->rows,
-                       lanes_of(m, tile), bytes});
+  fv_add_ahead(ahead, (fv_patch){(const char *)to + query_place(a, m, b->y, tile * L) * bytes,
+                                 a->dilation_h * a->width * position, a->dilation_w * position,
+                                 b->rows, lanes_of(m, tile), bytes});
 }
 
 /* A window's vectors, logits or weights, lie [key row][tap][lane]; those of a block's rows follow
@@ -45,7 +45,8 @@ FV_INLINE ptrdiff_t window_floats(const fv_map *m) {
  * takes them does not depend on its block. key_row[r] is which, counted from the window's first;
  * the rows before *split share theirs, and so do those from it on.
  */
-FV_INLINE void rows_of_pass(const fv_map *m, const fv_block *b, int pass, int *key_row, int *split) {
+FV_INLINE void rows_of_pass(const fv_map *m, const fv_block *b, int pass, int *key_row,
+                            int *split) {
   *split = 0;
   for (int r = 0; r < b->rows; ++r) {
     key_row[r] = (pass - b->start[r]) % m->kernel_h;
@@ -113,7 +114,8 @@ FV_INLINE int table_index(const fv_map *m, int position, int start, int kernel) 
 }
 
 /* The head's relative table as vectors [row of the table][tap][lane] of one tile, times factor. */
-static void table_vectors(const fv_arguments *a, const fv_map *m, int tile, float factor, float *to) {
+static void table_vectors(const fv_arguments *a, const fv_map *m, int tile, float factor,
+                          float *to) {
   const int rows = 2 * m->kernel_h - 1, columns = 2 * m->kernel_w - 1;
   const float *table = (const float *)a->bias.data + (ptrdiff_t)m->head * rows * columns;
   for (int i = 0; i < L; ++i) {
@@ -158,12 +160,11 @@ static void add_to_logits(const fv_arguments *a, const fv_map *m, const fv_block
   const fv_i lanes = tile_lanes(m, tile);
   for (int i = 0; i < m->kernel_h; ++i) {
     const int key_row = b->start[r] + i;
-    const float *mask =
-        row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
+    const float *mask = row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
     float *at = logits + (ptrdiff_t)i * kernel_w * L;
     for (int t = 0; t < kernel_w; ++t)
-      fv_store(at + t * L, fv_load(at + t * L) +
-                               (mask ? fv_pick(mask + t, lanes) : fv_set(keys->outside)));
+      fv_store(at + t * L,
+               fv_load(at + t * L) + (mask ? fv_pick(mask + t, lanes) : fv_set(keys->outside)));
   }
 }
 

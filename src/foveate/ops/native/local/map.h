@@ -118,8 +118,8 @@ FV_INLINE void check_arguments(const fv_arguments *a) {
   const int64_t more_h = a->border == BORDER_REFLECT ? (a->kernel_h - 1) * a->dilation_h : 0;
   const int64_t more_w = a->border == BORDER_REFLECT ? (a->kernel_w - 1) * a->dilation_w : 0;
   assert(a->key_height == a->height + more_h && a->key_width == a->width + more_w);
-  assert(a->border != BORDER_SHIFT || (a->kernel_h * a->dilation_h <= a->height &&
-                                       a->kernel_w * a->dilation_w <= a->width));
+  assert(a->border != BORDER_SHIFT ||
+         (a->kernel_h * a->dilation_h <= a->height && a->kernel_w * a->dilation_w <= a->width));
   (void)a, (void)more_h, (void)more_w;
 }
 
@@ -192,9 +192,9 @@ FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_plane *p, int begin, int
                               int x, int width, int dim) {
   if (begin < 0) begin = 0;
   if (end > height) end = height;
-  fv_add_ahead(ahead, (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column,
-                              end - begin, width - x < L ? width - x : L,
-                              dim * fv_bytes(p->storage)});
+  fv_add_ahead(ahead,
+               (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column, end - begin,
+                          width - x < L ? width - x : L, dim * fv_bytes(p->storage)});
 }
 
 #endif

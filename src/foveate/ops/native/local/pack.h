@@ -17,12 +17,12 @@ typedef struct {
   int dim, channels; /* channels: dim, and one more for a mask */
   const uint8_t *key_mask;
   ptrdiff_t mask_row, mask_column;
-  float outside; /* the mask channel's value outside the map */
-  float *ring; /* one more row than `rows`: zeros */
-  int rows, packed; /* of the ring; the first row not yet packed */
+  float outside;            /* the mask channel's value outside the map */
+  float *ring;              /* one more row than `rows`: zeros */
+  int rows, packed;         /* of the ring; the first row not yet packed */
   ptrdiff_t line, row_size; /* floats from a channel to the next, from a row to the next */
-  int origin; /* the column that a line starts with */
-  int begin, end; /* the line's part inside the map; the rest of the ring is zero there */
+  int origin;               /* the column that a line starts with */
+  int begin, end;           /* the line's part inside the map; the rest of the ring is zero there */
 } fv_pack;
 
 /* Floats of a channel of a packed row: an odd number of vectors, so that the channels of one
@@ -73,8 +73,8 @@ static void pack_row(const fv_pack *p, int row) {
     if (i < p->begin) {
       for (int j = p->begin; j < p->end; ++j)
         for (int c = 0; c < p->dim; ++c)
-          to[c * p->line + j] = fv_read_one(
-              from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
+          to[c * p->line + j] =
+              fv_read_one(from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
       break;
     }
     const char *lanes[L];
@@ -105,15 +105,18 @@ FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
 
 /* The ROWS rows from `row` on, of a tile's columns, that the next block packs. */
 FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int tile) {
-  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L,
-                 p->map->key_width, p->dim);
+  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L, p->map->key_width,
+                 p->dim);
 }
 
 /* ---- working memory ---------------------------------------------------------------------- */
 
-FV_INLINE bool is_masked(const fv_arguments *a) { return a->key_mask.data || a->border == BORDER_MASK; }
+FV_INLINE bool is_masked(const fv_arguments *a) {
+  return a->key_mask.data || a->border == BORDER_MASK;
+}
 
-FV_INLINE fv_pack plan_pack(fv_arena *arena, const fv_arguments *a, int dim, bool masked, int tiles) {
+FV_INLINE fv_pack plan_pack(fv_arena *arena, const fv_arguments *a, int dim, bool masked,
+                            int tiles) {
   fv_pack p = {.dim = dim, .channels = dim + masked, .rows = ring_rows(a)};
   p.outside = a->border == BORDER_MASK ? -INFINITY : 0.f;
   p.line = line_floats(tiles, a->kernel_w);

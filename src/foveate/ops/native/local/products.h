@@ -70,8 +70,7 @@ FV_INLINE void dot_taps(const int R, const int T, const int split, const int pla
 /* The same sums as weigh_taps, for N channels from d on. */
 FV_INLINE void weigh_channels(const int R, const int T, const int N, const int split,
                               const int plain, fv_i lanes, fv_f (*weight)[TAPS],
-                              const float *const *v, ptrdiff_t v_step, int d,
-                              float *const *out) {
+                              const float *const *v, ptrdiff_t v_step, int d, float *const *out) {
   fv_f sum[ROWS][CHANNELS], value[ROWS];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -124,10 +123,10 @@ typedef void (*dot_function)(const float *const *, ptrdiff_t, const fv_columns *
 typedef void (*weigh_function)(const float *const *, ptrdiff_t, const fv_columns *, int, int,
                                float *const *);
 
-#define EACH_TAPS(M, R, NAME, SPLIT, PLAIN)                                             \
-  M(R, 1, NAME, SPLIT, PLAIN) M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN)   \
-  M(R, 4, NAME, SPLIT, PLAIN) M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN)   \
-  M(R, 7, NAME, SPLIT, PLAIN)
+#define EACH_TAPS(M, R, NAME, SPLIT, PLAIN)                                           \
+  M(R, 1, NAME, SPLIT, PLAIN)                                                         \
+  M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN) M(R, 4, NAME, SPLIT, PLAIN) \
+      M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN) M(R, 7, NAME, SPLIT, PLAIN)
 
 #define DEFINE(R, T, NAME, SPLIT, PLAIN)                                                           \
   static void dot_##R##_##T##_##NAME(const float *const *q, ptrdiff_t q_step, const fv_columns *k, \

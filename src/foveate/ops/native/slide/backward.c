@@ -18,7 +18,7 @@
 typedef struct {
   fv_tensor query, keys, d_keys;
   fv_packed by_shift, by_tap;
-  fv_packed d_weights; /* packed by taps */
+  fv_packed d_weights;  /* packed by taps */
   float *line, *d_line; /* of the query */
   fv_ring ring, d_ring; /* of the keys */
   float **lines, **d_lines;
@@ -52,8 +52,8 @@ static void plan(fv_workspace *w, fv_arena *arena, const fv_sizes *s, bool weigh
   w->d_p = fv_take(arena, size);
 }
 
-static void load_probabilities(const fv_sizes *s, float *from, const fv_strip *at,
-                               int64_t y, float *to) {
+static void load_probabilities(const fv_sizes *s, float *from, const fv_strip *at, int64_t y,
+                               float *to) {
   for (int n = 0; n < s->shifts; ++n)
     memcpy(to + n * s->columns, probability_row(s, from, at, n, y), s->width * sizeof(float));
 }
@@ -65,29 +65,32 @@ static void softmax_backward_row(const fv_sizes *s, const float *p, float *gradi
 }
 
 /* mix: query's own gradient too. */
-static void blend_row(const fv_sizes *s, const fv_side *side, int64_t head,
-                      const float *p, int first, int last, bool mix,
-                      const fv_patch *ahead) {
+static void blend_row(const fv_sizes *s, const fv_side *side, int64_t head, const float *p,
+                      int first, int last, bool mix, const fv_patch *ahead) {
   const float *const *keys = (const float *const *)side->lines;
   const float *weight = side->by_tap.weight;
   const int chunks = chunks_of(side->query.dim);
   const float *bias = side->by_tap.bias + head * bias_size(s, chunks);
-#define BLEND(mix, kernel_w, taps)                                                       \
-  blend_body(s, p, side->line, keys, weight, bias, chunks, first, last, side->d_line,         \
+#define BLEND(mix, kernel_w, taps)                                                    \
+  blend_body(s, p, side->line, keys, weight, bias, chunks, first, last, side->d_line, \
              side->d_lines, ahead, mix, kernel_w, taps)
-  if (three_by_three(s) && mix) BLEND(true, 3, 9);
-  else if (three_by_three(s)) BLEND(false, 3, 9);
-  else if (mix) BLEND(true, s->kernel_w, s->taps);
-  else BLEND(false, s->kernel_w, s->taps);
+  if (three_by_three(s) && mix)
+    BLEND(true, 3, 9);
+  else if (three_by_three(s))
+    BLEND(false, 3, 9);
+  else if (mix)
+    BLEND(true, s->kernel_w, s->taps);
+  else
+    BLEND(false, s->kernel_w, s->taps);
 #undef BLEND
 }
 
 /* The gradients of the weights and biases gain what a row of queries gives them. */
-static void weight_row(const fv_sizes *s, const float *p, const fv_side *side,
-                       int64_t head) {
+static void weight_row(const fv_sizes *s, const float *p, const fv_side *side, int64_t head) {
   const float *const *keys = (const float *const *)side->lines;
   const int chunks = chunks_of(side->query.dim);
-  float *d_weight = side->d_weights.weight, *d_bias = side->d_weights.bias + head * bias_size(s, chunks);
+  float *d_weight = side->d_weights.weight,
+        *d_bias = side->d_weights.bias + head * bias_size(s, chunks);
   for (int group = 0; group < s->groups; ++group, p += GROUP * s->columns)
     for (int chunk = 0; chunk < chunks; ++chunk, d_bias += GROUP * L) {
       const float *query = side->line + chunk * s->columns * L;
@@ -102,8 +105,7 @@ static void weight_row(const fv_sizes *s, const float *p, const fv_side *side,
 }
 
 /* Row y of a map's gradient is complete: store it, if it is in the strip, and clear its line. */
-static void finish_row(const fv_sizes *s, const fv_side *side, const fv_strip *at,
-                       int64_t y) {
+static void finish_row(const fv_sizes *s, const fv_side *side, const fv_strip *at, int64_t y) {
   if (y < at->first || y >= at->last) return;
   float *line = ring_line(s, &side->d_ring, y);
   store_line(s, line + s->left * L, s->pitch, 1.0f, &side->d_keys, at, y);
@@ -111,8 +113,8 @@ static void finish_row(const fv_sizes *s, const fv_side *side, const fv_strip *a
 }
 
 /* What a row of queries needs of a side; the rings then hold the lines that it sees. */
-static void load_side(const fv_sizes *s, const fv_side *side, const fv_strip *at,
-                      int64_t y, float factor) {
+static void load_side(const fv_sizes *s, const fv_side *side, const fv_strip *at, int64_t y,
+                      float factor) {
   load_line(s, &side->query, at, y, factor, s->columns, side->line);
   fill_ring(s, &side->ring, &side->keys, at, y - s->top + s->kernel_h - 1);
   ring_lines(s, &side->ring, y, side->lines);
@@ -172,8 +174,8 @@ static void strip_backward(const fv_arguments *a, const fv_workspace *w, const f
 }
 
 /* weight (shifts, taps, D), bias (heads or 1, shifts, D) = sums of the threads' packed ones. */
-static void unpack(const fv_sizes *s, const float *partial, int64_t stride, int threads,
-                   int dim, bool shared_bias, float *weight, float *bias) {
+static void unpack(const fv_sizes *s, const float *partial, int64_t stride, int threads, int dim,
+                   bool shared_bias, float *weight, float *bias) {
   const int chunks = chunks_of(dim);
   memset(weight, 0, (int64_t)s->shifts * s->taps * dim * sizeof(float));
   memset(bias, 0, (shared_bias ? 1 : s->heads) * s->shifts * dim * sizeof(float));

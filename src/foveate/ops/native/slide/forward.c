@@ -48,8 +48,8 @@ static void softmax_row(const fv_sizes *s, float *scores) {
   }
 }
 
-static void store_probabilities(const fv_sizes *s, const float *from, float *to,
-                                const fv_strip *at, int64_t y) {
+static void store_probabilities(const fv_sizes *s, const float *from, float *to, const fv_strip *at,
+                                int64_t y) {
   for (int n = 0; n < s->shifts; ++n)
     memcpy(probability_row(s, to, at, n, y), from + n * s->columns, s->width * sizeof(float));
 }

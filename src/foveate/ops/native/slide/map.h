@@ -29,7 +29,7 @@ typedef fv_slide_arguments fv_arguments;
 /* The arguments' sizes and settings, and what follows from them. */
 typedef struct {
   int64_t batch, height, width, heads, rows; /* rows: of all images and heads */
-  int kernel_h, kernel_w, top, left; /* top, left: how far a window reaches back */
+  int kernel_h, kernel_w, top, left;         /* top, left: how far a window reaches back */
   int shifts, taps, groups;
   int64_t columns, pitch;
   int storage, threads;
@@ -111,8 +111,8 @@ FV_INLINE void load_line_as(const int storage, const fv_sizes *s, const fv_tenso
   }
 }
 
-FV_INLINE void store_line_as(const int storage, const fv_sizes *s, const float *from,
-                             int64_t pitch, float factor, const fv_tensor *t, char *to) {
+FV_INLINE void store_line_as(const int storage, const fv_sizes *s, const float *from, int64_t pitch,
+                             float factor, const fv_tensor *t, char *to) {
   const int size = fv_bytes(storage), whole = t->dim / L * L;
   for (int64_t x = 0; x < s->width; ++x, to += t->column) {
     for (int d = 0; d < whole; d += L)
@@ -143,16 +143,16 @@ FV_INLINE fv_patch row_ahead(const fv_sizes *s, const fv_tensor *t, const fv_str
                              int64_t rows) {
   const int64_t row = (at->image * s->heads + at->head) * s->height + y + rows;
   const fv_strip next = strip_at(s, row < s->rows ? row : s->rows - 1, s->rows);
-  return (fv_patch){.data = at_row(t, &next, next.first),
-                    .column = t->column,
-                    .bytes = L * fv_bytes(t->storage)};
+  return (fv_patch){
+      .data = at_row(t, &next, next.first), .column = t->column, .bytes = L * fv_bytes(t->storage)};
 }
 
 /* ---- probabilities: (shifts filled up to groups, columns), kept as (B, heads, shifts, H, W) ---- */
 
-FV_INLINE float *probability_row(const fv_sizes *s, float *kept, const fv_strip *at,
-                                     int shift, int64_t y) {
-  return kept + (((at->image * s->heads + at->head) * s->shifts + shift) * s->height + y) * s->width;
+FV_INLINE float *probability_row(const fv_sizes *s, float *kept, const fv_strip *at, int shift,
+                                 int64_t y) {
+  return kept +
+         (((at->image * s->heads + at->head) * s->shifts + shift) * s->height + y) * s->width;
 }
 
 /* to = from where a weight stays, scaled up; 0 elsewhere. */
@@ -183,22 +183,23 @@ FV_INLINE float *ring_line(const fv_sizes *s, const fv_ring *r, int64_t y) {
 }
 
 /* The lines that row y of the queries sees. */
-FV_INLINE void ring_lines(const fv_sizes *s, const fv_ring *r, int64_t y,
-                              float **lines) {
+FV_INLINE void ring_lines(const fv_sizes *s, const fv_ring *r, int64_t y, float **lines) {
   for (int i = 0; i < s->kernel_h; ++i) lines[i] = ring_line(s, r, y - s->top + i);
 }
 
 /* Load row y of keys or values, all zero where there is none. */
 FV_INLINE void fill_ring(const fv_sizes *s, const fv_ring *r, const fv_tensor *t,
-                             const fv_strip *at, int64_t y) {
+                         const fv_strip *at, int64_t y) {
   float *line = ring_line(s, r, y);
-  if (y < 0 || y >= s->height) memset(line, 0, r->size * sizeof(float));
-  else load_line(s, t, at, y, 1.0f, s->pitch, line + s->left * L);
+  if (y < 0 || y >= s->height)
+    memset(line, 0, r->size * sizeof(float));
+  else
+    load_line(s, t, at, y, 1.0f, s->pitch, line + s->left * L);
 }
 
 /* Load all but the last of the lines that row y sees. */
 FV_INLINE void start_ring(const fv_sizes *s, const fv_ring *r, const fv_tensor *t,
-                              const fv_strip *at, int64_t y) {
+                          const fv_strip *at, int64_t y) {
   for (int i = 0; i < s->kernel_h - 1; ++i) fill_ring(s, r, t, at, y - s->top + i);
 }
 
@@ -238,8 +239,8 @@ FV_INLINE float **take_lines(fv_arena *arena, const fv_sizes *s) {
 }
 
 /* from (shifts, taps, D) where the groups are of shifts, else (taps, shifts, D) by its strides. */
-static void pack_weight(const fv_sizes *s, const float *from, int64_t outer, int64_t inner,
-                        int dim, float *to) {
+static void pack_weight(const fv_sizes *s, const float *from, int64_t outer, int64_t inner, int dim,
+                        float *to) {
   const int chunks = chunks_of(dim);
   for (int group = 0; group < s->groups; ++group)
     for (int chunk = 0; chunk < chunks; ++chunk)
@@ -260,8 +261,8 @@ static void pack_bias(const fv_sizes *s, const float *from, int dim, float *to) 
 }
 
 /* by_shift: for the convolution of all shifts; else for the sums over shifts. */
-FV_INLINE void pack(const fv_sizes *s, const float *weight, const float *bias,
-                        int64_t bias_stride, int dim, bool by_shift, fv_packed to) {
+FV_INLINE void pack(const fv_sizes *s, const float *weight, const float *bias, int64_t bias_stride,
+                    int dim, bool by_shift, fv_packed to) {
   const int64_t shift = (int64_t)s->taps * dim;
   pack_weight(s, weight, by_shift ? shift : dim, by_shift ? dim : shift, dim, to.weight);
   for (int64_t head = 0; head < s->heads; ++head)

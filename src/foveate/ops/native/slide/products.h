@@ -21,8 +21,7 @@
 
 /* maps[t][n] = shift n of the query whose window begins at float `at` of the lines, t columns on. */
 FV_INLINE void convolve(const float *const *keys, int64_t at, const float *weight,
-                        const float *bias, int kernel_h, int kernel_w,
-                        fv_f maps[TILE][GROUP]) {
+                        const float *bias, int kernel_h, int kernel_w, fv_f maps[TILE][GROUP]) {
   for (int n = 0; n < GROUP; ++n)
     for (int t = 0; t < TILE; ++t) maps[t][n] = fv_load(bias + n * L);
   for (int i = 0; i < kernel_h; ++i)
@@ -41,8 +40,7 @@ FV_INLINE void convolve(const float *const *keys, int64_t at, const float *weigh
  * query and keys. */
 FV_INLINE void score_body(const fv_sizes *s, const float *query, const float *const *keys,
                           const float *weight, const float *bias, int chunks, float *sums,
-                          float *scores, const fv_patch ahead[2], int kernel_h,
-                          int kernel_w) {
+                          float *scores, const fv_patch ahead[2], int kernel_h, int kernel_w) {
   for (int64_t start = 0; start < s->width; start += L) {
     const int count = s->width - start < L ? (int)(s->width - start) : L;
     if (count < L) memset(sums, 0, GROUP * L * L * sizeof(float));
@@ -52,11 +50,11 @@ FV_INLINE void score_body(const fv_sizes *s, const float *query, const float *co
         const float *w = weight + block * s->taps * GROUP * L, *b = bias + block * GROUP * L;
         for (int x = 0; x < count; x += TILE) {
           fv_f maps[TILE][GROUP];
-          convolve(keys, (chunk * s->pitch + start + x) * L, w, b, kernel_h, kernel_w,
-                   maps);
+          convolve(keys, (chunk * s->pitch + start + x) * L, w, b, kernel_h, kernel_w, maps);
           for (int t = 0; t < TILE; ++t) {
             const fv_f q = fv_load(query + (chunk * s->columns + start + x + t) * L);
-            for (int i = 0; i < 2 && !group; ++i) fv_prefetch(fv_ahead_at(&ahead[i], start + x + t, chunk));
+            for (int i = 0; i < 2 && !group; ++i)
+              fv_prefetch(fv_ahead_at(&ahead[i], start + x + t, chunk));
             for (int n = 0; n < GROUP; ++n) {
               float *sum = sums + (n * L + x + t) * L;
               fv_store(sum, chunk ? fv_load(sum) + q * maps[t][n] : q * maps[t][n]);
@@ -124,7 +122,8 @@ FV_INLINE void blend_body(const fv_sizes *s, const float *p, const float *query,
           if (mix && group) sum[t] = fv_load(d_query + at + t * L);
           if (group) continue;
           for (int i = 0; i < 2 && mix; ++i) fv_prefetch(fv_ahead_at(&ahead[i], x + t, chunk));
-          for (int i = 2; i < (mix ? 4 : 3); ++i) fv_prefetch_write(fv_ahead_at(&ahead[i], x + t, chunk));
+          for (int i = 2; i < (mix ? 4 : 3); ++i)
+            fv_prefetch_write(fv_ahead_at(&ahead[i], x + t, chunk));
         }
         for (int j = 0; j < GROUP && group * GROUP + j < taps; ++j) {
           const int row = (group * GROUP + j) / kernel_w;
@@ -178,12 +177,10 @@ FV_INLINE void weight_taps(const fv_sizes *s, const float *p, const float *query
 }
 
 /* 3x3 gets bodies of its own: with the taps known, the loops over them unroll. */
-FV_INLINE bool three_by_three(const fv_sizes *s) {
-  return s->kernel_h == 3 && s->kernel_w == 3;
-}
+FV_INLINE bool three_by_three(const fv_sizes *s) { return s->kernel_h == 3 && s->kernel_w == 3; }
 
-static void score_row(const fv_sizes *s, const float *query, const float *const *keys,
-                      fv_packed w, int64_t head, int chunks, float *sums, float *scores,
+static void score_row(const fv_sizes *s, const float *query, const float *const *keys, fv_packed w,
+                      int64_t head, int chunks, float *sums, float *scores,
                       const fv_patch ahead[2]) {
   const float *bias = w.bias + head * bias_size(s, chunks);
   if (three_by_three(s))

@@ -17,8 +17,7 @@ static void collect(const fv_tensor *to, const fv_cells *c, int64_t b, int64_t h
       for (int j = 0; j < taps; ++j)
         collect_columns(from + j * weights_row, weights_row, rows, row, c->count, 1,
                         between + j * row);
-    for (int j = 0; j < taps; ++j)
-      write_row(to, between + j * row, row_of(to, c, b, h, t + j));
+    for (int j = 0; j < taps; ++j) write_row(to, between + j * row, row_of(to, c, b, h, t + j));
   }
 }
 
@@ -68,8 +67,7 @@ static void backward_of_window(const fv_arguments *a, fv_workspace *w, int64_t b
     gather(&w->tensors.grad_out, c, b, h, first, lanes, 1.f, w->grad);
     dot_all(w->grad, w->values, c->count, value_dim, lanes, NULL, 0, dlogits, row);
     if (a->run.threshold) drop(a, c, b, h, first, lanes, dlogits, row);
-    for (int i = 0; i < lanes; i += L)
-      fv_softmax_backward(weights + i, dlogits + i, row, c->count);
+    for (int i = 0; i < lanes; i += L) fv_softmax_backward(weights + i, dlogits + i, row, c->count);
     if (a->run.threshold) drop(a, c, b, h, first, lanes, weights, row);
     mix_all(dlogits, row, w->keys, c->count, dim, lanes, factor, w->q);
     scatter(&w->tensors.dq, c, b, h, first, lanes, w->q, w->lanes);

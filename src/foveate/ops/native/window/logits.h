@@ -65,8 +65,8 @@ static void softmax(float *logits, ptrdiff_t row, int count, int lanes, fv_f *in
   }
 }
 
-static void weights_of_block(const fv_arguments *a, fv_workspace *w, int64_t b, int64_t h, int first,
-                             int lanes, float *logits, ptrdiff_t row, fv_f *inverse) {
+static void weights_of_block(const fv_arguments *a, fv_workspace *w, int64_t b, int64_t h,
+                             int first, int lanes, float *logits, ptrdiff_t row, fv_f *inverse) {
   const fv_cells *c = &w->cells;
   gather(&w->tensors.q, c, b, h, first, lanes, (float)a->run.scale * FV_LOG2E, w->q);
   const ptrdiff_t cells = cells_of(a);

@@ -71,8 +71,7 @@ FV_INLINE void mix_with(const float *weights, ptrdiff_t weights_row, const float
   int d = 0;
   for (; d + TAPS <= dim; d += TAPS)
     mix_channels(weights, weights_row, rows, count, d, vectors, TAPS, factor, to);
-  for (; d < dim; ++d)
-    mix_channels(weights, weights_row, rows, count, d, vectors, 1, factor, to);
+  for (; d < dim; ++d) mix_channels(weights, weights_row, rows, count, d, vectors, 1, factor, to);
 }
 
 static void mix_all(const float *weights, ptrdiff_t weights_row, const float *const *rows,
