@@ -7,6 +7,8 @@ keys, values and mask that were padded beforehand.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from foveate.ops.native.interface import ABSENT, Bias, Border, LocalArguments, V
 from foveate.ops.native.tensors import STORAGE, channels_together, run_settings, view
 
 _BORDERS = {border.name.lower(): border.value for border in Border}
+_NO_BIAS, _TABLE, _EACH = (kind.value for kind in (Bias.NONE, Bias.TABLE, Bias.EACH))
 
 
 def local_attention(
@@ -37,9 +40,10 @@ def local_attention(
         k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
         q, k, v, bias = _readable(q, k, v, bias)
         arguments = _arguments(
-            q, k, v, lse, kernel_size, dilation, bias, scale, border, mask, dropout_p, seed
-        )
-        library.kernel("local_forward")(arguments._replace(out=out.data_ptr()))
+            q, k, v, lse, kernel_size, dilation, bias, scale, border, mask, dropout_p, seed,
+            out=out.data_ptr(),
+        )  # fmt: skip
+        library.kernel("local_forward")(arguments)
     return out, lse
 
 
@@ -73,7 +77,6 @@ def local_attention_backward(
         arguments = _arguments(
             *readable[:3], lse, kernel_size, dilation, readable[3], scale, border, mask,
             dropout_p, seed,
-        )._replace(
             grad_out=view(grad_out),
             grad_lse=0 if grad_lse is None else grad_lse.data_ptr(),
             dq=dq.data_ptr(),
@@ -101,14 +104,15 @@ def _arguments(
     key_mask: Tensor | None,
     dropout_p: float,
     seed: Tensor | None,
+    **others: Any,
 ) -> LocalArguments:
-    """What forward and backward have in common; the tensors are as ``_readable`` gives them."""
+    """All arguments; the tensors are as ``_readable`` gives them, others are fields by name."""
     batch, height, width, heads, dim = q.shape
-    bias_kind, bias_view, mask_view = Bias.NONE.value, ABSENT, ABSENT
+    bias_kind, bias_view, mask_view = _NO_BIAS, ABSENT, ABSENT
     if bias is not None and bias.dim() == 3:
-        bias_kind, bias_view = Bias.TABLE.value, View(bias.data_ptr())
+        bias_kind, bias_view = _TABLE, View(bias.data_ptr())
     elif bias is not None:
-        bias_kind, bias_view = Bias.EACH.value, View(bias.data_ptr(), *bias.stride()[:4], 1)
+        bias_kind, bias_view = _EACH, View(bias.data_ptr(), *bias.stride()[:4], 1)
     if key_mask is not None:
         mask_view = View(key_mask.data_ptr(), *key_mask.stride())
     return LocalArguments(
@@ -135,6 +139,7 @@ def _arguments(
         bias_storage=STORAGE[q.dtype if bias is None else bias.dtype],
         bias=bias_view,
         key_mask=mask_view,
+        **others,
     )
 
 

@@ -5,6 +5,8 @@ Maps may be in half precision; the kernels compute in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,8 +38,10 @@ def slide_attention(
     probabilities = torch.empty(
         probabilities_shape(q, kernel_size) if keep else 0, dtype=torch.float32
     )
-    arguments = _arguments(maps, weights, probabilities, kernel_size, scale, dropout_p, seed)
-    library.kernel("slide_forward")(arguments._replace(out=out.data_ptr()))
+    arguments = _arguments(
+        maps, weights, probabilities, kernel_size, scale, dropout_p, seed, out=out.data_ptr()
+    )
+    library.kernel("slide_forward")(arguments)
     return out, probabilities
 
 
@@ -65,9 +69,12 @@ def slide_attention_backward(
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:
         grads += [torch.empty(x.shape, dtype=torch.float32) for x in weights]
-    arguments = _arguments(maps, weights, probabilities, kernel_size, scale, dropout_p, seed)
-    addresses = zip(_GRADS, (grad.data_ptr() for grad in grads), strict=False)
-    library.kernel("slide_backward")(arguments._replace(grad_out=view(gradient), **dict(addresses)))
+    addresses = dict(zip(_GRADS, (grad.data_ptr() for grad in grads), strict=False))
+    arguments = _arguments(
+        maps, weights, probabilities, kernel_size, scale, dropout_p, seed,
+        grad_out=view(gradient), **addresses,
+    )  # fmt: skip
+    library.kernel("slide_backward")(arguments)
     return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
 
 
@@ -88,8 +95,9 @@ def _arguments(
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
+    **others: Any,
 ) -> SlideArguments:
-    """What forward and backward have in common."""
+    """All arguments; others are fields by name."""
     q, k, v = maps
     key_weight, key_bias, value_weight, value_bias = weights
     batch, height, width, heads, dim = q.shape
@@ -114,4 +122,5 @@ def _arguments(
         kernel_w=kernel_size[1],
         storage=STORAGE[q.dtype],
         probabilities=probabilities.data_ptr() if probabilities.numel() else 0,
+        **others,
     )

@@ -5,6 +5,8 @@ Maps may be in half precision; the kernels compute in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,10 @@ def window_attention(
     """Output ``(B, H, W, h, Dv)``."""
     maps, table = [_rows(x) for x in (q, k, v)], _table(bias)
     out = torch.empty(v.shape, dtype=v.dtype)
-    arguments = _arguments(maps, part, shift, spread, table, scale, dropout_p, seed)
-    library.kernel("window_forward")(arguments._replace(out=out.data_ptr()))
+    arguments = _arguments(
+        maps, part, shift, spread, table, scale, dropout_p, seed, out=out.data_ptr()
+    )
+    library.kernel("window_forward")(arguments)
     return out
 
 
@@ -58,13 +62,14 @@ def window_attention_backward(
     d_table = torch.empty(
         table.shape if table is not None and bias_grad else 0, dtype=torch.float32
     )  # fmt: skip
-    arguments = _arguments(maps, part, shift, spread, table, scale, dropout_p, seed)._replace(
+    arguments = _arguments(
+        maps, part, shift, spread, table, scale, dropout_p, seed,
         grad_out=view(gradient),
         dq=grads[0].data_ptr(),
         dk=grads[1].data_ptr(),
         dv=grads[2].data_ptr(),
         d_bias=d_table.data_ptr() if d_table.numel() else 0,
-    )
+    )  # fmt: skip
     library.kernel("window_backward")(arguments)
     d_bias = q.new_empty(0)
     if bias is not None and bias_grad:
@@ -90,8 +95,9 @@ def _arguments(
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
+    **others: Any,
 ) -> WindowArguments:
-    """What forward and backward have in common."""
+    """All arguments; others are fields by name."""
     q, k, v = maps
     batch, height, width, heads, dim = q.shape
     grid = Parts((height, width), (part[0], part[1])).grid
@@ -115,4 +121,5 @@ def _arguments(
         spread=int(spread),
         storage=STORAGE[q.dtype],
         bias=0 if table is None else table.data_ptr(),
+        **others,
     )

@@ -423,7 +423,7 @@ static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
  *     first     the first query row that sees key row `key` or one after it
  *     y, last   the next query row, and the end of those that see a key row before end_key
  *
- * None of them ever decreases, and key <= stop <= complete and first < y whenever rows are gathered.
+ * None of them ever decreases; key < stop <= complete and first < y whenever rows are gathered.
  */
 static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
                           int end) {

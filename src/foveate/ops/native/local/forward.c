@@ -1,7 +1,8 @@
 /* Local attention, forward: see pack.h for how the keys lie.
  *
  * For a block of query rows and one tile: logits (dot_block), softmax over the window of each
- * lane, weighted values (weigh_block). Threads share all rows of all work items in contiguous ranges.
+ * lane, weighted values (weigh_block). Threads share all rows of all work items in contiguous
+ * ranges.
  */
 #include "logits.h"
 

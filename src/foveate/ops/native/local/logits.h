@@ -107,7 +107,8 @@ static void weigh_block(const fv_map *m, const fv_block *b, const float *weights
 
 /* ---- what is added to the logits --------------------------------------------------------- */
 
-/* Index into a relative table's axis: the first tap of the window of `position`, which starts at `start`.
+/* Index into a relative table's axis: the first tap of the window of `position`, which begins at
+ * `start`.
  */
 FV_INLINE int table_index(const fv_map *m, int position, int start, int kernel) {
   return start - position + kernel - 1 - (m->border == BORDER_REFLECT ? kernel / 2 : 0);

@@ -123,10 +123,12 @@ typedef void (*dot_function)(const float *const *, ptrdiff_t, const fv_columns *
 typedef void (*weigh_function)(const float *const *, ptrdiff_t, const fv_columns *, int, int,
                                float *const *);
 
+/* clang-format off */
 #define EACH_TAPS(M, R, NAME, SPLIT, PLAIN)                                           \
-  M(R, 1, NAME, SPLIT, PLAIN)                                                         \
-  M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN) M(R, 4, NAME, SPLIT, PLAIN) \
-      M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN) M(R, 7, NAME, SPLIT, PLAIN)
+  M(R, 1, NAME, SPLIT, PLAIN) M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN) \
+  M(R, 4, NAME, SPLIT, PLAIN) M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN) \
+  M(R, 7, NAME, SPLIT, PLAIN)
+/* clang-format on */
 
 #define DEFINE(R, T, NAME, SPLIT, PLAIN)                                                           \
   static void dot_##R##_##T##_##NAME(const float *const *q, ptrdiff_t q_step, const fv_columns *k, \

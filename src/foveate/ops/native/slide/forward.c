@@ -2,8 +2,8 @@
  *
  * A shift's key is a depthwise convolution of the key map, so that
  *     score[n] = sum over channels d of q[d] (sum over taps j of w[n][j][d] k[d](p + j) + b[n][d]),
- * and the output is a like product of the probabilities and the shifts' values. The shifts' maps are
- * never stored; all queries share the weights, which stay in the first cache.
+ * and the output is a like product of the probabilities and the shifts' values. The shifts' maps
+ * are never stored; all queries share the weights, which stay in the first cache.
  *
  * A thread takes a run of rows, counted over images, heads and rows. Every number is computed the
  * same way whatever the count of threads.

@@ -4,7 +4,8 @@
  * FV_LANES), a chunk being FV_LANES channels, the last one filled up with zeros. Lines of queries
  * and of what belongs to them have `columns` columns. Lines of keys and values have `pitch`: what a
  * query at column x sees with tap (i, j) lies in column x + j of the i-th of `kernel_h` lines,
- * zero outside the map. These lines form a ring, so that the next row of queries needs one new line.
+ * zero outside the map. These lines form a ring, so that the next row of queries needs one new
+ * line.
  */
 #ifndef FOVEATE_SLIDE_MAP_H
 #define FOVEATE_SLIDE_MAP_H
@@ -147,7 +148,7 @@ FV_INLINE fv_patch row_ahead(const fv_sizes *s, const fv_tensor *t, const fv_str
       .data = at_row(t, &next, next.first), .column = t->column, .bytes = L * fv_bytes(t->storage)};
 }
 
-/* ---- probabilities: (shifts filled up to groups, columns), kept as (B, heads, shifts, H, W) ---- */
+/* ---- probabilities: (shifts filled up to groups, columns), kept as (B, heads, shifts, H, W) -- */
 
 FV_INLINE float *probability_row(const fv_sizes *s, float *kept, const fv_strip *at, int shift,
                                  int64_t y) {

@@ -19,7 +19,8 @@
 /* Taps whose weight gradients stay in registers at once. */
 #define TAP_BLOCK (TILE == 2 ? 3 : 1)
 
-/* maps[t][n] = shift n of the query whose window begins at float `at` of the lines, t columns on. */
+/* maps[t][n] = shift n of the query whose window begins at float `at` of the lines, t columns on.
+ */
 FV_INLINE void convolve(const float *const *keys, int64_t at, const float *weight,
                         const float *bias, int kernel_h, int kernel_w, fv_f maps[TILE][GROUP]) {
   for (int n = 0; n < GROUP; ++n)
@@ -36,8 +37,9 @@ FV_INLINE void convolve(const float *const *keys, int64_t at, const float *weigh
     }
 }
 
-/* scores[shift] = sum over channels of query * the shift's vector. sums: GROUP * L vectors. ahead: of
- * query and keys. */
+/* scores[shift] = sum over channels of query * the shift's vector. sums: GROUP * L vectors. ahead:
+ * of query and keys.
+ */
 FV_INLINE void score_body(const fv_sizes *s, const float *query, const float *const *keys,
                           const float *weight, const float *bias, int chunks, float *sums,
                           float *scores, const fv_patch ahead[2], int kernel_h, int kernel_w) {
@@ -94,10 +96,11 @@ FV_INLINE void mix_body(const fv_sizes *s, const float *p, const float *const *v
     }
 }
 
-/* With weights by taps. `mix`: d_query = sum over shifts n of p[n] * the shift's vector, which is query's
- * gradient where p is that of the scores. Always: the lines d_keys gain query's share, for those taps
- * whose row of the window is in [first, last). ahead: of query and keys, if `mix`, and where the
- * gradients that this row completes go: keys's and, if `mix`, query's. */
+/* With weights by taps. `mix`: d_query = sum over shifts n of p[n] * the shift's vector, which is the
+ * query's gradient where p is that of the scores. Always: the lines d_keys gain the query's share,
+ * for those taps whose row of the window is in [first, last). ahead: of query and keys, if `mix`,
+ * and where the gradients that this row completes go: the keys' and, if `mix`, the query's.
+ */
 FV_INLINE void blend_body(const fv_sizes *s, const float *p, const float *query,
                           const float *const *keys, const float *weight, const float *bias,
                           int chunks, int first, int last, float *d_query, float *const *d_keys,
@@ -151,8 +154,9 @@ FV_INLINE void blend_body(const fv_sizes *s, const float *p, const float *query,
       }
 }
 
-/* d_weight[tap][shift] += sum over columns of p[shift] * query * keys, for `count` taps from `first` on;
- * keys null stands for the bias, whose shifted map is one everywhere. */
+/* d_weight[tap][shift] += sum over columns of p[shift] * query * keys, for `count` taps from `first`
+ * on; keys null stands for the bias, whose shifted map is one everywhere.
+ */
 FV_INLINE void weight_taps(const fv_sizes *s, const float *p, const float *query,
                            const float *const *keys, int64_t keys_at, int first, int count,
                            float *d_weight) {

@@ -44,7 +44,7 @@ FV_INLINE void check_arguments(const fv_arguments *a) {
 
 /* ---- cells ------------------------------------------------------------------------------- */
 
-/* Where the index-th cell of window `window` lies along an axis; *wrapped: it came round the end. */
+/* Where the index-th cell of a window lies along an axis; *wrapped: it came round the end. */
 FV_INLINE int64_t along(int64_t window, int64_t index, int64_t cells, int64_t windows,
                         int64_t shift, int64_t spread, int *wrapped) {
   const int64_t at = (spread ? window + index * windows : window * cells + index) + shift;
