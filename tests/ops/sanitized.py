@@ -1,56 +1,145 @@
 """Runs the compiled kernels over random small cases; started by ``test_sanitizers``.
 
-    python -m tests.ops.sanitized LIBRARY CASES
+    python tests/ops/sanitized.py LIBRARY CASES
 
 The library is built with sanitizers, which end the process at the first error; the case that was
-running is the last one told. Every instruction set that was built and that this machine can run
-gets the same cases.
+running is the last one named. Every instruction set that was built and that this machine can run
+gets the same cases. Nothing here imports PyTorch, which does not bear the address sanitizer: the
+kernels are called with NumPy's arrays, through the same description of their arguments that the
+operators use.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import math
 import random
 import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from foveate import ops
-from foveate.ops.native import library
+INTERFACE = Path(__file__).parents[2] / "src/foveate/ops/native/interface.py"
+_SPEC = importlib.util.spec_from_file_location("interface", INTERFACE)
+interface = sys.modules["interface"] = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(interface)
 
-BORDERS = ("shift", "zero", "mask", "reflect")
-DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16)
+Array = np.ndarray
+Size = tuple[int, ...]
+Storage, Border, Bias = interface.Storage, interface.Border, interface.Bias
+
+STORAGES = (Storage.FLOAT32, Storage.FLOAT32, Storage.BFLOAT16, Storage.FLOAT16)
+DTYPES = {Storage.FLOAT32: np.float32, Storage.BFLOAT16: np.uint16, Storage.FLOAT16: np.float16}
+TOLERANCES = {Storage.FLOAT32: 1e-3, Storage.BFLOAT16: 3e-2, Storage.FLOAT16: 4e-3}
+CHANNELS_TOGETHER = ("packed", "projection", "heads first", "crop", "expanded")
+ANY_STRIDES = (*CHANNELS_TOGETHER, "channels first", "reversed")
 DIMS = (1, 3, 8, 15, 16, 31, 32, 33, 64, 128)
 INSTRUCTION_SETS = ("generic", "v3", "v4")
 MOST_PRODUCTS = 150_000  # of one case: unoptimized code takes its time
 MOST_WEIGHTS = 20_000  # of slide attention, in each of its two kernels
 
 
-def laid_out(pick: random.Random, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+class Memory:
+    """Arrays in allocations of their own, of which the sanitizer guards both ends.
+
+    NumPy would round small ones up, and reuse them. Fresh memory is full of NaN, by what the
+    sanitizer is told.
+    """
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(None)
+        self._library.malloc.restype = ctypes.c_void_p
+        self._library.malloc.argtypes = [ctypes.c_size_t]
+        self._library.free.argtypes = [ctypes.c_void_p]
+        self._addresses: list[int] = []
+
+    def empty(self, size: Size, dtype: type = np.float32) -> Array:
+        count = math.prod(size) * np.dtype(dtype).itemsize
+        if not count:
+            return np.empty(size, dtype)
+        address = self._library.malloc(count)
+        self._addresses.append(address)
+        flat = np.frombuffer((ctypes.c_char * count).from_address(address), dtype)
+        return flat.reshape(size)
+
+    def copy(self, x: Array) -> Array:
+        y = self.empty(x.shape, x.dtype.type)
+        y[...] = x
+        return y
+
+    def free(self) -> None:
+        for address in self._addresses:
+            self._library.free(address)
+        self._addresses.clear()
+
+
+MEMORY = Memory()
+
+
+def stored(x: Array, storage: Storage) -> Array:
+    """Numbers of float32 as a tensor keeps them."""
+    if storage == Storage.BFLOAT16:
+        return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return x.astype(DTYPES[storage])
+
+
+def numbers(x: Array, storage: Storage) -> Array:
+    """The reverse of :func:`stored`."""
+    if storage == Storage.BFLOAT16:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32)
+
+
+def normal(pick: random.Random, size: Size) -> Array:
+    generator = np.random.default_rng(pick.randrange(2**32))
+    return generator.standard_normal(size, np.float32)
+
+
+def laid_out(pick: random.Random, size: Size, storage: Storage, layouts: tuple[str, ...]) -> Array:
     """Random numbers ``(B, H, W, heads, D)`` in one of the ways that views lie in memory.
 
     What surrounds them is in other allocations or NaN, so that a read of it shows.
     """
-    layout = pick.choice(("packed", "projection", "channels first", "reversed", "crop", "expanded"))
-    x = torch.randn(size).to(dtype)
+    layout, x = pick.choice(layouts), stored(normal(pick, size), storage)
+    dtype = x.dtype.type
     if layout == "packed":
-        return x.clone()
+        return MEMORY.copy(x)
     if layout == "expanded":
-        return x[:1].clone().expand(size)
+        return np.broadcast_to(MEMORY.copy(x[:1]), size)
     if layout == "crop":
-        padded = torch.full([n + 3 for n in size], float("nan"), dtype=dtype)
-        inner = padded[tuple(slice(1, 1 + n) for n in size)]
+        inner = MEMORY.empty(tuple(n + 3 for n in size), dtype)
+        inner = inner[tuple(slice(1, 1 + n) for n in size)]
     elif layout == "projection":
-        three = torch.full((*size[:3], 3, *size[3:]), float("nan"), dtype=dtype)
-        inner = three[:, :, :, pick.randrange(3)]
+        inner = MEMORY.empty((*size[:3], 3, *size[3:]), dtype)[:, :, :, pick.randrange(3)]
     else:
-        order = (0, 3, 4, 1, 2) if layout == "channels first" else (4, 3, 2, 1, 0)
-        inner = torch.empty([size[i] for i in order], dtype=dtype)
-        inner = inner.permute([order.index(i) for i in range(5)])
-    return inner.copy_(x)
+        orders = {"heads first": (0, 3, 1, 2, 4), "channels first": (0, 3, 4, 1, 2)}
+        order = orders.get(layout, (4, 3, 2, 1, 0))
+        inner = MEMORY.empty(tuple(size[i] for i in order), dtype)
+        inner = inner.transpose([order.index(i) for i in range(5)])
+    inner[...] = x
+    return inner
+
+
+def address(x: Array | None) -> int:
+    return 0 if x is None or not x.size else x.__array_interface__["data"][0]
+
+
+def view(x: Array | None) -> interface.View:
+    """As ``view`` in ``native/tensors.py``; a mask has no heads, a bias more than channels."""
+    if x is None:
+        return interface.ABSENT
+    strides = [stride // x.itemsize for stride in x.strides]
+    return interface.View(address(x), *[*strides, 0, 0][:4], *(strides[4:5] or [0]))
+
+
+def pick_run(pick: random.Random, dim: int) -> interface.Run:
+    dropout = pick.choice([0.0, 0.3])
+    seeds = pick.randrange(2**32), pick.randrange(2**30)
+    threshold = round(dropout * 2**32)
+    return interface.Run(pick.randint(1, 2), *seeds, threshold, dim**-0.5, 1 / (1 - dropout))
 
 
 def pick_map(pick: random.Random, reach: tuple[int, int], any_size: bool) -> tuple[int, int]:
@@ -60,130 +149,188 @@ def pick_map(pick: random.Random, reach: tuple[int, int], any_size: bool) -> tup
     return reach[0] + pick.randint(0, 3), reach[1] + pick.choice([0, 0, 1, 2, 5, 17])
 
 
-def local_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Callable]:
-    border, dim = BORDERS[number % 4], DIMS[number // 4 % len(DIMS)]
+def pick_batch(pick: random.Random) -> int:
+    return pick.choice([0, *[1, 2] * 12])
+
+
+Outputs = list[tuple[Array, Storage]]
+Case = tuple[str, Callable[[interface.Library, str], Outputs]]
+
+
+def local_case(pick: random.Random, number: int) -> Case:
+    border, dim = Border(number % 4), DIMS[number // 4 % len(DIMS)]
     while True:
         kernel = pick.randint(1, 13), pick.randint(1, 13)
         dilation = pick.randint(1, 3), pick.randint(1, 3)
         reach = kernel[0] * dilation[0], kernel[1] * dilation[1]
-        height, width = pick_map(pick, reach, border in ("zero", "mask"))
-        batch, heads = pick.randint(1, 2), pick.randint(1, 3)
+        height, width = pick_map(pick, reach, border in (Border.ZERO, Border.MASK))
+        batch, heads = pick_batch(pick), pick.randint(1, 3)
         queries = batch * height * width * heads
         if queries * kernel[0] * kernel[1] * dim <= MOST_PRODUCTS * (4 if dim > 32 else 1):
             break
-    size = (batch, height, width, heads)
+    more = [(n - 1) * d * (border == Border.REFLECT) for n, d in zip(kernel, dilation, strict=True)]
     value_dim = pick.choice([dim, dim, pick.choice(DIMS)])
-    dtype = pick.choice(DTYPES)
-    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
-    bias = pick.choice(["none", "table", "each"])
-    if bias == "table":
-        tensors.append(torch.randn(heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1))
-    elif bias == "each":
-        each = torch.randn(batch, heads, height, width, *kernel)
-        tensors.append(each.movedim(1, 3) if pick.random() < 0.5 else each.movedim(1, 3).clone())
+    storage, bias_storage = pick.choice(STORAGES), Storage.FLOAT32
+    size, keys = (batch, height, width, heads), (batch, height + more[0], width + more[1], heads)
+    maps = [(*size, dim), (*keys, dim), (*keys, value_dim), (*size, value_dim)]
+    q, k, v, grad = (laid_out(pick, size, storage, CHANNELS_TOGETHER) for size in maps)
+    bias, bias_kind = None, pick.choice(list(Bias))
+    if bias_kind == Bias.TABLE:
+        bias = MEMORY.copy(normal(pick, (heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1)))
+    elif bias_kind == Bias.EACH:
+        bias_storage = pick.choice(STORAGES)
+        each = normal(pick, (batch, heads, height, width, *kernel))
+        each = MEMORY.copy(stored(each, bias_storage)).transpose(0, 2, 3, 1, 4, 5)
+        bias = each if pick.random() < 0.5 else MEMORY.copy(each)
     visible = pick.choice([None, 0.0, 0.6, 0.6])
-    with_lse = pick.random() < 0.5
-    options = {
-        "kernel_size": kernel,
-        "dilation": dilation,
-        "border": border,
-        "dropout_p": pick.choice([0.0, 0.3]),
-        "key_mask": None if visible is None else torch.rand(size[:3]) < visible,
-        "return_lse": with_lse,
-    }
+    mask = None if visible is None else MEMORY.copy(np.abs(normal(pick, keys[:3])) < visible)
+    grad_lse = MEMORY.copy(normal(pick, size)) if pick.random() < 0.5 else None
+    bias_view = interface.View(address(bias))
+    if bias_kind == Bias.EACH:
+        bias_view = view(bias)._replace(channel=1)
+    common = interface.LocalArguments(
+        pick_run(pick, dim), view(q), view(k), view(v), 0, *size, dim, value_dim, *keys[1:3],
+        *kernel, *dilation, border, bias_kind, storage, bias_storage, bias_view, view(mask),
+    )  # fmt: skip
 
-    def run(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Tensor]:
-        found = ops.local_attention(q, k, v, bias=bias, **options)
-        if not with_lse:
-            return [found]
-        out, lse = found
-        return [out, lse.masked_fill(lse.isinf(), 0)]
+    def run(library: interface.Library, isa: str) -> Outputs:
+        lse = MEMORY.empty(size)
+        out = MEMORY.empty((*size, value_dim), DTYPES[storage])
+        arguments = common._replace(lse=address(lse), out=address(out))
+        library.kernel("local_forward", isa)(arguments)
+        grads = [MEMORY.empty(x.shape, DTYPES[storage]) for x in (q, k, v)]
+        d_bias = None if bias is None else MEMORY.empty(bias.shape, DTYPES[bias_storage])
+        if d_bias is not None and bias_kind == Bias.TABLE:
+            d_bias[...] = 0
+        library.kernel("local_backward", isa)(
+            arguments._replace(
+                out=0,
+                grad_out=view(grad),
+                grad_lse=address(grad_lse),
+                d_bias=address(d_bias),
+                **dict(zip(("dq", "dk", "dv"), map(address, grads), strict=True)),
+            )
+        )
+        finite = np.where(np.isinf(lse), 0, lse)  # of queries that see no key
+        outputs = [(out, storage), (finite, Storage.FLOAT32), *((x, storage) for x in grads)]
+        return outputs if d_bias is None else [*outputs, (d_bias, bias_storage)]
 
-    return tensors, options | {"bias": bias}, run
+    layout = [x.strides for x in (q, k, v)]
+    return f"{layout} {common} grad_lse {grad_lse is not None}", run
 
 
-def slide_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Callable]:
+def slide_case(pick: random.Random, number: int) -> Case:
     dim = DIMS[number % len(DIMS)]
     while True:
         kernel = pick.choice([(3, 3), (3, 3), (pick.randint(1, 7), pick.randint(1, 7))])
-        slots = kernel[0] * kernel[1]
+        taps = kernel[0] * kernel[1]
         height, width = pick_map(pick, kernel, True)
-        batch, heads = pick.randint(1, 2), pick.randint(1, 3)
+        batch, heads = pick_batch(pick), pick.randint(1, 3)
         value_dim = pick.choice([dim, dim, pick.choice(DIMS)])
         wider = max(dim, value_dim)
-        products = batch * height * width * heads * slots * slots * wider
-        if products <= MOST_PRODUCTS * 4 and slots * slots * wider <= MOST_WEIGHTS:
+        products = batch * height * width * heads * taps * taps * wider
+        if products <= MOST_PRODUCTS * 4 and taps * taps * wider <= MOST_WEIGHTS:
             break
-    size = (batch, height, width, heads)
-    dtype = pick.choice(DTYPES)
-    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
+    size, storage = (batch, height, width, heads), pick.choice(STORAGES)
+    maps = [(*size, d) for d in (dim, dim, value_dim, value_dim)]
+    q, k, v, grad = (laid_out(pick, size, storage, ANY_STRIDES) for size in maps)
+    weights = []
     for d in (dim, value_dim):
-        tensors += [
-            torch.randn(slots, slots, d),
-            torch.randn(pick.choice([1, heads]), slots, d),
-        ]
-    options = {"kernel_size": kernel, "dropout_p": pick.choice([0.0, 0.3])}
-    return tensors, options, lambda *tensors: [ops.slide_attention(*tensors, **options)]
+        weights.append(MEMORY.copy(normal(pick, (taps, taps, d))))
+        weights.append(MEMORY.copy(normal(pick, (pick.choice([1, heads]), taps, d))))
+    weight_grads = pick.random() < 0.8
+    common = interface.SlideArguments(
+        pick_run(pick, dim), view(q), view(k), view(v), *map(address, weights),
+        *(taps * x.shape[2] * (x.shape[0] > 1) for x in weights[1::2]),
+        *size, dim, value_dim, *kernel, storage,
+    )  # fmt: skip
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out = MEMORY.empty((*size, value_dim), DTYPES[storage])
+        probabilities = MEMORY.empty((batch, heads, taps, height, width))
+        arguments = common._replace(probabilities=address(probabilities))
+        library.kernel("slide_forward", isa)(arguments._replace(out=address(out)))
+        grads = [MEMORY.empty(x.shape, DTYPES[storage]) for x in (q, k, v)]
+        others = [MEMORY.empty(x.shape) for x in weights] if weight_grads else []
+        names = ("dq", "dk", "dv", "d_key_weight", "d_key_bias", "d_value_weight", "d_value_bias")
+        library.kernel("slide_backward", isa)(
+            arguments._replace(
+                grad_out=view(grad),
+                **dict(zip(names, map(address, grads + others), strict=False)),
+            )
+        )
+        return [
+            (out, storage), (probabilities, Storage.FLOAT32), *((x, storage) for x in grads),
+            *((x, Storage.FLOAT32) for x in others),
+        ]  # fmt: skip
+
+    return f"{[x.strides for x in (q, k, v)]} {common}", run
 
 
-def window_case(pick: random.Random, number: int) -> tuple[list[Tensor], dict, Callable]:
+def window_case(pick: random.Random, number: int) -> Case:
     dim, spread = DIMS[number % len(DIMS)], pick.random() < 0.3
     while True:
         height, width = pick_map(pick, (pick.randint(1, 13), pick.randint(1, 13)), True)
-        part = tuple(pick.choice([None, pick.randint(1, side)]) for side in (height, width))
-        cells = (part[0] or height) * (part[1] or width)
-        batch, heads = pick.randint(1, 2), pick.randint(1, 3)
+        window = tuple(pick.choice([side, pick.randint(1, side)]) for side in (height, width))
+        cells = window[0] * window[1]
+        batch, heads = pick_batch(pick), pick.randint(1, 3)
         if batch * heads * height * width * cells * dim <= MOST_PRODUCTS * (4 if dim > 32 else 1):
             break
-    size = (batch, height, width, heads)
+    size, storage = (batch, height, width, heads), pick.choice(STORAGES)
     value_dim = pick.choice([dim, dim, pick.choice(DIMS)])
-    dtype = pick.choice(DTYPES)
-    tensors = [laid_out(pick, (*size, d), dtype) for d in (dim, dim, value_dim)]
-    if pick.random() < 0.5:
-        tensors.append(torch.randn(heads, cells, cells))
-    sides = part[0] or height, part[1] or width
-    shift = (0, 0) if spread else tuple(pick.choice([0, pick.randrange(n)]) for n in sides)
-    options = {
-        "window_size": part,
-        "shift_size": shift,
-        "spread": spread,
-        "dropout_p": pick.choice([0.0, 0.3]),
-    }
+    maps = [(*size, d) for d in (dim, dim, value_dim, value_dim)]
+    q, k, v, grad = (laid_out(pick, size, storage, CHANNELS_TOGETHER) for size in maps)
+    bias = MEMORY.copy(normal(pick, (heads, cells, cells))) if pick.random() < 0.5 else None
+    shift = (0, 0) if spread else tuple(pick.choice([0, pick.randrange(n)]) for n in window)
+    windows = [-(-side // n) for side, n in zip((height, width), window, strict=True)]
+    common = interface.WindowArguments(
+        pick_run(pick, dim), view(q), view(k), view(v), *size, dim, value_dim, *window, *windows,
+        *shift, int(spread), storage, address(bias),
+    )  # fmt: skip
 
-    def run(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Tensor]:
-        return [ops.window_attention(q, k, v, bias=bias, **options)]
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out = MEMORY.empty((*size, value_dim), DTYPES[storage])
+        library.kernel("window_forward", isa)(common._replace(out=address(out)))
+        grads = [MEMORY.empty(x.shape, DTYPES[storage]) for x in (q, k, v)]
+        d_bias = None if bias is None else MEMORY.empty(bias.shape)
+        library.kernel("window_backward", isa)(
+            common._replace(
+                grad_out=view(grad),
+                d_bias=address(d_bias),
+                **dict(zip(("dq", "dk", "dv"), map(address, grads), strict=True)),
+            )
+        )
+        outputs = [(out, storage), *((x, storage) for x in grads)]
+        return outputs if d_bias is None else [*outputs, (d_bias, Storage.FLOAT32)]
 
-    return tensors, options, run
+    return f"{[x.strides for x in (q, k, v)]} {common}", run
 
 
-def told(tensors: list[Tensor], options: dict) -> str:
-    maps = " ".join(f"{x.dtype}{tuple(x.shape)}/{x.stride()}" for x in tensors[:3])
-    words = {name: x for name, x in options.items() if not isinstance(x, Tensor)}
-    return f"{maps} {words}"
+def check(found: list[Array], first: list[Array], storages: list[Storage]) -> None:
+    """That all numbers were written, and that the instruction sets agree on them."""
+    for place, (x, y, storage) in enumerate(zip(found, first, storages, strict=True)):
+        if not np.isfinite(x).all():
+            sys.exit(f"memory was read before it was written, or beside what was given ({place})")
+        scale = max(1.0, float(np.abs(y).max(initial=0)))
+        if np.abs(x - y).max(initial=0) > TOLERANCES[storage] * scale:
+            sys.exit(f"the instruction sets differ by {np.abs(x - y).max()} ({place})")
 
 
 def main() -> None:
-    path, cases = Path(sys.argv[1]), int(sys.argv[2])
-    library._places = lambda stack: [path]
+    library, cases = interface.Library(Path(sys.argv[1])), int(sys.argv[2])
     sets = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(library.instruction_set()) + 1]
-    sets = [isa for isa in sets if hasattr(library._library(), f"slide_forward_{isa}")]
+    sets = tuple(isa for isa in sets if library.has(isa))
     for number, make in product(range(cases), (local_case, slide_case, window_case)):
         pick = random.Random(f"{make.__name__} {number}")
-        torch.manual_seed(number)
-        torch.set_num_threads(pick.randint(1, 2))
-        tensors, options, run = make(pick, number)
+        told, run = make(pick, number)
+        first: list[Array] = []
         for isa in sets:
-            library.instruction_set = lambda isa=isa: isa
-            library.kernel.cache_clear()
-            print(make.__name__, number, isa, told(tensors, options), file=sys.stderr, flush=True)
-            with ops.use_backend("native"):
-                leaves = [x.detach().requires_grad_(number % 7 != 6) for x in tensors]
-                outputs = run(*leaves)
-                if number % 7 != 6:
-                    sum(x.sum() for x in outputs).backward()
-                    outputs += [x.grad for x in leaves]
-            if not all(x.isfinite().all() for x in outputs):
-                sys.exit("memory was read before it was written, or beside what was given")
+            print(make.__name__, number, isa, told, file=sys.stderr, flush=True)
+            outputs = run(library, isa)
+            found = [numbers(x, storage) for x, storage in outputs]
+            first = first or found
+            check(found, first, [storage for _, storage in outputs])
+        MEMORY.free()
     print("instruction sets:", *sets)
 
 

@@ -54,13 +54,10 @@ def check_together(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> 
             raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
 
 
-def autocast(x: Tensor) -> Tensor:
-    """``x`` in the dtype that autocast wants of a matrix product; float64 is left alone."""
-    device = x.device.type
-    if (
-        torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-        and x.dtype is not torch.float64
-    ):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+def autocast(*maps: Tensor) -> tuple[Tensor, ...]:
+    """Maps in the dtype that autocast wants of a matrix product; float64 is left alone."""
+    device = maps[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return maps
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype is torch.float64 else x.to(dtype) for x in maps)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -28,6 +29,7 @@ from foveate.ops._backends import (
     BACKENDS,
     choose,
     default_backend,
+    interpreted,
     launching_on,
     requested_backend,
     unsupported_in_transform,
@@ -156,6 +158,7 @@ class Operator(Generic[A]):
         self._differentiable = [
             self.arguments._fields.index(name) for name in _MAPS + self.parameters
         ]
+        self._first_parameter = min(self._differentiable[len(_MAPS) :])
         self._function = _autograd_function(self)
 
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
@@ -187,6 +190,12 @@ class Operator(Generic[A]):
                 self.backend(a)
             return self.portable(a, Flags(return_kept, training=False))
         return self.overload(*a, return_kept, False)
+
+    def _backward_reads_out(self, values: Sequence[Any]) -> bool:
+        """Whether a Triton backward may follow that reads the output."""
+        if not self.triton_reads_out or (values[0].device.type == "cpu" and not interpreted()):
+            return False
+        return not self.unsupported(self._split(values)[0], "triton")
 
     def unsupported(self, a: A, backend: str) -> str:
         """Why a backend cannot take these arguments; empty if it can."""
@@ -294,7 +303,9 @@ class Operator(Generic[A]):
         A list could not be batched by ``vmap``.
         """
         missing = len(self._differentiable) - len(grads)
-        return *grads, *(grads[0].new_empty(0) for _ in range(missing))
+        return (
+            (*grads, *(grads[0].new_empty(0) for _ in range(missing))) if missing else tuple(grads)
+        )
 
 
 def _schema(arguments: type) -> str:
@@ -321,7 +332,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
         def forward(ctx: Any, *values: Any) -> tuple[Tensor, Tensor]:
             with below_autograd():
                 out, kept = op.overload(*values)
-            reads_out = op.triton_reads_out and not op.unsupported(op._split(values)[0], "triton")
+            reads_out = op._backward_reads_out(values)
             tensors = [values[i] for i in op._tensors]
             ctx.save_for_backward(out if reads_out else None, kept, *tensors)
             ctx.settings = settings = list(values)
@@ -344,7 +355,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
                 grad_out = v.new_zeros(v.shape)
             wanted = [i for i in op._differentiable if ctx.needs_input_grad[i]]
             found: list[Tensor | None] = [None] * len(values)
-            parameter_grads = any(ctx.needs_input_grad[i] for i in op._differentiable[len(_MAPS) :])
+            parameter_grads = bool(wanted) and wanted[-1] >= op._first_parameter
             given = Given(grad_out, grad_kept, out, kept, parameter_grads)
             if torch.is_grad_enabled():  # the gradient is to be differentiated again
                 # Views: each gradient is that of one argument, though a tensor be given twice.
@@ -355,7 +366,8 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
                 for i, grad in zip(wanted, grads, strict=True):
                     found[i] = grad
             else:
-                with default_backend(ctx.requested):
+                again = default_backend(ctx.requested) if ctx.requested else nullcontext()
+                with again:
                     grads = op.backward_overload(*given, *values[: op._count])
                 for i, grad in zip(op._differentiable, grads, strict=True):
                     found[i] = grad if i in wanted else None

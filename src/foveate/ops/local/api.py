@@ -85,7 +85,7 @@ def _checked(
     one_of(border, BORDERS, "border")
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
-    q, k, v = (autocast(x) for x in (q, k, v))
+    q, k, v = autocast(q, k, v)
     check_together(q, k, v, bias=bias, key_mask=key_mask)
     _check_bias(bias, q, kernel)
     if key_mask is not None and key_mask.dtype is not torch.bool:

@@ -1,21 +1,23 @@
-"""Local attention by the compiled CPU kernels: packs the arguments of ``native/local.c``.
+"""Local attention by the compiled CPU kernels of ``native/local``.
 
 The kernels compute in float32 and read and write float32, bfloat16 or float16; only the small
-relative tables, the log-sum-exp and its gradient are float32 always. A reflected border is a map of
-keys that was padded beforehand.
+relative tables, the log-sum-exp and its gradient are float32 always. At a "reflect" border they get
+keys, values and mask that were padded beforehand.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate.ops.native import library
-from foveate.ops.native.tensors import STORAGE, channels_together, run_settings
+from foveate.ops.native.interface import ABSENT, Bias, Border, LocalArguments, View
+from foveate.ops.native.tensors import STORAGE, channels_together, run_settings, view
 
-_BORDERS = {"shift": 0, "zero": 1, "mask": 2, "reflect": 3}
-_LAYOUT = "13q23q8q9q3q2d"  # fv_local in native/local_map.h
-_NONE = (0, 0, 0, 0)
+_BORDERS = {border.name.lower(): border.value for border in Border}
+_NO_BIAS, _TABLE, _EACH = (kind.value for kind in (Bias.NONE, Bias.TABLE, Bias.EACH))
 
 
 def local_attention(
@@ -34,10 +36,14 @@ def local_attention(
     """Output and log-sum-exp, as the portable form gives them."""
     out = torch.empty((*q.shape[:4], v.shape[4]), dtype=q.dtype)
     lse = torch.empty(q.shape[:4], dtype=torch.float32)
-    settings = _settings(q, kernel_size, dilation, bias, scale, border, dropout_p, seed)
     if out.numel():
         k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
-        _call("local_forward", q, k, v, bias, mask, settings, out=out, lse=lse)
+        q, k, v, bias = _readable(q, k, v, bias)
+        arguments = _arguments(
+            q, k, v, lse, kernel_size, dilation, bias, scale, border, mask, dropout_p, seed,
+            out=out.data_ptr(),
+        )  # fmt: skip
+        library.kernel("local_forward")(arguments)
     return out, lse
 
 
@@ -59,78 +65,92 @@ def local_attention_backward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and, if asked, of the bias; else an empty tensor in its place."""
-    settings = _settings(q, kernel_size, dilation, bias, scale, border, dropout_p, seed)
     k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
     d_bias = torch.empty(0, dtype=q.dtype)
     if bias is not None and bias_grad:
         d_bias = torch.zeros(bias.shape, dtype=torch.float32 if bias.dim() == 3 else bias.dtype)
     if q.numel():
-        _call(
-            "local_backward", q, k, v, bias, mask, settings,
-            lse=lse.contiguous(), grad_out=channels_together(grad_out),
-            grad_lse=None if grad_lse is None else grad_lse.contiguous(),
-            dq=dq, dk=dk, dv=dv, d_bias=d_bias if bias_grad else None,
+        grad_out, lse = channels_together(grad_out), lse.contiguous()
+        grad_lse = None if grad_lse is None else grad_lse.contiguous()
+        readable = _readable(q, k, v, bias)
+        arguments = _arguments(
+            *readable[:3], lse, kernel_size, dilation, readable[3], scale, border, mask,
+            dropout_p, seed,
+            grad_out=view(grad_out),
+            grad_lse=0 if grad_lse is None else grad_lse.data_ptr(),
+            dq=dq.data_ptr(),
+            dk=dk.data_ptr(),
+            dv=dv.data_ptr(),
+            d_bias=d_bias.data_ptr() if d_bias.numel() else 0,
         )  # fmt: skip
+        library.kernel("local_backward")(arguments)
     if border == "reflect":
         dk = _folded(dk, q.shape, kernel_size, dilation)
         dv = _folded(dv, q.shape, kernel_size, dilation)
     return dq, dk, dv, d_bias.to(bias.dtype) if bias is not None and bias_grad else d_bias
 
 
-def _call(
-    name: str,
+def _arguments(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    bias: Tensor | None,
-    key_mask: Tensor | None,
-    settings: tuple[float, ...],
-    *,
-    out: Tensor | None = None,
     lse: Tensor,
-    grad_out: Tensor | None = None,
-    grad_lse: Tensor | None = None,
-    dq: Tensor | None = None,
-    dk: Tensor | None = None,
-    dv: Tensor | None = None,
-    d_bias: Tensor | None = None,
-) -> None:
-    """Run a kernel; the order is that of ``fv_local``."""
-    q, k, v = (channels_together(x) for x in (q, k, v))
-    bias = _readable_bias(bias)
-    tensors = (q, k, v, out, lse, bias, key_mask, grad_out, grad_lse, dq, dk, dv, d_bias)
-    per_query = bias is not None and bias.dim() == 6
-    library.kernel(name, _LAYOUT)(
-        *(0 if x is None else x.data_ptr() for x in tensors),
-        *q.stride()[:4],
-        *k.stride()[:4],
-        *v.stride()[:4],
-        *(_NONE if grad_out is None else grad_out.stride()[:4]),
-        *(bias.stride()[:4] if per_query else _NONE),
-        *(_NONE[:3] if key_mask is None else key_mask.stride()),
-        *q.shape,
-        v.shape[4],
-        *k.shape[1:3],
-        *settings,
-    )
-
-
-def _settings(
-    q: Tensor,
     kernel_size: list[int],
     dilation: list[int],
     bias: Tensor | None,
     scale: float,
     border: str,
+    key_mask: Tensor | None,
     dropout_p: float,
     seed: Tensor | None,
-) -> tuple[float, ...]:
-    bias_kind = 0 if bias is None else 1 if bias.dim() == 3 else 2
-    return (
-        *kernel_size, *dilation, _BORDERS[border], bias_kind, STORAGE[q.dtype],
-        STORAGE[q.dtype if bias is None else bias.dtype], *run_settings(scale, dropout_p, seed),
-    )  # fmt: skip
+    grad_out: View = ABSENT,
+    **others: Any,
+) -> LocalArguments:
+    """All arguments; the tensors are as ``_readable`` gives them, others are fields by name."""
+    batch, height, width, heads, dim = q.shape
+    bias_kind, bias_view, mask_view = _NO_BIAS, ABSENT, ABSENT
+    if bias is not None and bias.dim() == 3:
+        bias_kind, bias_view = _TABLE, View(bias.data_ptr())
+    elif bias is not None:
+        bias_kind, bias_view = _EACH, View(bias.data_ptr(), *bias.stride()[:4], 1)
+    if key_mask is not None:
+        mask_view = View(key_mask.data_ptr(), *key_mask.stride())
+    return LocalArguments(
+        run=run_settings(scale, dropout_p, seed),
+        q=view(q),
+        k=view(k),
+        v=view(v),
+        bias=bias_view,
+        key_mask=mask_view,
+        grad_out=grad_out,
+        lse=lse.data_ptr(),
+        batch=batch,
+        height=height,
+        width=width,
+        heads=heads,
+        dim=dim,
+        value_dim=v.shape[4],
+        key_height=k.shape[1],
+        key_width=k.shape[2],
+        kernel_h=kernel_size[0],
+        kernel_w=kernel_size[1],
+        dilation_h=dilation[0],
+        dilation_w=dilation[1],
+        border=_BORDERS[border],
+        bias_kind=bias_kind,
+        storage=STORAGE[q.dtype],
+        bias_storage=STORAGE[q.dtype if bias is None else bias.dtype],
+        **others,
+    )
+
+
+def _readable(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The tensors as the kernels can read them; must live until these have run."""
+    q, k, v = (channels_together(x) for x in (q, k, v))
+    return q, k, v, _readable_bias(bias)
 
 
 def _readable_bias(bias: Tensor | None) -> Tensor | None:

@@ -1,13 +1,11 @@
 """Finds and loads the shared library of CPU kernels; says why when there is none.
 
-The library knows nothing of Python or PyTorch. A kernel takes the address of one C struct of
-64-bit integers (addresses, sizes, strides) and doubles; :func:`kernel` packs it.
+The library knows nothing of Python or PyTorch; :mod:`foveate.ops.native.interface` says how it is
+called.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 import torch  # noqa: F401  loaded first: the library then shares its OpenMP thread pool
+
+from foveate.ops.native.interface import Arguments, Library
 
 _NAME = "libfoveate_ops" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
@@ -32,35 +32,24 @@ def why_not() -> str:
 
 def instruction_set() -> str:
     """The instruction set this machine's kernels are built for: v4, v3 or generic."""
-    isa = _library().foveate_isa
-    isa.restype = ctypes.c_char_p
-    return isa().decode()
+    return _library().instruction_set()
 
 
 @cache
-def kernel(name: str, layout: str, isa: str | None = None) -> Callable[..., None]:
-    """A function that packs its arguments by ``layout`` (as for ``struct``) and calls ``name``.
+def kernel(name: str, isa: str | None = None) -> Callable[[Arguments], None]:
+    """A kernel, as a function of its arguments.
 
     Args:
         name: the kernel without the suffix of its instruction set.
-        layout: ``"12q2d"`` for a C struct of twelve int64 and two doubles, and so on.
         isa: the instruction set; this machine's best if None.
 
     Raises:
         RuntimeError: by the returned function, when the kernel finds no memory to work in.
     """
-    function = getattr(_library(), f"{name}_{isa or instruction_set()}")
-    function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int
-    pack = struct.Struct("=" + layout).pack
-
-    def call(*arguments: float) -> None:
-        if function(pack(*arguments)):
-            raise RuntimeError(f"{name}: out of memory for the kernel's working space")
-
-    return call
+    return _library().kernel(name, isa or instruction_set())
 
 
-def _library() -> ctypes.CDLL:
+def _library() -> Library:
     library, reason = _load()
     if library is None:
         raise RuntimeError(reason)
@@ -68,12 +57,18 @@ def _library() -> ctypes.CDLL:
 
 
 @cache
-def _load() -> tuple[ctypes.CDLL | None, str]:
+def _load() -> tuple[Library | None, str]:
+    """The library or why there is none.
+
+    Raises:
+        MismatchError: if it was built from other sources than this code goes with. That is told
+            and not worked around: the portable form would run unnoticed, many times slower.
+    """
     with ExitStack() as stack:
         for path in _places(stack):
             if path.is_file():
                 try:
-                    return ctypes.CDLL(str(path)), ""
+                    return Library(path), ""
                 except OSError as error:
                     return None, f"{path.name} does not load: {error}"
     return None, f"{_NAME} was not built: the package was installed without a C compiler"

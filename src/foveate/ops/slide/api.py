@@ -77,7 +77,7 @@ def _checked(
     kernel = pair(kernel_size, "kernel_size")
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
-    q, k, v = (autocast(x) for x in (q, k, v))
+    q, k, v = autocast(q, k, v)
     check_together(q, k, v)
     _check_weight("key", key_weight, key_bias, q, q.shape[4], kernel)
     _check_weight("value", value_weight, value_bias, q, v.shape[4], kernel)

@@ -1,18 +1,21 @@
-"""Slide attention by the compiled CPU kernels: packs the arguments of ``native/slide.c``.
+"""Slide attention by the compiled CPU kernels of ``native/slide``.
 
 Maps may be in half precision; the kernels compute in float32.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from foveate.ops.native import library
-from foveate.ops.native.tensors import STORAGE, aligned, run_settings
+from foveate.ops.native.interface import ABSENT, SlideArguments, View
+from foveate.ops.native.tensors import STORAGE, aligned, run_settings, view
 from foveate.ops.slide._arguments import probabilities_shape
 
-_COMMON = "9q3q15q4q2qq4q2d"  # struct common in native/slide_map.h
+_GRADS = ("dq", "dk", "dv", "d_key_weight", "d_key_bias", "d_value_weight", "d_value_bias")
 
 
 def slide_attention(
@@ -36,9 +39,10 @@ def slide_attention(
     probabilities = torch.empty(
         probabilities_shape(q, kernel_size) if keep else 0, dtype=torch.float32
     )
-    library.kernel("slide_forward", _COMMON + "q")(
-        *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed), out.data_ptr()
+    arguments = _arguments(
+        maps, weights, probabilities, kernel_size, scale, dropout_p, seed, out=out.data_ptr()
     )
+    library.kernel("slide_forward")(arguments)
     return out, probabilities
 
 
@@ -66,13 +70,12 @@ def slide_attention_backward(
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:
         grads += [torch.empty(x.shape, dtype=torch.float32) for x in weights]
-    addresses = [grad.data_ptr() for grad in grads] + [0] * (7 - len(grads))
-    library.kernel("slide_backward", _COMMON + "q5q7q")(
-        *_common(maps, weights, probabilities, kernel_size, scale, dropout_p, seed),
-        gradient.data_ptr(),
-        *gradient.stride(),
-        *addresses,
-    )
+    addresses = dict(zip(_GRADS, (grad.data_ptr() for grad in grads), strict=False))
+    arguments = _arguments(
+        maps, weights, probabilities, kernel_size, scale, dropout_p, seed,
+        grad_out=view(gradient), **addresses,
+    )  # fmt: skip
+    library.kernel("slide_backward")(arguments)
     return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
 
 
@@ -80,7 +83,7 @@ def _packed(*tensors: Tensor) -> list[Tensor]:
     return [aligned(x.to(torch.float32).contiguous()) for x in tensors]
 
 
-def _common(
+def _arguments(
     maps: list[Tensor],
     weights: list[Tensor],
     probabilities: Tensor,
@@ -88,22 +91,34 @@ def _common(
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
-) -> tuple[int | float, ...]:
-    """The fields of ``struct common``."""
+    grad_out: View = ABSENT,
+    **others: Any,
+) -> SlideArguments:
+    """All arguments; others are fields by name."""
     q, k, v = maps
-    key_bias, value_bias = weights[1], weights[3]
-    return (
-        *q.shape,
-        v.shape[4],
-        *kernel_size,
-        STORAGE[q.dtype],
-        *(x.data_ptr() for x in maps),
-        *q.stride(),
-        *k.stride(),
-        *v.stride(),
-        *(weight.data_ptr() for weight in weights),
-        key_bias.stride(0) if key_bias.shape[0] > 1 else 0,
-        value_bias.stride(0) if value_bias.shape[0] > 1 else 0,
-        probabilities.data_ptr() if probabilities.numel() else 0,
-        *run_settings(scale, dropout_p, seed),
+    key_weight, key_bias, value_weight, value_bias = weights
+    batch, height, width, heads, dim = q.shape
+    return SlideArguments(
+        run=run_settings(scale, dropout_p, seed),
+        q=view(q),
+        k=view(k),
+        v=view(v),
+        grad_out=grad_out,
+        key_weight=key_weight.data_ptr(),
+        key_bias=key_bias.data_ptr(),
+        value_weight=value_weight.data_ptr(),
+        value_bias=value_bias.data_ptr(),
+        key_bias_stride=key_bias.stride(0) if key_bias.shape[0] > 1 else 0,
+        value_bias_stride=value_bias.stride(0) if value_bias.shape[0] > 1 else 0,
+        batch=batch,
+        height=height,
+        width=width,
+        heads=heads,
+        dim=dim,
+        value_dim=v.shape[4],
+        kernel_h=kernel_size[0],
+        kernel_w=kernel_size[1],
+        storage=STORAGE[q.dtype],
+        probabilities=probabilities.data_ptr() if probabilities.numel() else 0,
+        **others,
     )

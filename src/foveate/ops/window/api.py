@@ -71,7 +71,7 @@ def _checked(
     """The arguments in the form that every body takes."""
     probability(dropout_p, "dropout_p")
     check_maps(q, k, v)
-    q, k, v = (autocast(x) for x in (q, k, v))
+    q, k, v = autocast(q, k, v)
     check_together(q, k, v, bias=bias)
     window = fitted((q.shape[1], q.shape[2]), _sides(window_size))
     shift = pair(shift_size, "shift_size", at_least=0)

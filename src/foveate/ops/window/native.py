@@ -1,21 +1,22 @@
-"""Attention inside parts by the compiled CPU kernels: packs the arguments of ``native/window.c``.
+"""Window attention by the compiled CPU kernels of ``native/window``.
 
 Maps may be in half precision; the kernels compute in float32.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from foveate.ops.native import library
-from foveate.ops.native.tensors import STORAGE, aligned, channels_together, run_settings
+from foveate.ops.native.interface import ABSENT, View, WindowArguments
+from foveate.ops.native.tensors import STORAGE, aligned, channels_together, run_settings, view
 from foveate.ops.window.windows import Windows
 
 MOST_CELLS = 1024
 """Cells of a part beyond which its matrix of weights leaves the caches."""
-
-_COMMON = "6q4q4q3q12qq4q2d"  # fv_window in native/window.c
 
 
 def window_attention(
@@ -33,9 +34,10 @@ def window_attention(
     """Output ``(B, H, W, h, Dv)``."""
     maps, table = [_rows(x) for x in (q, k, v)], _table(bias)
     out = torch.empty(v.shape, dtype=v.dtype)
-    library.kernel("window_forward", _COMMON + "q")(
-        *_common(maps, part, shift, spread, table, scale, dropout_p, seed), out.data_ptr()
+    arguments = _arguments(
+        maps, part, shift, spread, table, scale, dropout_p, seed, out=out.data_ptr()
     )
+    library.kernel("window_forward")(arguments)
     return out
 
 
@@ -60,14 +62,15 @@ def window_attention_backward(
     d_table = torch.empty(
         table.shape if table is not None and bias_grad else 0, dtype=torch.float32
     )  # fmt: skip
-    library.kernel("window_backward", _COMMON + "q5q3qq")(
-        *_common(maps, part, shift, spread, table, scale, dropout_p, seed),
-        0,
-        gradient.data_ptr(),
-        *gradient.stride()[:4],
-        *(grad.data_ptr() for grad in grads),
-        d_table.data_ptr() if d_table.numel() else 0,
-    )
+    arguments = _arguments(
+        maps, part, shift, spread, table, scale, dropout_p, seed,
+        grad_out=view(gradient),
+        dq=grads[0].data_ptr(),
+        dk=grads[1].data_ptr(),
+        dv=grads[2].data_ptr(),
+        d_bias=d_table.data_ptr() if d_table.numel() else 0,
+    )  # fmt: skip
+    library.kernel("window_backward")(arguments)
     d_bias = q.new_empty(0)
     if bias is not None and bias_grad:
         d_bias = d_table.mT.contiguous().to(bias.dtype)
@@ -83,7 +86,7 @@ def _table(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach().to(torch.float32).mT.contiguous()
 
 
-def _common(
+def _arguments(
     maps: list[Tensor],
     part: list[int],
     shift: list[int],
@@ -92,20 +95,33 @@ def _common(
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
-) -> tuple[int | float, ...]:
-    """The fields that both kernels take."""
-    q, v = maps[0], maps[2]
-    grid = Windows((q.shape[1], q.shape[2]), (part[0], part[1])).grid
-    return (
-        *q.shape,
-        v.shape[4],
-        *part,
-        *grid,
-        *shift,
-        int(spread),
-        STORAGE[q.dtype],
-        *(x.data_ptr() for x in maps),
-        *(stride for x in maps for stride in x.stride()[:4]),
-        0 if table is None else table.data_ptr(),
-        *run_settings(scale, dropout_p, seed),
+    grad_out: View = ABSENT,
+    **others: Any,
+) -> WindowArguments:
+    """All arguments; others are fields by name."""
+    q, k, v = maps
+    batch, height, width, heads, dim = q.shape
+    grid = Windows((height, width), (part[0], part[1])).grid
+    return WindowArguments(
+        run=run_settings(scale, dropout_p, seed),
+        q=view(q),
+        k=view(k),
+        v=view(v),
+        grad_out=grad_out,
+        batch=batch,
+        height=height,
+        width=width,
+        heads=heads,
+        dim=dim,
+        value_dim=v.shape[4],
+        window_h=part[0],
+        window_w=part[1],
+        windows_h=grid[0],
+        windows_w=grid[1],
+        shift_h=shift[0],
+        shift_w=shift[1],
+        spread=int(spread),
+        storage=STORAGE[q.dtype],
+        bias=0 if table is None else table.data_ptr(),
+        **others,
     )

@@ -47,7 +47,8 @@ class Windows(NamedTuple):
     @property
     def grid(self) -> tuple[int, int]:
         """How many windows there are, down and across."""
-        return self.padded[0] // self.size[0], self.padded[1] // self.size[1]
+        height, width = self.padded
+        return height // self.size[0], width // self.size[1]
 
     @property
     def count(self) -> int:

@@ -1,4 +1,4 @@
-/* What the kernels share: vectors of floats, exp, transposing copies, splitting work.
+/* Vectors of floats: arithmetic, exp and log, softmax down columns, transposing copies.
  *
  * Written with the vector extensions that GCC and Clang have in common, so that one source
  * serves every instruction set. FV_LANES floats make a vector: eight where there are 256-bit
@@ -12,31 +12,13 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "build.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
-
-/* FV(name) is this build's name of an exported function: name_v4, name_v3, name_generic. */
-#define FV_JOIN_(a, b) a##_##b
-#define FV_JOIN(a, b) FV_JOIN_(a, b)
-#define FV(name) FV_JOIN(name, FV_ISA)
-
-#if defined(_WIN32)
-#define FV_EXPORT __declspec(dllexport)
-#else
-#define FV_EXPORT __attribute__((visibility("default")))
-#endif
-
-#define FV_INLINE static inline __attribute__((always_inline))
 
 #ifndef FV_LANES
 #if defined(__AVX2__)
@@ -45,6 +27,7 @@
 #define FV_LANES 4
 #endif
 #endif
+#define L FV_LANES
 
 typedef float fv_f __attribute__((vector_size(FV_LANES * 4)));
 typedef int32_t fv_i __attribute__((vector_size(FV_LANES * 4)));
@@ -97,37 +80,6 @@ FV_INLINE fv_f fv_exp2(fv_f x) {
   return fv_select(x < low, (fv_f){0}, y);
 }
 
-/* 2^x of a column of `count` vectors `step` floats apart, less its largest, in place; returns their
- * sum and sets *top to what was subtracted, which is 0 where all are -inf.
- */
-FV_INLINE fv_f fv_soften(float *column, ptrdiff_t step, int count, fv_f *top) {
-  fv_f largest = fv_load(column), other = largest;
-  int i = 1;
-  for (; i + 2 <= count; i += 2) {
-    largest = fv_max(fv_load(column + i * step), largest);
-    other = fv_max(fv_load(column + (i + 1) * step), other);
-  }
-  if (i < count) largest = fv_max(fv_load(column + i * step), largest);
-  largest = fv_max(largest, other);
-  largest = fv_select(largest == -INFINITY, (fv_f){0}, largest);
-  fv_f sum = {0}, more = {0};
-  for (i = 0; i + 2 <= count; i += 2) {
-    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
-    const fv_f two = fv_exp2(fv_load(column + (i + 1) * step) - largest);
-    sum += one;
-    more += two;
-    fv_store(column + i * step, one);
-    fv_store(column + (i + 1) * step, two);
-  }
-  if (i < count) {
-    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
-    sum += one;
-    fv_store(column + i * step, one);
-  }
-  *top = largest;
-  return sum + more;
-}
-
 #define FV_LOG2E 1.44269504088896341f
 #define FV_LN2 0.69314718055994531f
 
@@ -156,10 +108,10 @@ FV_INLINE void fv_prefetch_write(const float *p) { __builtin_prefetch(p, 1, 3); 
 /* Lane l of the result is the sum of the lanes of vector l of x: FV_LANES vectors, one after the
  * other. */
 FV_INLINE fv_f fv_sums(const float *x) {
-#define FV_FOLD(count, low, high)                                                          \
-  for (int i = 0; i < FV_LANES / (count); i++)                                             \
-    v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST low) +                  \
-           __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST high)
+#define FV_FOLD(count, low, high)                                       \
+  for (int i = 0; i < FV_LANES / (count); i++)                          \
+  v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST low) + \
+         __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST high)
 #define FV_LIST(...) __VA_ARGS__
   fv_f v[FV_LANES];
   for (int i = 0; i < FV_LANES; i++) v[i] = fv_load(x + i * FV_LANES);
@@ -183,6 +135,51 @@ FV_INLINE fv_f fv_sums(const float *x) {
 #undef FV_FOLD
 #undef FV_LIST
   return v[0];
+}
+
+/* ---- softmax down a column, lane by lane ----------------------------------------------------- */
+
+/* 2^x of a column of `count` vectors `step` floats apart, less its largest, in place; returns their
+ * sum and sets *top to what was subtracted, which is 0 where all are -inf.
+ */
+FV_INLINE fv_f fv_exp2_column(float *column, ptrdiff_t step, int count, fv_f *top) {
+  fv_f largest = fv_load(column), other = largest;
+  int i = 1;
+  for (; i + 2 <= count; i += 2) {
+    largest = fv_max(fv_load(column + i * step), largest);
+    other = fv_max(fv_load(column + (i + 1) * step), other);
+  }
+  if (i < count) largest = fv_max(fv_load(column + i * step), largest);
+  largest = fv_max(largest, other);
+  largest = fv_select(largest == -INFINITY, (fv_f){0}, largest);
+  fv_f sum = {0}, more = {0};
+  for (i = 0; i + 2 <= count; i += 2) {
+    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
+    const fv_f two = fv_exp2(fv_load(column + (i + 1) * step) - largest);
+    sum += one;
+    more += two;
+    fv_store(column + i * step, one);
+    fv_store(column + (i + 1) * step, two);
+  }
+  if (i < count) {
+    const fv_f one = fv_exp2(fv_load(column + i * step) - largest);
+    sum += one;
+    fv_store(column + i * step, one);
+  }
+  *top = largest;
+  return sum + more;
+}
+
+/* From p, a column of `count` weights `step` floats apart that a softmax gave, and their gradients:
+ * those of the logits, p (gradient - sum of p gradient), in place of the latter.
+ */
+FV_INLINE void fv_softmax_backward(const float *p, float *gradient, ptrdiff_t step, int count) {
+  fv_f mean = {0};
+  for (int i = 0; i < count; ++i) mean += fv_load(p + i * step) * fv_load(gradient + i * step);
+  for (int i = 0; i < count; ++i) {
+    float *at = gradient + i * step;
+    fv_store(at, fv_load(p + i * step) * (fv_load(at) - mean));
+  }
 }
 
 /* ---- transposing copies ---------------------------------------------------------------- */
@@ -249,66 +246,6 @@ static __attribute__((unused)) void fv_transpose(const float *from, ptrdiff_t fr
   }
   for (; r < rows; ++r)
     for (int c = 0; c < columns; ++c) to[c * to_stride + r] = factor * from[r * from_stride + c];
-}
-
-/* ---- threads and memory ---------------------------------------------------------------- */
-
-typedef struct {
-  int64_t begin, end;
-} fv_range;
-
-/* The index-th of `parts` nearly equal, contiguous parts of [0, total). */
-FV_INLINE fv_range fv_split(int64_t total, int64_t parts, int64_t index) {
-  fv_range range = {total * index / parts, total * (index + 1) / parts};
-  return range;
-}
-
-FV_INLINE int fv_thread(void) {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
-/* How many threads the enclosing parallel region really has. */
-FV_INLINE int fv_threads(void) {
-#if defined(_OPENMP)
-  return omp_get_num_threads();
-#else
-  return 1;
-#endif
-}
-
-/* Scratch memory of `floats` floats on a cache line's boundary; NULL when there is none. */
-FV_INLINE float *fv_alloc(size_t floats) {
-  size_t bytes = (floats * sizeof(float) + 127) / 64 * 64;
-#if defined(_WIN32)
-  return (float *)_aligned_malloc(bytes, 64);
-#else
-  void *memory = NULL;
-  return posix_memalign(&memory, 64, bytes) ? NULL : (float *)memory;
-#endif
-}
-
-/* Large memory that nobody has touched yet, in huge pages if the system gives them on request: on
- * 77 MB of output, faults of small ones take a fifth of slide attention's time. */
-static __attribute__((unused)) void fv_expect_writes(void *memory, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  const uintptr_t page = 2 << 20, from = (uintptr_t)memory, to = from + bytes;
-  const uintptr_t first = (from + page - 1) / page * page, last = to / page * page;
-  if (bytes >= 32 << 20 && last > first) madvise((void *)first, last - first, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-
-FV_INLINE void fv_free(float *memory) {
-#if defined(_WIN32)
-  _aligned_free(memory);
-#else
-  free(memory);
-#endif
 }
 
 #endif

@@ -1,9 +1,10 @@
-/* Local attention, forward: see local_pack.h for how the keys lie.
+/* Local attention, forward: see pack.h for how the keys lie.
  *
  * For a block of query rows and one tile: logits (dot_block), softmax over the window of each
- * lane, weighted values (weigh_block). Threads share all rows of all parts in contiguous ranges.
+ * lane, weighted values (weigh_block). Threads share all rows of all work items in contiguous
+ * ranges.
  */
-#include "local_logits.h"
+#include "logits.h"
 
 enum { STRIP = 96 }; /* columns: many beside the halo, with packed rows of a few 100 KB */
 
@@ -12,53 +13,43 @@ typedef struct {
   fv_pack keys, values;
   float *q, *logits, *out, *table, *each;
   int *place;
-} fv_forward;
+} fv_workspace;
 
-static void plan(fv_forward *w, const fv_local *a, int tiles) {
+static void plan(fv_workspace *w, const fv_arguments *a, int tiles) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   const ptrdiff_t window = (ptrdiff_t)a->kernel_h * a->kernel_w * L;
   w->keys = plan_pack(&w->arena, a, dim, is_masked(a), tiles);
   w->values = plan_pack(&w->arena, a, value_dim, 0, tiles);
-  w->q = take(&w->arena, (ptrdiff_t)ROWS * dim * L);
-  w->out = take(&w->arena, (ptrdiff_t)ROWS * value_dim * L);
-  w->logits = take(&w->arena, ROWS * window);
-  w->table = take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
-  w->each = take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
-  w->place = (int *)take(&w->arena, tiles);
+  w->q = fv_take(&w->arena, (ptrdiff_t)ROWS * dim * L);
+  w->out = fv_take(&w->arena, (ptrdiff_t)ROWS * value_dim * L);
+  w->logits = fv_take(&w->arena, ROWS * window);
+  w->table = fv_take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
+  w->each = fv_take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
+  w->place = fv_take_bytes(&w->arena, tiles * (ptrdiff_t)sizeof(int));
 }
 
 /* The weights of one row of a tile, not yet divided by their sum; returns sum and log2-sum-exp. */
-static fv_f soften(float *logits, int slots, fv_f *log_sum) {
+static fv_f softmax_row(float *logits, int taps, fv_f *log_sum) {
   fv_f top;
-  const fv_f sum = fv_soften(logits, L, slots, &top);
+  const fv_f sum = fv_exp2_column(logits, L, taps, &top);
   *log_sum = fv_select(sum == 0.f, fv_set(-INFINITY), top + fv_log2(sum));
   return sum;
 }
 
-static void drop(const fv_local *a, const fv_map *m, int y, int tile, float *weights) {
-  const fv_dropout dropout = dropout_of(a);
-  const fv_u words = dropout_words(a, m, &dropout, y, tile);
-  for (int slot = 0; slot < m->kernel_h * m->kernel_w; ++slot) {
-    const fv_i kept = fv_dropout_kept(&dropout, words, (fv_u){0} + (uint32_t)slot);
-    float *at = weights + slot * L;
-    fv_store(at, fv_select(kept, fv_load(at) * dropout.scale, (fv_f){0}));
-  }
-}
-
-static void finish(const fv_local *a, const fv_map *m, int y, int tile, const float *out, fv_f sum,
-                   fv_f log_sum) {
+static void finish(const fv_arguments *a, const fv_map *m, int y, int tile, const float *out,
+                   fv_f sum, fv_f log_sum) {
   const int lanes = lanes_of(m, tile);
   const fv_f inverse = 1.f / fv_select(sum == 0.f, fv_set(1.f), sum);
   const int64_t query = query_place(a, m, y, tile * L), next = a->dilation_w * a->heads;
   const ptrdiff_t bytes = a->value_dim * fv_bytes((int)a->storage);
-  fv_scatter((int)a->storage, out, (char *)(intptr_t)a->out + query * bytes, next * bytes,
-             (int)a->value_dim, lanes, inverse);
-  float *lse = (float *)(intptr_t)a->lse + query;
+  fv_scatter((int)a->storage, out, (char *)a->out + query * bytes, next * bytes, (int)a->value_dim,
+             lanes, inverse);
+  float *lse = a->lse + query;
   log_sum *= FV_LN2;
   for (int i = 0; i < lanes; ++i) lse[i * next] = log_sum[i];
 }
 
-static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m,
+static void tile_forward(const fv_arguments *a, const fv_workspace *w, const fv_map *m,
                          const fv_block *b, const fv_plane *queries, int tile) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim, next = b->y + b->rows;
   fv_ahead ahead = {0};
@@ -68,7 +59,7 @@ static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m
     const char *lanes[L];
     float *to = w->q + (ptrdiff_t)r * dim * L;
     lanes_at(queries, b->y + r, tile * L, m->width, lanes);
-    fv_gather(queries->storage, lanes, to, L, dim, (float)a->scale * FV_LOG2E);
+    fv_gather(queries->storage, lanes, to, L, dim, (float)a->run.scale * FV_LOG2E);
     q[r] = to;
   }
   add_rows_ahead(&ahead, &w->keys, b->key_end, tile);
@@ -81,8 +72,12 @@ static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * window_floats(m);
     add_to_logits(a, m, b, r, &w->keys, tile, table, w->each, logits);
-    sum[r] = soften(logits, m->kernel_h * m->kernel_w, &log_sum[r]);
-    if (a->threshold) drop(a, m, b->y + r, tile, logits);
+    sum[r] = softmax_row(logits, m->kernel_h * m->kernel_w, &log_sum[r]);
+    if (a->run.threshold) {
+      const fv_dropout dropout = fv_dropout_of(&a->run);
+      const fv_u words = dropout_words(a, m, &dropout, b->y + r, tile);
+      fv_drop(&dropout, words, NULL, m->kernel_h * m->kernel_w, logits, logits, L);
+    }
   }
   memset(w->out, 0, (size_t)(b->rows * value_dim * L) * sizeof(float));
   weigh_block(m, b, w->logits, &w->values, value_dim, tile, w->out);
@@ -90,12 +85,13 @@ static void tile_forward(const fv_local *a, const fv_forward *w, const fv_map *m
     finish(a, m, b->y + r, tile, w->out + (ptrdiff_t)r * value_dim * L, sum[r], log_sum[r]);
 }
 
-/* Rows [begin, end) of one part. */
-static void rows_forward(const fv_local *a, fv_forward *w, const fv_map *m, int begin, int end) {
-  const fv_plane queries = plane_of(a, m, a->q, a->q_stride, a->storage);
+/* Rows [begin, end) of one work item. */
+static void rows_forward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
+                         int end) {
+  const fv_plane queries = plane_of(a, m, &a->q, a->storage);
   if (end > m->height) end = m->height;
-  pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride, a->storage));
-  pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride, a->storage));
+  pack_start(&w->keys, m, plane_of(a, m, &a->k, a->storage));
+  pack_start(&w->values, m, plane_of(a, m, &a->v, a->storage));
   mask_keys(&w->keys, a, m);
   mask_keys(&w->values, a, m);
   if (a->bias_kind == BIAS_TABLE) tables_of_strip(a, m, w->place, w->table);
@@ -110,15 +106,17 @@ static void rows_forward(const fv_local *a, fv_forward *w, const fv_map *m, int 
 }
 
 /* Returns 0, or 1 when there is no memory. */
-FV_EXPORT int FV(local_forward)(const fv_local *a) {
+FV_EXPORT int FV(local_forward)(const fv_arguments *a) {
+  check_arguments(a);
+  assert(a->out || !a->batch);
   const int64_t strips = strips_of(a, STRIP / L);
   const int64_t height = class_length(a->height, a->dilation_h, 0);
-  const int64_t rows = part_count(a, strips) * height;
+  const int64_t rows = item_count(a, strips) * height;
   int failed = 0;
   expect_writes(a, a->out, a->height, a->width, a->value_dim);
-#pragma omp parallel num_threads((int)a->threads) reduction(| : failed)
+#pragma omp parallel num_threads((int)a->run.threads) reduction(| : failed)
   {
-    fv_forward w = {0};
+    fv_workspace w = {0};
     plan(&w, a, strip_tiles(a, strips));
     float *memory = fv_alloc(w.arena.used);
     if (memory) {

@@ -6,7 +6,7 @@
 #ifndef FOVEATE_LOCAL_PRODUCTS_H
 #define FOVEATE_LOCAL_PRODUCTS_H
 
-#include "simd.h"
+#include "../common/simd.h"
 
 /* What the registers hold with TAPS taps. With many registers, weigh_taps sums CHANNELS channels
  * at once, so that additions need not wait for each other.
@@ -19,7 +19,6 @@
 #define CHANNELS 1
 #endif
 #define TAPS 7
-#define L FV_LANES
 
 /* Rows of keys or values from a tile's first column on. Plain: lane l sees column l + t at tap t;
  * else column lanes[l] + t.
@@ -71,8 +70,7 @@ FV_INLINE void dot_taps(const int R, const int T, const int split, const int pla
 /* The same sums as weigh_taps, for N channels from d on. */
 FV_INLINE void weigh_channels(const int R, const int T, const int N, const int split,
                               const int plain, fv_i lanes, fv_f (*weight)[TAPS],
-                              const float *const *v, ptrdiff_t v_step, int d,
-                              float *const *out) {
+                              const float *const *v, ptrdiff_t v_step, int d, float *const *out) {
   fv_f sum[ROWS][CHANNELS], value[ROWS];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -125,6 +123,13 @@ typedef void (*dot_function)(const float *const *, ptrdiff_t, const fv_columns *
 typedef void (*weigh_function)(const float *const *, ptrdiff_t, const fv_columns *, int, int,
                                float *const *);
 
+/* clang-format off */
+#define EACH_TAPS(M, R, NAME, SPLIT, PLAIN)                                           \
+  M(R, 1, NAME, SPLIT, PLAIN) M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN) \
+  M(R, 4, NAME, SPLIT, PLAIN) M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN) \
+  M(R, 7, NAME, SPLIT, PLAIN)
+/* clang-format on */
+
 #define DEFINE(R, T, NAME, SPLIT, PLAIN)                                                           \
   static void dot_##R##_##T##_##NAME(const float *const *q, ptrdiff_t q_step, const fv_columns *k, \
                                      int tap, int dim, float *const *to) {                         \
@@ -134,49 +139,26 @@ typedef void (*weigh_function)(const float *const *, ptrdiff_t, const fv_columns
                                        const fv_columns *v, int tap, int dim, float *const *out) { \
     weigh_taps(R, T, SPLIT, PLAIN, weights, weights_tap, v, tap, dim, out);                        \
   }
-#define DOT(R, T, NAME, SPLIT, PLAIN) dot_##R##_##T##_##NAME,
-#define WEIGH(R, T, NAME, SPLIT, PLAIN) weigh_##R##_##T##_##NAME,
-#define FOR_TAPS(M, R, NAME, SPLIT, PLAIN)                                                \
-  M(R, 1, NAME, SPLIT, PLAIN) M(R, 2, NAME, SPLIT, PLAIN) M(R, 3, NAME, SPLIT, PLAIN)     \
-  M(R, 4, NAME, SPLIT, PLAIN) M(R, 5, NAME, SPLIT, PLAIN) M(R, 6, NAME, SPLIT, PLAIN)     \
-  M(R, 7, NAME, SPLIT, PLAIN)
-
-FOR_TAPS(DEFINE, 1, shared_plain, 0, 1)
-FOR_TAPS(DEFINE, 1, shared_shifted, 0, 0)
-FOR_TAPS(DEFINE, 2, shared_plain, 0, 1)
-FOR_TAPS(DEFINE, 2, shared_shifted, 0, 0)
-FOR_TAPS(DEFINE, 2, first_plain, 1, 1)
-FOR_TAPS(DEFINE, 2, first_shifted, 1, 0)
-#if ROWS == 3
-FOR_TAPS(DEFINE, 3, shared_plain, 0, 1)
-FOR_TAPS(DEFINE, 3, shared_shifted, 0, 0)
-FOR_TAPS(DEFINE, 3, first_plain, 1, 1)
-FOR_TAPS(DEFINE, 3, first_shifted, 1, 0)
-FOR_TAPS(DEFINE, 3, second_plain, 2, 1)
-FOR_TAPS(DEFINE, 3, second_shifted, 2, 0)
-#endif
+#define VARIANT(R, NAME, SPLIT, PLAIN) EACH_TAPS(DEFINE, R, NAME, SPLIT, PLAIN)
+#include "variants.inc"
+#undef VARIANT
 
 /* [shifted][rows - 1][split][taps - 1] */
-#if ROWS == 3
-#define TABLE(M, PLAIN)                                                                      \
-  {                                                                                          \
-    {{FOR_TAPS(M, 1, shared_##PLAIN, , )}},                                                  \
-        {{FOR_TAPS(M, 2, shared_##PLAIN, , )}, {FOR_TAPS(M, 2, first_##PLAIN, , )}},         \
-        {{FOR_TAPS(M, 3, shared_##PLAIN, , )},                                               \
-         {FOR_TAPS(M, 3, first_##PLAIN, , )},                                                \
-         {FOR_TAPS(M, 3, second_##PLAIN, , )}},                                              \
-  }
-#else
-#define TABLE(M, PLAIN)                                                                      \
-  {                                                                                          \
-    {{FOR_TAPS(M, 1, shared_##PLAIN, , )}},                                                  \
-        {{FOR_TAPS(M, 2, shared_##PLAIN, , )}, {FOR_TAPS(M, 2, first_##PLAIN, , )}},         \
-  }
-#endif
-static const dot_function dot_table[2][ROWS][ROWS][TAPS] = {TABLE(DOT, plain),
-                                                            TABLE(DOT, shifted)};
-static const weigh_function weigh_table[2][ROWS][ROWS][TAPS] = {TABLE(WEIGH, plain),
-                                                                TABLE(WEIGH, shifted)};
+#define DOT(R, T, NAME, SPLIT, PLAIN) dot_##R##_##T##_##NAME,
+#define VARIANT(R, NAME, SPLIT, PLAIN) \
+  [!(PLAIN)][R - 1][SPLIT] = {EACH_TAPS(DOT, R, NAME, SPLIT, PLAIN)},
+static const dot_function dot_table[2][ROWS][ROWS][TAPS] = {
+#include "variants.inc"
+};
+#undef VARIANT
+
+#define WEIGH(R, T, NAME, SPLIT, PLAIN) weigh_##R##_##T##_##NAME,
+#define VARIANT(R, NAME, SPLIT, PLAIN) \
+  [!(PLAIN)][R - 1][SPLIT] = {EACH_TAPS(WEIGH, R, NAME, SPLIT, PLAIN)},
+static const weigh_function weigh_table[2][ROWS][ROWS][TAPS] = {
+#include "variants.inc"
+};
+#undef VARIANT
 
 /* Taps of a chunk when `taps` of them are done in nearly equal chunks of at most TAPS. */
 FV_INLINE int chunk_of(int taps) {

@@ -1,4 +1,4 @@
-/* Local attention's arguments, and how the kernels divide maps.
+/* How the kernels of local attention divide maps.
  *
  * A dilated map falls apart into classes of positions that see only each other; each class of one
  * head of one image is a dense map with larger strides, so nothing beyond this file knows
@@ -8,23 +8,11 @@
 #ifndef FOVEATE_LOCAL_MAP_H
 #define FOVEATE_LOCAL_MAP_H
 
-#include "local_products.h"
-#include "storage.h"
+#include "../common/tensor.h"
+#include "arguments.h"
+#include "products.h"
 
-enum { BORDER_SHIFT, BORDER_ZERO, BORDER_MASK, BORDER_PADDED };
-enum { BIAS_NONE, BIAS_TABLE, BIAS_EACH };
-
-/* The arguments, as foveate/ops/local/native.py packs them. Strides count elements. */
-typedef struct {
-  int64_t q, k, v, out, lse, bias, key_mask;
-  int64_t grad_out, grad_lse, dq, dk, dv, d_bias;
-  int64_t q_stride[4], k_stride[4], v_stride[4], grad_stride[4], bias_stride[4], mask_stride[3];
-  int64_t batch, height, width, heads, dim, value_dim, key_height, key_width;
-  int64_t kernel_h, kernel_w, dilation_h, dilation_w, border, bias_kind;
-  int64_t storage, bias_storage, threads;
-  int64_t seed_low, seed_high, threshold;
-  double scale, keep_scale;
-} fv_local;
+typedef fv_local_arguments fv_arguments;
 
 /* ---- maps -------------------------------------------------------------------------------- */
 
@@ -42,28 +30,29 @@ FV_INLINE int64_t class_length(int64_t length, int64_t dilation, int64_t class) 
 FV_INLINE int tiles_of(int64_t width) { return (int)((width + L - 1) / L); }
 
 /* Tiles of the widest class. */
-FV_INLINE int most_tiles(const fv_local *a) {
+FV_INLINE int most_tiles(const fv_arguments *a) {
   return tiles_of(class_length(a->width, a->dilation_w, 0));
 }
 
 /* Into how many strips of at most `tiles` tiles the widest maps fall. */
-FV_INLINE int64_t strips_of(const fv_local *a, int tiles) {
+FV_INLINE int64_t strips_of(const fv_arguments *a, int tiles) {
   return (most_tiles(a) + tiles - 1) / tiles;
 }
 
 /* Tiles of the widest strip. */
-FV_INLINE int strip_tiles(const fv_local *a, int64_t strips) {
+FV_INLINE int strip_tiles(const fv_arguments *a, int64_t strips) {
   return (int)((most_tiles(a) + strips - 1) / strips);
 }
 
-/* Parts there are: a strip of a class of one head of one image. Their numbers count classes of
+/* Work items there are: a strip of a class of one head of one image. Their numbers count classes of
  * columns slowest, as those differ in width.
  */
-FV_INLINE int64_t part_count(const fv_local *a, int64_t strips) {
+FV_INLINE int64_t item_count(const fv_arguments *a, int64_t strips) {
   return a->batch * a->heads * strips * a->dilation_h * a->dilation_w;
 }
 
-FV_INLINE fv_map map_of(const fv_local *a, int64_t strips, int64_t number) {
+/* The map and strip of a work item. */
+FV_INLINE fv_map map_of(const fv_arguments *a, int64_t strips, int64_t number) {
   fv_map m;
   m.class_y = number % a->dilation_h;
   number /= a->dilation_h;
@@ -80,8 +69,8 @@ FV_INLINE fv_map map_of(const fv_local *a, int64_t strips, int64_t number) {
   m.kernel_h = (int)a->kernel_h;
   m.kernel_w = (int)a->kernel_w;
   m.border = (int)a->border;
-  m.before_h = a->border == BORDER_PADDED ? 0 : (int)a->kernel_h / 2;
-  m.before_w = a->border == BORDER_PADDED ? 0 : (int)a->kernel_w / 2;
+  m.before_h = a->border == BORDER_REFLECT ? 0 : (int)a->kernel_h / 2;
+  m.before_w = a->border == BORDER_REFLECT ? 0 : (int)a->kernel_w / 2;
   const fv_range tiles = fv_split(tiles_of(m.width), strips, strip);
   m.tile_begin = (int)tiles.begin;
   m.tile_end = (int)tiles.end;
@@ -89,26 +78,49 @@ FV_INLINE fv_map map_of(const fv_local *a, int64_t strips, int64_t number) {
 }
 
 /* The tensor's coordinates of a query of this map. */
-FV_INLINE int64_t image_row(const fv_local *a, const fv_map *m, int y) {
+FV_INLINE int64_t image_row(const fv_arguments *a, const fv_map *m, int y) {
   return m->class_y + y * a->dilation_h;
 }
 
-FV_INLINE int64_t image_column(const fv_local *a, const fv_map *m, int x) {
+FV_INLINE int64_t image_column(const fv_arguments *a, const fv_map *m, int x) {
   return m->class_x + (x < m->width ? x : m->width - 1) * a->dilation_w;
 }
 
 /* A query's place in a contiguous (B, H, W, heads). */
-FV_INLINE int64_t query_place(const fv_local *a, const fv_map *m, int y, int x) {
+FV_INLINE int64_t query_place(const fv_arguments *a, const fv_map *m, int y, int x) {
   return ((m->image * a->height + image_row(a, m, y)) * a->width + image_column(a, m, x)) *
              a->heads +
          m->head;
 }
 
 /* A contiguous tensor of `count` numbers for each position and head is about to be written. */
-FV_INLINE void expect_writes(const fv_local *a, int64_t to, int64_t height, int64_t width,
+FV_INLINE void expect_writes(const fv_arguments *a, void *to, int64_t height, int64_t width,
                              int64_t count) {
-  fv_expect_writes((void *)(intptr_t)to, (size_t)(a->batch * height * width * a->heads * count) *
-                                             (size_t)fv_bytes((int)a->storage));
+  const fv_tensor t = fv_contiguous(to, height, width, a->heads, count, a->storage);
+  fv_expect_tensor(&t, a->batch);
+}
+
+/* In debug builds: what both kernels take for granted. */
+FV_INLINE void check_arguments(const fv_arguments *a) {
+  fv_check_run(&a->run);
+  assert(a->batch >= 0);
+  if (!a->batch) return;
+  fv_check_view(&a->q, a->storage, a->dim, true);
+  fv_check_view(&a->k, a->storage, a->dim, true);
+  fv_check_view(&a->v, a->storage, a->value_dim, true);
+  assert(a->lse);
+  assert(a->height > 0 && a->width > 0 && a->heads > 0);
+  assert(a->kernel_h > 0 && a->kernel_w > 0 && a->dilation_h > 0 && a->dilation_w > 0);
+  assert(BORDER_SHIFT <= a->border && a->border <= BORDER_REFLECT);
+  assert(BIAS_NONE <= a->bias_kind && a->bias_kind <= BIAS_EACH);
+  assert(!a->bias.data == (a->bias_kind == BIAS_NONE));
+  assert(a->bias_kind != BIAS_TABLE || a->bias_storage == STORAGE_FLOAT32);
+  const int64_t more_h = a->border == BORDER_REFLECT ? (a->kernel_h - 1) * a->dilation_h : 0;
+  const int64_t more_w = a->border == BORDER_REFLECT ? (a->kernel_w - 1) * a->dilation_w : 0;
+  assert(a->key_height == a->height + more_h && a->key_width == a->width + more_w);
+  assert(a->border != BORDER_SHIFT ||
+         (a->kernel_h * a->dilation_h <= a->height && a->kernel_w * a->dilation_w <= a->width));
+  (void)a, (void)more_h, (void)more_w;
 }
 
 /* ---- windows and tiles ------------------------------------------------------------------- */
@@ -159,17 +171,12 @@ typedef struct {
   int storage;
 } fv_plane;
 
-/* The plane of a map in a tensor (B, H, W, heads, D) with these strides. */
-FV_INLINE fv_plane plane_of(const fv_local *a, const fv_map *m, int64_t data,
-                            const int64_t *stride, int64_t storage) {
-  const ptrdiff_t size = fv_bytes((int)storage);
-  fv_plane p;
-  p.data = (const char *)(intptr_t)data + size * (m->image * stride[0] + m->class_y * stride[1] +
-                                                  m->class_x * stride[2] + m->head * stride[3]);
-  p.row = size * stride[1] * a->dilation_h;
-  p.column = size * stride[2] * a->dilation_w;
-  p.storage = (int)storage;
-  return p;
+/* The plane of a map in a tensor. */
+FV_INLINE fv_plane plane_of(const fv_arguments *a, const fv_map *m, const fv_view *v,
+                            int64_t storage) {
+  const fv_tensor t = fv_tensor_of(v, storage, 0);
+  return (fv_plane){fv_at(&t, m->image, m->class_y, m->class_x, m->head), t.row * a->dilation_h,
+                    t.column * a->dilation_w, t.storage};
 }
 
 /* Addresses of the positions that a tile's lanes have in row y; beyond `width` the last one. */
@@ -180,45 +187,14 @@ FV_INLINE void lanes_at(const fv_plane *p, int y, int x, int width, const char *
 
 /* ---- what comes next --------------------------------------------------------------------- */
 
-/* Positions of a tensor that are about to be read or written. */
-typedef struct {
-  const char *data;
-  ptrdiff_t row, column; /* in bytes */
-  int rows, columns, bytes;
-} fv_patch;
-
-/* What to prefetch while something else is computed. Hardware does not foresee these accesses: each
- * is one head's few channels, far from the next position's. Asked for all at once they would stall
- * the core, so the products ask for a share of them with each of their passes.
- */
-typedef struct {
-  fv_patch patch[4];
-  int patches;
-} fv_ahead;
-
-FV_INLINE void add_ahead(fv_ahead *ahead, fv_patch patch) {
-  ahead->patch[ahead->patches++] = patch;
-}
-
 /* Rows [begin, end), as far as they are in the map, of the columns of a tile. */
 FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_plane *p, int begin, int end, int height,
                               int x, int width, int dim) {
   if (begin < 0) begin = 0;
   if (end > height) end = height;
-  add_ahead(ahead, (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column,
-                              end - begin, width - x < L ? width - x : L,
-                              dim * fv_bytes(p->storage)});
-}
-
-/* The share of one of so many passes: some of the columns. */
-FV_INLINE void prefetch_share(const fv_ahead *ahead, int pass, int passes) {
-  for (const fv_patch *p = ahead->patch; p < ahead->patch + ahead->patches; ++p) {
-    const int end = p->columns * (pass + 1) / passes;
-    for (int x = p->columns * pass / passes; x < end; ++x)
-      for (int y = 0; y < p->rows; ++y)
-        for (int i = 0; i < p->bytes; i += 64)
-          fv_prefetch((const float *)(p->data + y * p->row + x * p->column + i));
-  }
+  fv_add_ahead(ahead,
+               (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column, end - begin,
+                          width - x < L ? width - x : L, dim * fv_bytes(p->storage)});
 }
 
 #endif

@@ -4,13 +4,12 @@
 #ifndef FOVEATE_STORAGE_H
 #define FOVEATE_STORAGE_H
 
+#include "arguments.h"
 #include "simd.h"
-
-enum { FV_FLOAT32, FV_BFLOAT16, FV_FLOAT16 };
 
 typedef uint16_t fv_h __attribute__((vector_size(FV_LANES * 2)));
 
-FV_INLINE int fv_bytes(int storage) { return storage == FV_FLOAT32 ? 4 : 2; }
+FV_INLINE int fv_bytes(int storage) { return storage == STORAGE_FLOAT32 ? 4 : 2; }
 
 FV_INLINE fv_u fv_where(fv_i mask, fv_u a, fv_u b) { return ((fv_u)mask & a) | (~(fv_u)mask & b); }
 
@@ -56,27 +55,27 @@ FV_INLINE fv_h fv_to_bfloat16(fv_f x) {
 
 /* `storage` of these is known when they are inlined. */
 FV_INLINE fv_f fv_read(const char *p, const int storage) {
-  if (storage == FV_FLOAT32) {
+  if (storage == STORAGE_FLOAT32) {
     fv_f x;
     memcpy(&x, p, sizeof x);
     return x;
   }
   fv_h x;
   memcpy(&x, p, sizeof x);
-  return storage == FV_FLOAT16 ? fv_from_half(x) : fv_from_bfloat16(x);
+  return storage == STORAGE_FLOAT16 ? fv_from_half(x) : fv_from_bfloat16(x);
 }
 
 FV_INLINE void fv_write(char *p, fv_f x, const int storage) {
-  if (storage == FV_FLOAT32) {
+  if (storage == STORAGE_FLOAT32) {
     memcpy(p, &x, sizeof x);
     return;
   }
-  const fv_h y = storage == FV_FLOAT16 ? fv_to_half(x) : fv_to_bfloat16(x);
+  const fv_h y = storage == STORAGE_FLOAT16 ? fv_to_half(x) : fv_to_bfloat16(x);
   memcpy(p, &y, sizeof y);
 }
 
 FV_INLINE float fv_read_one(const char *p, const int storage) {
-  if (storage == FV_FLOAT32) {
+  if (storage == STORAGE_FLOAT32) {
     float x;
     memcpy(&x, p, sizeof x);
     return x;
@@ -84,17 +83,35 @@ FV_INLINE float fv_read_one(const char *p, const int storage) {
   uint16_t bits;
   memcpy(&bits, p, sizeof bits);
   const fv_h x = {bits};
-  return (storage == FV_FLOAT16 ? fv_from_half(x) : fv_from_bfloat16(x))[0];
+  return (storage == STORAGE_FLOAT16 ? fv_from_half(x) : fv_from_bfloat16(x))[0];
 }
 
 FV_INLINE void fv_write_one(char *p, float x, const int storage) {
-  if (storage == FV_FLOAT32) {
+  if (storage == STORAGE_FLOAT32) {
     memcpy(p, &x, sizeof x);
     return;
   }
-  const uint16_t bits = (storage == FV_FLOAT16 ? fv_to_half(fv_set(x)) : fv_to_bfloat16(fv_set(x)))[0];
+  const uint16_t bits =
+      (storage == STORAGE_FLOAT16 ? fv_to_half(fv_set(x)) : fv_to_bfloat16(fv_set(x)))[0];
   memcpy(p, &bits, sizeof bits);
 }
+
+/* `call` with S, a constant, for the storage: the functions above and those made of them are then
+ * compiled once for each.
+ */
+#define FV_BY_STORAGE(storage, call)            \
+  do {                                          \
+    if ((storage) == STORAGE_FLOAT32) {         \
+      enum { S = STORAGE_FLOAT32 };             \
+      call;                                     \
+    } else if ((storage) == STORAGE_BFLOAT16) { \
+      enum { S = STORAGE_BFLOAT16 };            \
+      call;                                     \
+    } else {                                    \
+      enum { S = STORAGE_FLOAT16 };             \
+      call;                                     \
+    }                                           \
+  } while (0)
 
 #if FV_LANES == FV_BLOCK
 /* ---- lanes: one vector's worth of positions, channel by channel --------------------------- */
@@ -139,24 +156,14 @@ FV_INLINE void fv_scatter_as(const int storage, const float *from, char *to, ptr
 /* to[c * step + lane] = factor * from[lane][c]. */
 static __attribute__((unused)) void fv_gather(int storage, const char *const *from, float *to,
                                               ptrdiff_t step, int channels, float factor) {
-  if (storage == FV_FLOAT32)
-    fv_gather_as(FV_FLOAT32, from, to, step, channels, factor);
-  else if (storage == FV_BFLOAT16)
-    fv_gather_as(FV_BFLOAT16, from, to, step, channels, factor);
-  else
-    fv_gather_as(FV_FLOAT16, from, to, step, channels, factor);
+  FV_BY_STORAGE(storage, fv_gather_as(S, from, to, step, channels, factor));
 }
 
 /* Channel c of `lanes` positions that lie `lane` bytes apart from `to` on: factor * from[c][i]. */
 static __attribute__((unused)) void fv_scatter(int storage, const float *from, char *to,
                                                ptrdiff_t lane, int channels, int lanes,
                                                fv_f factor) {
-  if (storage == FV_FLOAT32)
-    fv_scatter_as(FV_FLOAT32, from, to, lane, channels, lanes, factor);
-  else if (storage == FV_BFLOAT16)
-    fv_scatter_as(FV_BFLOAT16, from, to, lane, channels, lanes, factor);
-  else
-    fv_scatter_as(FV_FLOAT16, from, to, lane, channels, lanes, factor);
+  FV_BY_STORAGE(storage, fv_scatter_as(S, from, to, lane, channels, lanes, factor));
 }
 #endif
 

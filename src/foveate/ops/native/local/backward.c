@@ -8,41 +8,41 @@
  * alone, except that of the bias table, which is summed thread by thread.
  *
  * In the ring a weight lies under its key's offset from the query's unshifted window, so that a
- * gather is a diagonal of vectors: [slot row][offset][margin + query column]. Away from a "shift"
+ * gather is a diagonal of vectors: [key row][offset][margin + query column]. Away from a "shift"
  * border an offset is a tap.
  */
-#include "local_logits.h"
+#include "logits.h"
 
 typedef struct {
   fv_arena arena;
   fv_pack keys, values;
-  float *queries, *grads; /* rings of query rows, [channel][margin + column] */
-  float *weights, *slopes; /* rings of P and dS */
+  float *queries, *grads;   /* rings of query rows, [channel][margin + column] */
+  float *weights, *dlogits; /* rings of P and dS */
   float *logits, *products, *out, *grad_keys, *grad_values;
   float *table, *each, *table_sums, *head_table;
   int *place;
   fv_range *seen; /* offsets under which each tile's keys are seen */
-  int rows; /* of the rings */
-  int width; /* of the map the rings last held */
+  int rows;       /* of the rings */
+  int width;      /* of the map the rings last held */
   ptrdiff_t margin, line, query_row, grad_row, weights_row;
-  size_t rings, rings_size; /* where they lie in the arena */
+  size_t rings, rings_size;  /* where they lie in the arena */
   int first_offset, offsets; /* offsets that exist: [first, first + offsets) */
-} fv_backward;
+} fv_workspace;
 
 /* Offsets beyond the taps, on either side, that shifted windows reach. */
-FV_INLINE int offsets_before(const fv_local *a) {
+FV_INLINE int offsets_before(const fv_arguments *a) {
   return a->border == BORDER_SHIFT ? (int)a->kernel_w - 1 - (int)a->kernel_w / 2 : 0;
 }
 
-FV_INLINE int offsets_after(const fv_local *a) {
+FV_INLINE int offsets_after(const fv_arguments *a) {
   return a->border == BORDER_SHIFT ? (int)a->kernel_w / 2 : 0;
 }
 
-FV_INLINE int most_key_tiles(const fv_local *a) {
+FV_INLINE int most_key_tiles(const fv_arguments *a) {
   return tiles_of(class_length(a->key_width, a->dilation_w, 0));
 }
 
-static void plan(fv_backward *w, const fv_local *a) {
+static void plan(fv_workspace *w, const fv_arguments *a) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim, kernel_h = (int)a->kernel_h;
   const int most = dim > value_dim ? dim : value_dim;
   const int64_t height = class_length(a->height, a->dilation_h, 0);
@@ -60,21 +60,21 @@ static void plan(fv_backward *w, const fv_local *a) {
   w->grad_row = value_dim * w->line;
   w->weights_row = (ptrdiff_t)kernel_h * w->offsets * w->line;
   w->rings = w->arena.used;
-  w->queries = take(&w->arena, w->rows * w->query_row);
-  w->grads = take(&w->arena, w->rows * w->grad_row);
-  w->weights = take(&w->arena, w->rows * w->weights_row);
-  w->slopes = take(&w->arena, w->rows * w->weights_row);
+  w->queries = fv_take(&w->arena, w->rows * w->query_row);
+  w->grads = fv_take(&w->arena, w->rows * w->grad_row);
+  w->weights = fv_take(&w->arena, w->rows * w->weights_row);
+  w->dlogits = fv_take(&w->arena, w->rows * w->weights_row);
   w->rings_size = w->arena.used - w->rings;
-  w->logits = take(&w->arena, ROWS * window);
-  w->products = take(&w->arena, ROWS * window);
-  w->out = take(&w->arena, (ptrdiff_t)ROWS * most * L);
-  w->grad_keys = take(&w->arena, (ptrdiff_t)ROWS * dim * L);
-  w->grad_values = take(&w->arena, (ptrdiff_t)ROWS * value_dim * L);
-  w->table = take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
-  w->table_sums = take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
-  w->each = take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
-  w->place = (int *)take(&w->arena, tiles);
-  w->seen = (fv_range *)take(&w->arena, most_key_tiles(a) * (ptrdiff_t)sizeof(fv_range) / 4);
+  w->logits = fv_take(&w->arena, ROWS * window);
+  w->products = fv_take(&w->arena, ROWS * window);
+  w->out = fv_take(&w->arena, (ptrdiff_t)ROWS * most * L);
+  w->grad_keys = fv_take(&w->arena, (ptrdiff_t)ROWS * dim * L);
+  w->grad_values = fv_take(&w->arena, (ptrdiff_t)ROWS * value_dim * L);
+  w->table = fv_take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
+  w->table_sums = fv_take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
+  w->each = fv_take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
+  w->place = fv_take_bytes(&w->arena, tiles * (ptrdiff_t)sizeof(int));
+  w->seen = fv_take_bytes(&w->arena, most_key_tiles(a) * (ptrdiff_t)sizeof(fv_range));
 }
 
 /* ---- a block of query rows --------------------------------------------------------------- */
@@ -87,7 +87,7 @@ FV_INLINE fv_f lanes_inside(const fv_map *m, int tile) {
 }
 
 /* Row y of a plane into its ring, zero beyond the map. */
-static void line_row(const fv_backward *w, const fv_map *m, const fv_plane *p, int y, int dim,
+static void line_row(const fv_workspace *w, const fv_map *m, const fv_plane *p, int y, int dim,
                      float factor, float *ring, ptrdiff_t ring_row) {
   float *to = ring + (y % w->rows) * ring_row + w->margin;
   for (int x = 0; x < m->width; x += L) {
@@ -100,13 +100,14 @@ static void line_row(const fv_backward *w, const fv_map *m, const fv_plane *p, i
 }
 
 /* A number for each of a tile's queries, from a contiguous float32 (B, H, W, heads). */
-static fv_f numbers_of_tile(const fv_local *a, const fv_map *m, int64_t from, int y, int tile) {
-  const char *first = (const char *)(intptr_t)from + query_place(a, m, y, tile * L) * 4;
+static fv_f numbers_of_tile(const fv_arguments *a, const fv_map *m, const float *from, int y,
+                            int tile) {
+  const char *first = (const char *)from + query_place(a, m, y, tile * L) * 4;
   const ptrdiff_t next = a->dilation_w * a->heads * 4;
   const int lanes = lanes_of(m, tile);
   fv_f values;
   for (int i = 0; i < L; ++i)
-    values[i] = fv_read_one(first + (i < lanes ? i : lanes - 1) * next, FV_FLOAT32);
+    values[i] = fv_read_one(first + (i < lanes ? i : lanes - 1) * next, STORAGE_FLOAT32);
   return values;
 }
 
@@ -114,34 +115,34 @@ static fv_f numbers_of_tile(const fv_local *a, const fv_map *m, int64_t from, in
 typedef struct {
   float *to;
   ptrdiff_t row, tap;
-} fv_slots;
+} fv_taps;
 
 /* The place of a tile's row in a ring, where tap 0 of a plain tile lies; offset 0 of others. */
-FV_INLINE fv_slots slots_in_ring(const fv_backward *w, const fv_map *m, int y, int tile,
-                                 float *ring) {
-  fv_slots s = {.row = w->offsets * w->line, .tap = w->line};
+FV_INLINE fv_taps taps_in_ring(const fv_workspace *w, const fv_map *m, int y, int tile,
+                               float *ring) {
+  fv_taps s = {.row = w->offsets * w->line, .tap = w->line};
   s.to = ring + (y % w->rows) * w->weights_row + w->margin + tile * L;
   if (tile_is_plain(m, tile))
     s.to += (column_start(m, tile * L) - (tile * L - m->before_w) - w->first_offset) * s.tap;
   return s;
 }
 
-/* logits -> dS, and into `slopes` too; products dP -> P (after dropout) into `weights`. */
-static void slopes_of_row(const fv_local *a, const fv_map *m, int y, int tile, float *logits,
-                          float *products, fv_slots weights, fv_slots slopes) {
-  const int slots = m->kernel_h * m->kernel_w;
+/* logits -> dS, and into `dlogits` too; products dP -> P (after dropout) into `weights`. */
+static void dlogits_of_row(const fv_arguments *a, const fv_map *m, int y, int tile, float *logits,
+                           float *products, fv_taps weights, fv_taps dlogits) {
+  const int taps = m->kernel_h * m->kernel_w;
   fv_f log_sum = numbers_of_tile(a, m, a->lse, y, tile) * FV_LOG2E;
   const fv_f inside = lanes_inside(m, tile);
   fv_f total = {0};
   log_sum = fv_select(log_sum == -INFINITY, (fv_f){0}, log_sum);
   if (a->grad_lse) total = -inside * numbers_of_tile(a, m, a->grad_lse, y, tile);
-  const fv_dropout dropout = dropout_of(a);
-  const fv_u words = a->threshold ? dropout_words(a, m, &dropout, y, tile) : (fv_u){0};
-  for (int i = 0; i < slots; ++i) {
+  const fv_dropout dropout = fv_dropout_of(&a->run);
+  const fv_u words = a->run.threshold ? dropout_words(a, m, &dropout, y, tile) : (fv_u){0};
+  for (int i = 0; i < taps; ++i) {
     fv_f weight = fv_exp2(fv_load(logits + i * L) - log_sum) * inside;
     fv_f product = fv_load(products + i * L);
-    if (a->threshold) {
-      const fv_i kept = fv_dropout_kept(&dropout, words, (fv_u){0} + (uint32_t)i);
+    if (a->run.threshold) {
+      const fv_i kept = fv_dropout_kept(&dropout, words, (uint32_t)i);
       product = fv_select(kept, product * dropout.scale, (fv_f){0});
       fv_store(products + i * L, product);
     }
@@ -150,22 +151,22 @@ static void slopes_of_row(const fv_local *a, const fv_map *m, int y, int tile, f
   }
   for (int i = 0; i < m->kernel_h; ++i)
     for (int t = 0; t < m->kernel_w; ++t) {
-      const int slot = i * m->kernel_w + t;
-      fv_f weight = fv_load(logits + slot * L);
-      fv_f slope = weight * (fv_load(products + slot * L) - total);
-      if (a->threshold) {
-        const fv_i kept = fv_dropout_kept(&dropout, words, (fv_u){0} + (uint32_t)slot);
+      const int tap = i * m->kernel_w + t;
+      fv_f weight = fv_load(logits + tap * L);
+      fv_f dlogit = weight * (fv_load(products + tap * L) - total);
+      if (a->run.threshold) {
+        const fv_i kept = fv_dropout_kept(&dropout, words, (uint32_t)tap);
         weight = fv_select(kept, weight * dropout.scale, (fv_f){0});
       }
       fv_store(weights.to + i * weights.row + t * weights.tap, weight);
-      fv_store(slopes.to + i * slopes.row + t * slopes.tap, slope);
-      fv_store(logits + slot * L, slope);
+      fv_store(dlogits.to + i * dlogits.row + t * dlogits.tap, dlogit);
+      fv_store(logits + tap * L, dlogit);
     }
 }
 
-/* One row of a tile that is not plain, by slot, into a ring, by offset. */
-static void keep_row(const fv_backward *w, const fv_map *m, int tile, const float *from,
-                     fv_slots ring) {
+/* One row of a tile that is not plain, by tap, into a ring, by offset. */
+static void keep_row(const fv_workspace *w, const fv_map *m, int tile, const float *from,
+                     fv_taps ring) {
   const int kernel_w = m->kernel_w;
   int shift[L], shifts = 0; /* by which the offset exceeds the tap, neighbours' often the same */
   fv_i lanes[L];
@@ -190,17 +191,16 @@ static void keep_row(const fv_backward *w, const fv_map *m, int tile, const floa
 }
 
 /* Numbers of a tile's queries, `count` a query, to a contiguous tensor. */
-static void store_queries(const fv_local *a, const fv_map *m, int64_t to, int y, int tile,
+static void store_queries(const fv_arguments *a, const fv_map *m, void *to, int y, int tile,
                           int count, float factor, const float *from, int64_t storage) {
   const ptrdiff_t bytes = (ptrdiff_t)count * fv_bytes((int)storage);
-  fv_scatter((int)storage, from,
-             (char *)(intptr_t)to + query_place(a, m, y, tile * L) * bytes,
+  fv_scatter((int)storage, from, (char *)to + query_place(a, m, y, tile * L) * bytes,
              a->dilation_w * a->heads * bytes, count, lanes_of(m, tile), fv_set(factor));
 }
 
-static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, const fv_block *b,
+static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m, const fv_block *b,
                          const fv_plane *query_plane, const fv_plane *grad_plane, int tile,
-                         int owned) {
+                         bool owned) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   const int x = tile * L, next = b->y + b->rows;
   fv_ahead first = {0}, second = {0};
@@ -212,7 +212,7 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
     queries[r] = w->queries + row * w->query_row + column;
     grads[r] = w->grads + row * w->grad_row + column;
   }
-  add_queries_ahead(&first, a, m, a->lse, b, tile, 1, FV_FLOAT32);
+  add_queries_ahead(&first, a, m, a->lse, b, tile, 1, STORAGE_FLOAT32);
   add_rows_ahead(&first, &w->keys, b->key_end, tile);
   add_tile_ahead(&first, query_plane, next, next + ROWS, m->height, x, m->width, dim);
   dot_block(m, b, queries, w->line, dim, &w->keys, tile, &first, w->logits);
@@ -223,16 +223,16 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * window, *products = w->products + r * window;
     add_to_logits(a, m, b, r, &w->keys, tile, w->table + table_at, w->each, logits);
-    const fv_slots weights = slots_in_ring(w, m, b->y + r, tile, w->weights);
-    const fv_slots slopes = slots_in_ring(w, m, b->y + r, tile, w->slopes);
+    const fv_taps weights = taps_in_ring(w, m, b->y + r, tile, w->weights);
+    const fv_taps dlogits = taps_in_ring(w, m, b->y + r, tile, w->dlogits);
     if (tile_is_plain(m, tile)) {
-      slopes_of_row(a, m, b->y + r, tile, logits, products, weights, slopes);
+      dlogits_of_row(a, m, b->y + r, tile, logits, products, weights, dlogits);
     } else {
       const ptrdiff_t row = (ptrdiff_t)m->kernel_w * L;
-      slopes_of_row(a, m, b->y + r, tile, logits, products, (fv_slots){products, row, L},
-                    (fv_slots){logits, row, L});
+      dlogits_of_row(a, m, b->y + r, tile, logits, products, (fv_taps){products, row, L},
+                     (fv_taps){logits, row, L});
       keep_row(w, m, tile, products, weights);
-      keep_row(w, m, tile, logits, slopes);
+      keep_row(w, m, tile, logits, dlogits);
     }
     if (!owned || !a->d_bias) continue;
     if (a->bias_kind == BIAS_TABLE) {
@@ -249,14 +249,14 @@ static void tile_queries(const fv_local *a, fv_backward *w, const fv_map *m, con
   memset(w->out, 0, (size_t)(b->rows * dim * L) * sizeof(float));
   weigh_block(m, b, w->logits, &w->keys, dim, tile, w->out);
   for (int r = 0; r < b->rows; ++r)
-    store_queries(a, m, a->dq, b->y + r, tile, dim, (float)a->scale,
+    store_queries(a, m, a->dq, b->y + r, tile, dim, (float)a->run.scale,
                   w->out + (ptrdiff_t)r * dim * L, a->storage);
 }
 
 /* ---- rows of keys ------------------------------------------------------------------------ */
 
 /* Offsets under which the keys of columns [x, x + L) are seen by any query. */
-static fv_range offsets_of_tile(const fv_backward *w, const fv_map *m, int x) {
+static fv_range offsets_of_tile(const fv_workspace *w, const fv_map *m, int x) {
   fv_range range = {m->kernel_w, 0};
   for (int e = w->first_offset; e < w->first_offset + w->offsets; ++e)
     for (int i = 0; i < L && x + i < m->key_width; ++i) {
@@ -273,19 +273,19 @@ static fv_range offsets_of_tile(const fv_backward *w, const fv_map *m, int x) {
 /* out[r][channel] += sum of weights * rows of queries over all queries that see key rows; each row
  * of queries prefetches its share of what is ahead.
  */
-static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, int key_end,
+static void gather_block(const fv_workspace *w, const fv_map *m, int key_begin, int key_end,
                          int first_query, int last_query, int x, fv_range offsets,
                          const float *weights, const float *lines, ptrdiff_t line_row_size, int dim,
                          const fv_ahead *ahead, float *out) {
   const int taps = (int)(offsets.end - offsets.begin), chunk = chunk_of(taps > 0 ? taps : 1);
-  const ptrdiff_t slot_row = w->offsets * w->line, column = w->margin + x + m->before_w;
+  const ptrdiff_t window_row = w->offsets * w->line, column = w->margin + x + m->before_w;
   for (int y = first_query; y < last_query; ++y) {
     const int start = row_start(m, y);
     const int begin = start > key_begin ? start : key_begin;
     const int end = start + m->kernel_h < key_end ? start + m->kernel_h : key_end;
-    prefetch_share(ahead, y - first_query, last_query - first_query);
+    fv_prefetch_share(ahead, y - first_query, last_query - first_query);
     if (begin >= end) continue;
-    const float *row = weights + (y % w->rows) * w->weights_row + (begin - start) * slot_row;
+    const float *row = weights + (y % w->rows) * w->weights_row + (begin - start) * window_row;
     const float *line = lines + (y % w->rows) * line_row_size + column;
     for (int t = 0; t < taps; t += chunk) {
       const int some = taps - t < chunk ? taps - t : chunk;
@@ -296,7 +296,7 @@ static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, i
       columns.step = w->line;
       columns.lanes = (fv_i){0};
       for (int r = 0; r < end - begin; ++r) {
-        from[r] = row + r * slot_row + (e - w->first_offset) * w->line + column - e;
+        from[r] = row + r * window_row + (e - w->first_offset) * w->line + column - e;
         to[r] = out + (ptrdiff_t)(begin - key_begin + r) * dim * L;
         columns.row[r] = line - e;
       }
@@ -308,38 +308,37 @@ static void gather_block(const fv_backward *w, const fv_map *m, int key_begin, i
 /* Where the gradients of a tile of keys go in a contiguous (B, key_height, key_width, heads, dim),
  * and the bytes from one key's to the next's.
  */
-FV_INLINE char *keys_at(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x, int dim,
-                        ptrdiff_t *next) {
+FV_INLINE char *keys_at(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x,
+                        int dim, ptrdiff_t *next) {
   const int64_t row = m->image * a->key_height + m->class_y + key_row * a->dilation_h;
-  const int64_t key =
-      (row * a->key_width + m->class_x + x * a->dilation_w) * a->heads + m->head;
+  const int64_t key = (row * a->key_width + m->class_x + x * a->dilation_w) * a->heads + m->head;
   const ptrdiff_t bytes = (ptrdiff_t)dim * fv_bytes((int)a->storage);
   *next = a->dilation_w * a->heads * bytes;
-  return (char *)(intptr_t)to + key * bytes;
+  return (char *)to + key * bytes;
 }
 
 FV_INLINE int key_lanes(const fv_map *m, int x) {
   return m->key_width - x < L ? m->key_width - x : L;
 }
 
-static void store_keys(const fv_local *a, const fv_map *m, int64_t to, int key_row, int x, int dim,
-                       float factor, const float *from) {
+static void store_keys(const fv_arguments *a, const fv_map *m, void *to, int key_row, int x,
+                       int dim, float factor, const float *from) {
   ptrdiff_t next;
   char *at = keys_at(a, m, to, key_row, x, dim, &next);
   fv_scatter((int)a->storage, from, at, next, dim, key_lanes(m, x), fv_set(factor));
 }
 
-FV_INLINE void add_keys_ahead(fv_ahead *ahead, const fv_local *a, const fv_map *m, int64_t to,
+FV_INLINE void add_keys_ahead(fv_ahead *ahead, const fv_arguments *a, const fv_map *m, void *to,
                               int begin, int end, int x, int dim) {
   const int bytes = dim * fv_bytes((int)a->storage);
   ptrdiff_t next;
   const char *at = keys_at(a, m, to, begin, x, dim, &next);
-  add_ahead(ahead, (fv_patch){at, a->dilation_h * a->key_width * a->heads * bytes, next,
-                              end - begin, key_lanes(m, x), bytes});
+  fv_add_ahead(ahead, (fv_patch){at, a->dilation_h * a->key_width * a->heads * bytes, next,
+                                 end - begin, key_lanes(m, x), bytes});
 }
 
 /* The gradients of key rows [begin, end), at most ROWS, whose queries [first, last) are known. */
-static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *m, int begin,
+static void rows_of_keys(const fv_arguments *a, const fv_workspace *w, const fv_map *m, int begin,
                          int end, int first, int last) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   for (int x = 0; x < m->key_width; x += L) {
@@ -349,7 +348,7 @@ static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *
     add_keys_ahead(&dv, a, m, a->dv, begin, end, x, value_dim);
     memset(w->grad_keys, 0, (size_t)((end - begin) * dim * L) * sizeof(float));
     memset(w->grad_values, 0, (size_t)((end - begin) * value_dim * L) * sizeof(float));
-    gather_block(w, m, begin, end, first, last, x, offsets, w->slopes, w->queries, w->query_row,
+    gather_block(w, m, begin, end, first, last, x, offsets, w->dlogits, w->queries, w->query_row,
                  dim, &dk, w->grad_keys);
     gather_block(w, m, begin, end, first, last, x, offsets, w->weights, w->grads, w->grad_row,
                  value_dim, &dv, w->grad_values);
@@ -364,7 +363,7 @@ static void rows_of_keys(const fv_local *a, const fv_backward *w, const fv_map *
 /* ---- a map ------------------------------------------------------------------------------- */
 
 /* Add the sums of a map's tiles to its head's table. */
-static void add_table(const fv_backward *w, const fv_map *m) {
+static void add_table(const fv_workspace *w, const fv_map *m) {
   const int rows = 2 * m->kernel_h - 1, columns = 2 * m->kernel_w - 1;
   const ptrdiff_t size = (ptrdiff_t)rows * m->kernel_w * L;
   float *table = w->head_table + (ptrdiff_t)m->head * rows * columns;
@@ -382,46 +381,77 @@ static void add_table(const fv_backward *w, const fv_map *m) {
   }
 }
 
-/* Rows [begin, end) of one map, queries and keys. */
-static void rows_backward(const fv_local *a, fv_backward *w, const fv_map *m, int begin, int end) {
-  const fv_plane queries = plane_of(a, m, a->q, a->q_stride, a->storage);
-  const fv_plane grads = plane_of(a, m, a->grad_out, a->grad_stride, a->storage);
-  if (end > m->height) end = m->height;
-  if (begin >= end) return;
-  const int last_key = end == m->height ? m->key_height : end;
-  int key = begin, first = 0, last = m->height;
+/* Make the workspace ready for a map: rings of zeros where nothing will be written, the offsets
+ * under which its keys are seen, its tables.
+ */
+static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
   if (w->width != m->width) /* the rings hold zeros wherever a map of this width writes nothing */
     memset(w->arena.memory + w->rings, 0, w->rings_size * sizeof(float));
   w->width = m->width;
   for (int x = 0; x < m->key_width; x += L) w->seen[x / L] = offsets_of_tile(w, m, x);
-  while (first < begin && row_start(m, first) + m->kernel_h <= key) ++first;
-  while (last > end && row_start(m, last - 1) >= last_key) --last;
-  pack_start(&w->keys, m, plane_of(a, m, a->k, a->k_stride, a->storage));
-  pack_start(&w->values, m, plane_of(a, m, a->v, a->v_stride, a->storage));
+  pack_start(&w->keys, m, plane_of(a, m, &a->k, a->storage));
+  pack_start(&w->values, m, plane_of(a, m, &a->v, a->storage));
   mask_keys(&w->keys, a, m);
   mask_keys(&w->values, a, m);
-  if (a->bias_kind == BIAS_TABLE) {
-    tables_of_strip(a, m, w->place, w->table);
-    if (a->d_bias)
-      memset(w->table_sums, 0,
-             (size_t)((most_tiles(a) + 1) * table_size(a)) * sizeof(float));
-  }
+  if (a->bias_kind != BIAS_TABLE) return;
+  tables_of_strip(a, m, w->place, w->table);
+  if (a->d_bias)
+    memset(w->table_sums, 0, (size_t)((most_tiles(a) + 1) * table_size(a)) * sizeof(float));
+}
+
+/* Rows [begin, end) of one map, queries and keys.
+ *
+ * Blocks of query rows go down the map; key rows follow as soon as all their queries have gone by.
+ * Here a thread has rows 4 to 8, the kernel 3 rows (query row y sees key rows y - 1 to y + 1), and
+ * the blocks have just done query row 8:
+ *
+ *     row              2   3   4   5   6   7   8   9   10
+ *     key rows                 s   s   g   g   .
+ *                              begin   key     stop = complete
+ *                                                  end_key
+ *     query rows           -   -   r   r   r   r   .
+ *                                  first           y   last
+ *
+ *     s  gradients stored     g  being gathered     -  gone by, no longer needed
+ *     r  in the rings, needed by g or later         .  to come
+ *
+ * Query rows 3 and 9 are another thread's, but they see key rows 4 and 8: both compute them.
+ *
+ *     key       the first key row whose gradients are not stored yet
+ *     complete  no query row from y on sees a key row before it
+ *     stop      gradients are gathered for [key, stop), ROWS rows as long as queries are to come
+ *     first     the first query row that sees key row `key` or one after it
+ *     y, last   the next query row, and the end of those that see a key row before end_key
+ *
+ * None of them ever decreases; key < stop <= complete and first < y whenever rows are gathered.
+ */
+static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
+                          int end) {
+  const fv_plane queries = plane_of(a, m, &a->q, a->storage);
+  const fv_plane grads = plane_of(a, m, &a->grad_out, a->storage);
+  if (end > m->height) end = m->height;
+  if (begin >= end) return;
+  const int end_key = end == m->height ? m->key_height : end;
+  int key = begin, first = 0, last = m->height;
+  while (first < begin && row_start(m, first) + m->kernel_h <= key) ++first;
+  while (last > end && row_start(m, last - 1) >= end_key) --last;
+  start_map(a, w, m);
   for (int y = first; y < last;) {
-    const int owned = y >= begin && y < end;
+    const bool owned = y >= begin && y < end;
     const fv_block block = block_at(m, y, y < begin ? begin : y < end ? end : last);
     pack_rows(&w->keys, block.key_begin, block.key_end);
     pack_rows(&w->values, block.key_begin, block.key_end);
     for (int r = 0; r < block.rows; ++r) {
-      line_row(w, m, &queries, y + r, (int)a->dim, (float)a->scale * FV_LOG2E, w->queries,
+      line_row(w, m, &queries, y + r, (int)a->dim, (float)a->run.scale * FV_LOG2E, w->queries,
                w->query_row);
       line_row(w, m, &grads, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
     }
     for (int tile = m->tile_begin; tile < m->tile_end; ++tile)
       tile_queries(a, w, m, &block, &queries, &grads, tile, owned);
     y += block.rows;
-    const int known = y == last ? last_key : row_start(m, y);
-    while (key < last_key && (key + ROWS <= known || (y == last && key < known))) {
-      const int stop = key + ROWS < last_key ? key + ROWS : last_key;
+    const int complete = y == last ? end_key : row_start(m, y);
+    while (key < end_key && (key + ROWS <= complete || (y == last && key < complete))) {
+      const int stop = key + ROWS < end_key ? key + ROWS : end_key;
       while (row_start(m, first) + m->kernel_h <= key && first + 1 < y) ++first;
       rows_of_keys(a, w, m, key, stop, first, y);
       key = stop;
@@ -431,22 +461,25 @@ static void rows_backward(const fv_local *a, fv_backward *w, const fv_map *m, in
 }
 
 /* Returns 0, or 1 when there is no memory. */
-FV_EXPORT int FV(local_backward)(const fv_local *a) {
+FV_EXPORT int FV(local_backward)(const fv_arguments *a) {
+  check_arguments(a);
+  if (a->batch) fv_check_view(&a->grad_out, a->storage, a->value_dim, true);
+  assert(!a->batch || (a->dq && a->dk && a->dv && (!a->d_bias || a->bias.data)));
   const int64_t height = class_length(a->height, a->dilation_h, 0);
-  const int64_t rows = part_count(a, 1) * height;
+  const int64_t rows = item_count(a, 1) * height;
   const int64_t table = a->bias_kind == BIAS_TABLE && a->d_bias
                             ? a->heads * (2 * a->kernel_h - 1) * (2 * a->kernel_w - 1)
                             : 0;
-  float *tables = fv_alloc((size_t)(table * a->threads));
+  float *tables = fv_alloc((size_t)(table * a->run.threads));
   int failed = !tables, threads = 1;
   if (failed) return failed;
-  memset(tables, 0, (size_t)(table * a->threads) * sizeof(float));
+  memset(tables, 0, (size_t)(table * a->run.threads) * sizeof(float));
   expect_writes(a, a->dq, a->height, a->width, a->dim);
   expect_writes(a, a->dk, a->key_height, a->key_width, a->dim);
   expect_writes(a, a->dv, a->key_height, a->key_width, a->value_dim);
-#pragma omp parallel num_threads((int)a->threads) reduction(| : failed)
+#pragma omp parallel num_threads((int)a->run.threads) reduction(| : failed)
   {
-    fv_backward w = {0};
+    fv_workspace w = {0};
     if (!fv_thread()) threads = fv_threads();
     plan(&w, a);
     float *memory = fv_alloc(w.arena.used);
@@ -468,7 +501,7 @@ FV_EXPORT int FV(local_backward)(const fv_local *a) {
     }
   }
   for (int t = 0; t < threads && table; ++t)
-    for (int64_t i = 0; i < table; ++i) ((float *)(intptr_t)a->d_bias)[i] += tables[t * table + i];
+    for (int64_t i = 0; i < table; ++i) ((float *)a->d_bias)[i] += tables[t * table + i];
   fv_free(tables);
   return failed;
 }

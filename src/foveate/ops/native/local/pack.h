@@ -9,7 +9,7 @@
 #ifndef FOVEATE_LOCAL_PACK_H
 #define FOVEATE_LOCAL_PACK_H
 
-#include "local_map.h"
+#include "map.h"
 
 typedef struct {
   const fv_map *map;
@@ -17,12 +17,12 @@ typedef struct {
   int dim, channels; /* channels: dim, and one more for a mask */
   const uint8_t *key_mask;
   ptrdiff_t mask_row, mask_column;
-  float outside; /* the mask channel's value outside the map */
-  float *ring; /* one more row than `rows`: zeros */
-  int rows, packed; /* of the ring; the first row not yet packed */
+  float outside;            /* the mask channel's value outside the map */
+  float *ring;              /* one more row than `rows`: zeros */
+  int rows, packed;         /* of the ring; the first row not yet packed */
   ptrdiff_t line, row_size; /* floats from a channel to the next, from a row to the next */
-  int origin; /* the column that a line starts with */
-  int begin, end; /* the line's part inside the map; the rest of the ring is zero there */
+  int origin;               /* the column that a line starts with */
+  int begin, end;           /* the line's part inside the map; the rest of the ring is zero there */
 } fv_pack;
 
 /* Floats of a channel of a packed row: an odd number of vectors, so that the channels of one
@@ -32,7 +32,7 @@ FV_INLINE ptrdiff_t line_floats(int tiles, int64_t kernel_w) {
   return (((ptrdiff_t)tiles * L + kernel_w - 1 + L - 1) / L | 1) * L;
 }
 
-FV_INLINE int ring_rows(const fv_local *a) { return (int)a->kernel_h + ROWS - 1; }
+FV_INLINE int ring_rows(const fv_arguments *a) { return (int)a->kernel_h + ROWS - 1; }
 
 FV_INLINE void pack_start(fv_pack *p, const fv_map *m, fv_plane plane) {
   const int last = column_start(m, m->tile_end * L - 1) + m->kernel_w;
@@ -73,8 +73,8 @@ static void pack_row(const fv_pack *p, int row) {
     if (i < p->begin) {
       for (int j = p->begin; j < p->end; ++j)
         for (int c = 0; c < p->dim; ++c)
-          to[c * p->line + j] = fv_read_one(
-              from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
+          to[c * p->line + j] =
+              fv_read_one(from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
       break;
     }
     const char *lanes[L];
@@ -93,7 +93,7 @@ static void pack_rows(fv_pack *p, int begin, int end) {
   for (; p->packed < end; ++p->packed) pack_row(p, p->packed);
 }
 
-FV_INLINE int row_outside(const fv_map *m, int key_row) {
+FV_INLINE bool row_outside(const fv_map *m, int key_row) {
   return key_row < 0 || key_row >= m->key_height;
 }
 
@@ -105,41 +105,32 @@ FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
 
 /* The ROWS rows from `row` on, of a tile's columns, that the next block packs. */
 FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int tile) {
-  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L,
-                 p->map->key_width, p->dim);
+  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L, p->map->key_width,
+                 p->dim);
 }
 
 /* ---- working memory ---------------------------------------------------------------------- */
 
-/* Hands out pieces of one allocation; with no memory yet it only counts. */
-typedef struct {
-  float *memory;
-  size_t used;
-} fv_arena;
-
-FV_INLINE float *take(fv_arena *arena, ptrdiff_t floats) {
-  float *piece = arena->memory ? arena->memory + arena->used : NULL;
-  arena->used += ((size_t)floats + 15) / 16 * 16;
-  return piece;
+FV_INLINE bool is_masked(const fv_arguments *a) {
+  return a->key_mask.data || a->border == BORDER_MASK;
 }
 
-FV_INLINE int is_masked(const fv_local *a) { return a->key_mask || a->border == BORDER_MASK; }
-
-FV_INLINE fv_pack plan_pack(fv_arena *arena, const fv_local *a, int dim, int masked, int tiles) {
+FV_INLINE fv_pack plan_pack(fv_arena *arena, const fv_arguments *a, int dim, bool masked,
+                            int tiles) {
   fv_pack p = {.dim = dim, .channels = dim + masked, .rows = ring_rows(a)};
   p.outside = a->border == BORDER_MASK ? -INFINITY : 0.f;
   p.line = line_floats(tiles, a->kernel_w);
   p.row_size = p.channels * p.line;
-  p.ring = take(arena, (p.rows + 1) * p.row_size);
+  p.ring = fv_take(arena, (p.rows + 1) * p.row_size);
   return p;
 }
 
-FV_INLINE void mask_keys(fv_pack *p, const fv_local *a, const fv_map *m) {
-  if (!a->key_mask) return;
-  p->key_mask = (const uint8_t *)(intptr_t)a->key_mask + m->image * a->mask_stride[0] +
-                m->class_y * a->mask_stride[1] + m->class_x * a->mask_stride[2];
-  p->mask_row = a->mask_stride[1] * a->dilation_h;
-  p->mask_column = a->mask_stride[2] * a->dilation_w;
+FV_INLINE void mask_keys(fv_pack *p, const fv_arguments *a, const fv_map *m) {
+  if (!a->key_mask.data) return;
+  p->key_mask = (const uint8_t *)a->key_mask.data + m->image * a->key_mask.image +
+                m->class_y * a->key_mask.row + m->class_x * a->key_mask.column;
+  p->mask_row = a->key_mask.row * a->dilation_h;
+  p->mask_column = a->key_mask.column * a->dilation_w;
 }
 
 #endif

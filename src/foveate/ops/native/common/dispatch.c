@@ -1,12 +1,8 @@
 /* Which build of the kernels this machine runs. */
-#if defined(_WIN32)
-#define FV_PUBLIC __declspec(dllexport)
-#else
-#define FV_PUBLIC __attribute__((visibility("default")))
-#endif
+#include "build.h"
 
 /* The suffix of the functions to call. */
-FV_PUBLIC const char *foveate_isa(void) {
+FV_EXPORT const char *foveate_isa(void) {
 #if defined(FV_HAS_v4)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

@@ -2,8 +2,8 @@
 #ifndef FOVEATE_LOCAL_LOGITS_H
 #define FOVEATE_LOCAL_LOGITS_H
 
-#include "dropout.h"
-#include "local_pack.h"
+#include "../common/dropout.h"
+#include "pack.h"
 
 /* ROWS or fewer neighbouring rows of queries and the key rows that their windows reach. */
 typedef struct {
@@ -23,14 +23,14 @@ FV_INLINE fv_block block_at(const fv_map *m, int y, int end) {
 }
 
 /* Where a tile's queries of a block have `count` numbers each in a contiguous tensor. */
-FV_INLINE void add_queries_ahead(fv_ahead *ahead, const fv_local *a, const fv_map *m, int64_t to,
-                                 const fv_block *b, int tile, int count, int storage) {
+FV_INLINE void add_queries_ahead(fv_ahead *ahead, const fv_arguments *a, const fv_map *m,
+                                 const void *to, const fv_block *b, int tile, int count,
+                                 int storage) {
   const int bytes = count * fv_bytes(storage);
   const ptrdiff_t position = a->heads * bytes;
-  add_ahead(ahead,
-            (fv_patch){(const char *)(intptr_t)to + query_place(a, m, b->y, tile * L) * bytes,
-                       a->dilation_h * a->width * position, a->dilation_w * position, b->rows,
-                       lanes_of(m, tile), bytes});
+  fv_add_ahead(ahead, (fv_patch){(const char *)to + query_place(a, m, b->y, tile * L) * bytes,
+                                 a->dilation_h * a->width * position, a->dilation_w * position,
+                                 b->rows, lanes_of(m, tile), bytes});
 }
 
 /* A window's vectors, logits or weights, lie [key row][tap][lane]; those of a block's rows follow
@@ -42,15 +42,16 @@ FV_INLINE ptrdiff_t window_floats(const fv_map *m) {
 
 /* Pass `pass` of kernel_h passes over a block's windows: every row takes the key row of its window
  * that is `pass` modulo kernel_h, so mostly all take the same one, and the order in which a row
- * takes them does not depend on its block. slot[r] is which, counted from the row's first; the
- * rows before *split share theirs, and so do those from it on.
+ * takes them does not depend on its block. key_row[r] is which, counted from the window's first;
+ * the rows before *split share theirs, and so do those from it on.
  */
-FV_INLINE void slots_of_pass(const fv_map *m, const fv_block *b, int pass, int *slot, int *split) {
+FV_INLINE void rows_of_pass(const fv_map *m, const fv_block *b, int pass, int *key_row,
+                            int *split) {
   *split = 0;
   for (int r = 0; r < b->rows; ++r) {
-    slot[r] = (pass - b->start[r]) % m->kernel_h;
-    if (slot[r] < 0) slot[r] += m->kernel_h;
-    if (r && b->start[r] + slot[r] != b->start[r - 1] + slot[r - 1]) *split = r;
+    key_row[r] = (pass - b->start[r]) % m->kernel_h;
+    if (key_row[r] < 0) key_row[r] += m->kernel_h;
+    if (r && b->start[r] + key_row[r] != b->start[r - 1] + key_row[r - 1]) *split = r;
   }
 }
 
@@ -66,13 +67,13 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *const *qu
   columns.step = keys->line;
   columns.lanes = tile_lanes(m, tile);
   for (int pass = 0; pass < m->kernel_h; ++pass) {
-    int split, slot[ROWS];
-    slots_of_pass(m, b, pass, slot, &split);
+    int split, key_row[ROWS];
+    rows_of_pass(m, b, pass, key_row, &split);
     for (int r = 0; r < b->rows; ++r) {
-      columns.row[r] = packed_tile(keys, b->start[r] + slot[r], tile);
-      to[r] = logits + r * window_floats(m) + (ptrdiff_t)slot[r] * kernel_w * L;
+      columns.row[r] = packed_tile(keys, b->start[r] + key_row[r], tile);
+      to[r] = logits + r * window_floats(m) + (ptrdiff_t)key_row[r] * kernel_w * L;
     }
-    prefetch_share(ahead, pass, m->kernel_h);
+    fv_prefetch_share(ahead, pass, m->kernel_h);
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
       dot_table[shifted][b->rows - 1][split][taps - 1](queries, q_step, &columns, t, dim, to);
@@ -91,11 +92,11 @@ static void weigh_block(const fv_map *m, const fv_block *b, const float *weights
   columns.lanes = tile_lanes(m, tile);
   for (int r = 0; r < b->rows; ++r) to[r] = out + (ptrdiff_t)r * dim * L;
   for (int pass = 0; pass < m->kernel_h; ++pass) {
-    int split, slot[ROWS];
-    slots_of_pass(m, b, pass, slot, &split);
+    int split, key_row[ROWS];
+    rows_of_pass(m, b, pass, key_row, &split);
     for (int r = 0; r < b->rows; ++r) {
-      columns.row[r] = packed_tile(values, b->start[r] + slot[r], tile);
-      from[r] = weights + r * window_floats(m) + (ptrdiff_t)slot[r] * kernel_w * L;
+      columns.row[r] = packed_tile(values, b->start[r] + key_row[r], tile);
+      from[r] = weights + r * window_floats(m) + (ptrdiff_t)key_row[r] * kernel_w * L;
     }
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
@@ -106,16 +107,18 @@ static void weigh_block(const fv_map *m, const fv_block *b, const float *weights
 
 /* ---- what is added to the logits --------------------------------------------------------- */
 
-/* Index into a relative table's axis: slot 0 of the window of `position`, which starts at `start`.
+/* Index into a relative table's axis: the first tap of the window of `position`, which begins at
+ * `start`.
  */
 FV_INLINE int table_index(const fv_map *m, int position, int start, int kernel) {
-  return start - position + kernel - 1 - (m->border == BORDER_PADDED ? kernel / 2 : 0);
+  return start - position + kernel - 1 - (m->border == BORDER_REFLECT ? kernel / 2 : 0);
 }
 
 /* The head's relative table as vectors [row of the table][tap][lane] of one tile, times factor. */
-static void table_vectors(const fv_local *a, const fv_map *m, int tile, float factor, float *to) {
+static void table_vectors(const fv_arguments *a, const fv_map *m, int tile, float factor,
+                          float *to) {
   const int rows = 2 * m->kernel_h - 1, columns = 2 * m->kernel_w - 1;
-  const float *table = (const float *)(intptr_t)a->bias + (ptrdiff_t)m->head * rows * columns;
+  const float *table = (const float *)a->bias.data + (ptrdiff_t)m->head * rows * columns;
   for (int i = 0; i < L; ++i) {
     int x = tile * L + i;
     if (x >= m->width && m->border == BORDER_SHIFT) x = m->width - 1;
@@ -126,10 +129,10 @@ static void table_vectors(const fv_local *a, const fv_map *m, int tile, float fa
   }
 }
 
-/* Numbers per query and slot as vectors [slot][lane] of row y and one tile, times factor. */
-static void each_vectors(const fv_local *a, const fv_map *m, int y, int tile, float factor,
+/* Numbers per query and tap as vectors [tap][lane] of row y and one tile, times factor. */
+static void each_vectors(const fv_arguments *a, const fv_map *m, int y, int tile, float factor,
                          float *to) {
-  const fv_plane numbers = plane_of(a, m, a->bias, a->bias_stride, a->bias_storage);
+  const fv_plane numbers = plane_of(a, m, &a->bias, a->bias_storage);
   const char *lanes[L];
   lanes_at(&numbers, y, tile * L, m->width, lanes);
   fv_gather(numbers.storage, lanes, to, L, m->kernel_h * m->kernel_w, factor);
@@ -138,7 +141,7 @@ static void each_vectors(const fv_local *a, const fv_map *m, int y, int tile, fl
 /* Add biases and masks to the logits of row r of the block: log2 units, like the logits.
  * `table` holds table_vectors of this tile, `each` room for each_vectors.
  */
-static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b, int r,
+static void add_to_logits(const fv_arguments *a, const fv_map *m, const fv_block *b, int r,
                           const fv_pack *keys, int tile, const float *table, float *each,
                           float *logits) {
   const int kernel_w = m->kernel_w;
@@ -158,22 +161,16 @@ static void add_to_logits(const fv_local *a, const fv_map *m, const fv_block *b,
   const fv_i lanes = tile_lanes(m, tile);
   for (int i = 0; i < m->kernel_h; ++i) {
     const int key_row = b->start[r] + i;
-    const float *mask =
-        row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
+    const float *mask = row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
     float *at = logits + (ptrdiff_t)i * kernel_w * L;
     for (int t = 0; t < kernel_w; ++t)
-      fv_store(at + t * L, fv_load(at + t * L) +
-                               (mask ? fv_pick(mask + t, lanes) : fv_set(keys->outside)));
+      fv_store(at + t * L,
+               fv_load(at + t * L) + (mask ? fv_pick(mask + t, lanes) : fv_set(keys->outside)));
   }
 }
 
-FV_INLINE fv_dropout dropout_of(const fv_local *a) {
-  return (fv_dropout){(uint32_t)a->seed_low, (uint32_t)a->seed_high, (uint32_t)a->threshold,
-                      (float)a->keep_scale};
-}
-
 /* The dropout hash's share of the queries of a tile. */
-static fv_u dropout_words(const fv_local *a, const fv_map *m, const fv_dropout *d, int y,
+static fv_u dropout_words(const fv_arguments *a, const fv_map *m, const fv_dropout *d, int y,
                           int tile) {
   fv_u number;
   for (int i = 0; i < L; ++i) number[i] = (uint32_t)query_place(a, m, y, tile * L + i);
@@ -182,12 +179,12 @@ static fv_u dropout_words(const fv_local *a, const fv_map *m, const fv_dropout *
 
 /* ---- the table of all tiles ---------------------------------------------------------------- */
 
-FV_INLINE ptrdiff_t table_size(const fv_local *a) {
+FV_INLINE ptrdiff_t table_size(const fv_arguments *a) {
   return (2 * (ptrdiff_t)a->kernel_h - 1) * a->kernel_w * L;
 }
 
 /* table_vectors of a strip's tiles: plain ones share the first place, others follow. */
-static void tables_of_strip(const fv_local *a, const fv_map *m, int *place, float *vectors) {
+static void tables_of_strip(const fv_arguments *a, const fv_map *m, int *place, float *vectors) {
   int places = 1, shared = 0;
   for (int tile = m->tile_begin; tile < m->tile_end; ++tile) {
     const int plain = tile_is_plain(m, tile), at = plain ? 0 : places++;
