@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from timm.layers import create_feature_extractor
-from timm.models import group_parameters
+from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
 
 import foveate
@@ -41,10 +41,6 @@ def images(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
 
 def assert_close(ours, expected, share: float = 1e-4) -> None:
     """Equal within a share of the largest value, whatever the depth has made of rounding."""
-    if isinstance(ours, tuple):  # the features of two branches
-        for one, other in zip(ours, expected, strict=True):
-            assert_close(one, other, share)
-        return
     assert ours.shape == expected.shape
     assert ours.isfinite().all()
     assert (ours - expected).abs().max() <= share * expected.abs().max().clamp_min(1e-6)
@@ -67,6 +63,8 @@ def test_forward_and_backward_reach_every_parameter(name, kwargs):
 def test_forward_is_features_then_head(name, kwargs):
     model = create(name, kwargs)
     features = model.forward_features(images())
+    channels = -1 if features.dim() == 3 else 1
+    assert features.shape[channels] == model.num_features
     assert_close(model.forward_head(features), model(images()))
     hidden = model.forward_head(features, pre_logits=True)
     assert hidden.shape[1] == model.head_hidden_size
@@ -119,6 +117,8 @@ def test_forward_intermediates(name, kwargs):
     two = model.forward_intermediates(images(), [0, 1], stop_early=True, intermediates_only=True)
     for ours, expected in zip(two, every, strict=False):
         assert_close(ours, expected)
+    early, _ = model.forward_intermediates(images(), [0, 1], stop_early=True)
+    assert isinstance(early, Tensor)
     one = model.forward_intermediates(images(), 1, intermediates_only=True)
     assert_close(one[0], every[-1])
     with pytest.raises((ValueError, AssertionError), match="NCHW"):
@@ -229,6 +229,19 @@ def test_state_dict_round_trip(name, kwargs):
     one, other = create(name, kwargs), timm.create_model(name, num_classes=7, **kwargs).eval()
     other.load_state_dict(one.state_dict())
     assert_close(other(images()), one(images()))
+
+
+@every_model
+@torch.no_grad()
+def test_what_timm_saves_for_its_hub_comes_back(name, kwargs, tmp_path):
+    model = create(name, kwargs)
+    save_for_hf(model, str(tmp_path))
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(images()), model(images()))
+    model.reset_classifier(0, "avg")
+    save_for_hf(model, str(tmp_path))
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(images()), model(images()))
 
 
 @every_model

@@ -124,7 +124,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.in_chans = in_chans
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.map_channels = self.num_features = self.head_hidden_size = dims[-1]
         self.drop_rate = drop_rate
         self.smallest = smallest
         self.grad_checkpointing = False
@@ -138,9 +138,13 @@ class Backbone(nn.Module):
         self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """``(B, in_chans, H, W) -> (B, C, h, w)``: the last map, normalised."""
+        """``(B, in_chans, H, W) -> (B, num_features, h, w)``: the last map, normalised.
+
+        All that :meth:`forward_head` reads, in one tensor; a family whose stages give more than a
+        map says in :meth:`as_features` how.
+        """
         check_images(x, self.in_chans, self.smallest)
-        return self.finish(self.stages(self.stem(x)))
+        return self.as_features(self.finish(self.stages(self.stem(x))))
 
     def finish(self, x: Any) -> Any:
         """The final norm on what the last stage gives."""
@@ -148,6 +152,10 @@ class Backbone(nn.Module):
 
     def as_map(self, x: Any) -> Tensor:
         """The map in what a stage gives, which is more where a network has two branches."""
+        return x
+
+    def as_features(self, x: Any) -> Tensor:
+        """What :meth:`finish` gives, as the one tensor that the head reads."""
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -191,7 +199,8 @@ class Backbone(nn.Module):
                 intermediates.append(self.as_map(self.finish(x) if norm and index == final else x))
         if intermediates_only:
             return intermediates
-        return (self.finish(x) if last == final or not stop_early else x), intermediates
+        whole = last == final or not stop_early
+        return (self.as_features(self.finish(x)) if whole else self.as_map(x)), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -201,7 +210,8 @@ class Backbone(nn.Module):
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if cut:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.map_channels = self.feature_info[last]["num_chs"]
+            self.num_features = self.head_hidden_size = self.map_channels
         if cut or prune_norm:
             self.norm = nn.Identity()
         if cut or prune_head:
@@ -231,7 +241,7 @@ class Backbone(nn.Module):
         self.head.reset(  # which may refuse
             num_classes,
             global_pool,
-            in_features=self.num_features,
+            in_features=self.map_channels,
             device=parameter.device if device is None else device,
             dtype=parameter.dtype if dtype is None else dtype,
         )

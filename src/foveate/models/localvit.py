@@ -172,6 +172,7 @@ class LocalViT(VisionTransformer):
         in_chans: channels of the images.
         num_classes: classes; 0 gives pooled features.
         global_pool: as in timm's ``VisionTransformer``.
+        fc_norm: whether the norm follows the pooling; None for where ``global_pool`` puts it.
         embed_dim: channels C.
         depth: blocks.
         num_heads: heads.
@@ -195,6 +196,7 @@ class LocalViT(VisionTransformer):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
+        fc_norm: bool | None = None,
         embed_dim: int = 192,
         depth: int = 12,
         num_heads: int = 4,
@@ -218,6 +220,7 @@ class LocalViT(VisionTransformer):
             global_pool,  # pyrefly: ignore[bad-argument-type]
             embed_dim,
             depth=0,
+            fc_norm=fc_norm,
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
             dynamic_img_size=True,
@@ -329,7 +332,7 @@ def _weights(name: str) -> dict[str, Any]:
         url=f"https://github.com/ofsoundof/LocalViT/releases/download/v1.0.0/{name}.pth",
         origin_url="https://github.com/ofsoundof/LocalViT",
         license="mit",
-        pool_size=None,
+        pool_size=(14, 14),
         first_conv="patch_embed.proj",
         classifier="head",
     )
