@@ -12,6 +12,7 @@ import torch
 from timm.layers import create_feature_extractor
 from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
+from torchvision.models import feature_extraction
 
 import foveate
 from foveate.models import list_backbones, published_figures
@@ -284,6 +285,19 @@ def test_symbolic_features(name, kwargs):
     extracted = create_feature_extractor(model, [module])(images())[module]
     every = model.forward_intermediates(images(), intermediates_only=True)
     assert_close(extracted, every[1])
+
+
+@every_model
+@torch.no_grad()
+def test_any_tracer_of_symbols_reads_it(name, kwargs):
+    """Torch's own and torchvision's, which know nothing of timm; the graph is right at any size."""
+    model = create(name, kwargs)
+    traced = torch.fx.symbolic_trace(model)
+    for size in (SIZE, (75, 61)):
+        assert_close(traced(images(*size)), model(images(*size)))
+    module = model.feature_info[1]["module"]
+    extracted = feature_extraction.create_feature_extractor(model, [module])(images())[module]
+    assert_close(extracted, model.forward_intermediates(images(), intermediates_only=True)[1])
 
 
 @pytest.mark.slow

@@ -21,21 +21,16 @@ from timm.layers import ClassifierHead
 from timm.models import (
     build_model_with_cfg,
     checkpoint_seq,
-    register_notrace_function,
-    register_notrace_module,
 )
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from foveate.arguments import check_map
-from foveate.contracts import Attention
 from foveate.published import converted, tensors_of
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
-
-# Mechanisms choose their path by the shape of the map, which symbolic tracing cannot follow.
-register_notrace_module(Attention)
 
 
 @dataclass(frozen=True)
@@ -279,14 +274,17 @@ class Backbone(nn.Module):
         return convert_parts(self, state)
 
 
-@register_notrace_function
 def check_images(x: Tensor, in_chans: int, smallest: int = 1) -> None:
     """Refuse anything but floating images ``(B, in_chans, H, W)`` with H, W >= ``smallest``.
+
+    A symbol (``torch.fx``) passes; what is traced does not check.
 
     Raises:
         TypeError: if ``x`` is not a tensor.
         ValueError: if its dtype, rank, channels or size are wrong.
     """
+    if isinstance(x, Proxy):
+        return
     check_map(x, in_chans)
     if min(x.shape[2:]) < smallest:
         raise ValueError(

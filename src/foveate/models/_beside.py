@@ -6,14 +6,12 @@ Networks of two branches classify both; pooled, this is the pooled map and the t
 from __future__ import annotations
 
 import torch
-from timm.models import register_notrace_function
 from torch import Tensor
 
 
-@register_notrace_function
 def beside_every_cell(x: Tensor, token: Tensor) -> Tensor:
     """``(B, C, h, w)`` and ``(B, E)`` as ``(B, C + E, h, w)``."""
-    return torch.cat([x, token[..., None, None].expand(-1, -1, *x.shape[2:])], 1)
+    return torch.cat([x, token[..., None, None].expand(-1, -1, x.shape[2], x.shape[3])], 1)
 
 
 def apart(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:

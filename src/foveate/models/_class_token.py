@@ -16,7 +16,7 @@ MapAndToken = tuple[Tensor, Tensor]
 
 
 class TokenPool(nn.Flatten):
-    """What pools a class token (B, C, 1, 1): nothing but its name, which timm saves with a model."""
+    """What pools a class token (B, C, 1, 1): nothing but a name, which timm saves."""
 
     pool_type = "token"
 

@@ -38,7 +38,7 @@ from timm.layers import (
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from foveate.arguments import one_of
 from foveate.attention.full.multi_head import MultiHeadAttention
@@ -160,6 +160,9 @@ class LocalBlock(nn.Module):
         x = x + self.drop_path(self.attn(self.norm1(x)))
         patches = x[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, h, w)
         return torch.cat([x[:, :1], map_to_tokens(self.mlp(patches))], 1)
+
+
+fx.wrap("resample_abs_pos_embed")
 
 
 class LocalViT(VisionTransformer):

@@ -32,12 +32,13 @@ from typing import Any
 
 import torch
 from timm.layers import ConvNormAct, DropPath, Mlp, SelectAdaptivePool2d, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention._conv_norm import ConvNorm
 from foveate.attention.sequence.scaled_dot_product import scaled_dot_product
+from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens, merge_heads, split_heads
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 from foveate.models._beside import apart, beside_every_cell
@@ -63,8 +64,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return merge_heads(scaled_dot_product(q, k, v)[0].transpose(1, 2))
 
 
-@register_notrace_module
-class MobileToFormer(nn.Module):
+class MobileToFormer(OneStep):
     """The tokens read the map.
 
     Args:
@@ -88,8 +88,7 @@ class MobileToFormer(nn.Module):
         return self.norm(tokens + self.drop_path(self.proj(read)))
 
 
-@register_notrace_module
-class Former(nn.Module):
+class Former(OneStep):
     """The tokens read each other, then an MLP.
 
     Args:
@@ -112,8 +111,7 @@ class Former(nn.Module):
         return self.norm2(tokens + self.mlp(tokens))
 
 
-@register_notrace_module
-class FormerToMobile(nn.Module):
+class FormerToMobile(OneStep):
     """The map reads the tokens.
 
     Args:

@@ -30,13 +30,12 @@ from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
 from timm.models import (
     generate_default_cfgs,
     register_model,
-    register_notrace_function,
-    register_notrace_module,
 )
 from torch import Tensor, nn
 
 from foveate.attention.window._inside import cut_into
 from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
+from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens, tokens_to_map
 from foveate.models._backbone import (
     Backbone,
@@ -56,8 +55,7 @@ Maps = tuple[Tensor, Tensor]
 """A map (B, C, h, w), and its windows' messengers (B, C, rows, columns)."""
 
 
-@register_notrace_module
-class Stem(nn.Module):
+class Stem(OneStep):
     """Patches, and the first messengers: one learned region of them, repeated over the map.
 
     Args:
@@ -85,8 +83,7 @@ class Stem(nn.Module):
         return x, messengers.contiguous(memory_format=torch.channels_last)
 
 
-@register_notrace_module
-class MessengerBlock(nn.Module):
+class MessengerBlock(OneStep):
     """Attention in windows, an exchange between their messengers, an MLP.
 
     Args:
@@ -174,7 +171,6 @@ class MessengerStage(Stage):
         return self.map(x), messengers
 
 
-@register_notrace_function
 def beside_their_cells(x: Tensor, messengers: Tensor, window_size: int) -> Tensor:
     """``(B, C, h, w)`` and a messenger a window as ``(B, 2 C, h, w)``."""
     every = messengers.repeat_interleave(window_size, 2).repeat_interleave(window_size, 3)
