@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.contracts import Attention, OneStep
-from foveate.layout import pad_to_multiple, to_channels_last
+from foveate.layout import in_format, pad_to_multiple, to_channels_last
 from foveate.registry import create_attention, describe, option_names
 
 
@@ -79,7 +79,7 @@ class PatchEmbed(OneStep):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(to_channels_last(x), self.patch_size).permute(0, 3, 1, 2)
-        return self.norm(self.proj(x).contiguous(memory_format=torch.channels_last))
+        return self.norm(in_format(self.proj(x), torch.channels_last))
 
 
 class PatchMerging(OneStep):

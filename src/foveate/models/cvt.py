@@ -71,7 +71,7 @@ class TokenStage(Stage):
 
     def forward(self, x: Tensor) -> MapAndToken:
         x = self.downsample(x)
-        features, token = self.run((x, self.cls_token.expand(x.shape[0], -1, -1, -1)))
+        features, token = self.run((x, self.cls_token.repeat(x.shape[0], 1, 1, 1)))
         return self.map(features), token.flatten(1)
 
 

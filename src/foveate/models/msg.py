@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from foveate.attention.window._inside import cut_into
 from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
 from foveate.contracts import OneStep
-from foveate.layout import map_to_tokens, tokens_to_map
+from foveate.layout import in_format, map_to_tokens, tokens_to_map
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -80,7 +80,7 @@ class Stem(OneStep):
         region = self.messengers.shape[2]
         messengers = self.messengers.tile(-(-rows // region), -(-columns // region))
         messengers = messengers[:, :, :rows, :columns].expand(x.shape[0], -1, -1, -1)
-        return x, messengers.contiguous(memory_format=torch.channels_last)
+        return x, in_format(messengers, torch.channels_last)
 
 
 class MessengerBlock(OneStep):
