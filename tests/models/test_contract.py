@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -9,9 +10,15 @@ import sys
 import pytest
 import timm
 import torch
-from timm.layers import create_feature_extractor
+from timm.layers import (
+    LayerScale2d,
+    convert_sync_batchnorm,
+    create_feature_extractor,
+    freeze_batch_norm_2d,
+)
 from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import feature_extraction
 
 import foveate
@@ -285,6 +292,72 @@ def test_symbolic_features(name, kwargs):
     extracted = create_feature_extractor(model, [module])(images())[module]
     every = model.forward_intermediates(images(), intermediates_only=True)
     assert_close(extracted, every[1])
+
+
+@every_model
+@torch.no_grad()
+def test_memory_taken_after_the_meta_device_is_filled_by_the_state_alone(name, kwargs):
+    model = create(name, kwargs)
+    with torch.device("meta"):
+        empty = create(name, kwargs)
+    empty.to_empty(device="cpu")
+    for value in (*empty.parameters(), *empty.buffers()):
+        value.fill_(3)
+    empty.load_state_dict(model.state_dict())
+    assert torch.equal(empty(images()), model(images()))
+
+
+def lively(name, kwargs) -> nn.Module:
+    """A model whose norms and biases are not what they start as."""
+    model = create(name, kwargs)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.05 * torch.rand_like(value))
+    return model
+
+
+@every_model
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "convert",
+    [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm],
+    ids=["torch", "timm"],
+)
+def test_norms_made_to_synchronise_change_nothing(name, kwargs, convert):
+    model = lively(name, kwargs)
+    expected = model(images())
+    assert_close(convert(model).eval()(images()), expected)
+
+
+@every_model
+@torch.no_grad()
+def test_fusing_folds_norms_of_any_class(name, kwargs):
+    model = lively(name, kwargs)
+    expected, left = model(images()), set()
+    for convert in (nn.Identity(), freeze_batch_norm_2d, convert_sync_batchnorm):
+        fused = foveate.fuse(convert(copy.deepcopy(model)).eval())
+        assert_close(fused(images()), expected)
+        left.add(sum(hasattr(module, "running_var") for module in fused.modules()))
+    assert len(left) == 1
+
+
+@every_model
+def test_flops_are_counted_with_and_without_gradients(name, kwargs):
+    model = create(name, kwargs)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images())
+    assert counter.get_total_flops() > 0
+    with FlopCounterMode(display=False) as counter:
+        model(images())
+    assert counter.get_total_flops() > 0
+
+
+def test_none_can_be_asked_for_by_name():
+    model = timm.create_model("localvit_tiny", gate="none", **SMALL["localvit_tiny"])
+    assert isinstance(model.blocks[0].mlp.gate, nn.Identity)
+    model = timm.create_model("dat_tiny", **{**SMALL["dat_tiny"], "layer_scale": "none"})
+    assert not any(isinstance(module, LayerScale2d) for module in model.modules())
 
 
 @every_model

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from foveate.arguments import check_map
+from foveate.models._synchronised import KeepsActivations
 from foveate.published import converted, tensors_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -78,7 +79,7 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class Backbone(nn.Module):
+class Backbone(KeepsActivations):
     """A pyramid of features, and a classifier on it; a timm model in full.
 
     Args:
@@ -375,6 +376,10 @@ def cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+#: Options that may be None, which ``timm.create_model`` leaves out; there they are called "none".
+_OPTIONAL = ("gate", "layer_scale")
+
+
 def create(
     family: Callable[..., Model],
     variant: str,
@@ -396,6 +401,7 @@ def create(
         out_indices: stages that ``features_only`` gives unless told otherwise.
         **kwargs: timm's, and the constructor's.
     """
+    kwargs |= {key: None for key in _OPTIONAL if kwargs.get(key) == "none"}
     with made_on(device, dtype):
         return build_model_with_cfg(
             family,

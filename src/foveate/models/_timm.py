@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.models._backbone import State, check_images, check_output_format, convert_parts
+from foveate.models._synchronised import KeepsActivations
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(KeepsActivations):
     """Comes before timm's class among the bases; checks what it is given, then lets timm run."""
 
     # Written out, because symbolic tracing spares only functions that this file names.

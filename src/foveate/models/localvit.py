@@ -53,6 +53,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
+from foveate.models._synchronised import KeepsActivations
 
 __all__ = ["localvit_small", "localvit_tiny", "localvit_tiny_se4"]
 
@@ -165,7 +166,7 @@ class LocalBlock(nn.Module):
 fx.wrap("resample_abs_pos_embed")
 
 
-class LocalViT(VisionTransformer):
+class LocalViT(KeepsActivations, VisionTransformer):
     """A vision transformer with convolutions between its attentions.
 
     Args:

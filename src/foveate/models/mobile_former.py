@@ -293,7 +293,7 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> MapAndTokens:
         x = self.conv(images)
         y = self.project(self.act(self.depthwise(x)))
-        tokens = self.tokens.expand(x.shape[0], -1, -1)
+        tokens = self.tokens.repeat(x.shape[0], 1, 1)
         return (x + y if self.identity else y), tokens
 
 
