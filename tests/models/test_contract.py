@@ -18,6 +18,7 @@ from timm.layers import (
 )
 from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import feature_extraction
 
@@ -351,6 +352,22 @@ def test_flops_are_counted_with_and_without_gradients(name, kwargs):
     with FlopCounterMode(display=False) as counter:
         model(images())
     assert counter.get_total_flops() > 0
+
+
+@every_model
+def test_gradients_of_each_sample(name, kwargs):
+    """By ``vmap`` of ``grad``, as differential privacy takes them, against one by one."""
+    model = create(name, kwargs)
+    state = {key: value.detach() for key, value in model.named_parameters()}
+
+    def loss(state: dict[str, Tensor], image: Tensor) -> Tensor:
+        return functional_call(model, state, (image[None],)).square().sum()
+
+    each = vmap(grad(loss), in_dims=(None, 0))(state, images())
+    alone = grad(loss)(state, images()[1])
+    largest = max(value.abs().max() for value in alone.values())
+    for key, value in alone.items():  # some gradients are zero but for rounding
+        assert (each[key][1] - value).abs().max() <= 1e-3 * value.abs().max() + 1e-6 * largest, key
 
 
 def test_none_can_be_asked_for_by_name():
