@@ -370,6 +370,23 @@ def test_gradients_of_each_sample(name, kwargs):
         assert (each[key][1] - value).abs().max() <= 1e-3 * value.abs().max() + 1e-6 * largest, key
 
 
+@every_model
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [(torch.float64, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)],
+    ids=["float64", "bfloat16", "float16"],
+)
+def test_other_precisions(name, kwargs, dtype, share):
+    """Forward within a share of float32's largest logit, backward finite."""
+    model = create(name, kwargs)
+    expected = model(images()).detach()
+    logits = model.to(dtype)(images().to(dtype))
+    assert logits.dtype == dtype
+    assert_close(logits.detach().float(), expected, share)
+    logits.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_none_can_be_asked_for_by_name():
     model = timm.create_model("localvit_tiny", gate="none", **SMALL["localvit_tiny"])
     assert isinstance(model.blocks[0].mlp.gate, nn.Identity)
