@@ -62,10 +62,13 @@ class BilinearAttention(Gate):
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         z = self.reduce(x)  # (B, m, H, W)
-        pairs = [z[:, : self.hidden - i] * z[:, i:] for i in range(self.hidden)]
-        products = torch.cat(pairs, 1)  # (B, m(m+1)/2, H, W)
+        products = self.products(z)  # (B, m(m+1)/2, H, W)
         inner = self.inner(products.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
         return (inner * self.local(products)).sigmoid()  # (B, C, H, W)
+
+    def products(self, z: Tensor) -> Tensor:
+        """``(B, m, H, W)``: every product of two channels once, ``(B, m(m+1)/2, H, W)``."""
+        return torch.cat([z[:, : self.hidden - i] * z[:, i:] for i in range(self.hidden)], 1)
 
     def multiply_adds(self, height: int, width: int) -> int:
         products = self.hidden * (self.hidden + 1) // 2
