@@ -11,17 +11,54 @@ import inspect
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from foveate.arguments import check_map
 from foveate.layout import map_to_tokens, tokens_to_map
 
-__all__ = ["Aligner", "Attention", "Gate", "MapOfTokens", "Mixer", "Role", "TokenMixer"]
+__all__ = [
+    "Aligner",
+    "Attention",
+    "Gate",
+    "MapOfTokens",
+    "Mixer",
+    "OneStep",
+    "Role",
+    "TokenMixer",
+]
 
 Role = Literal["mixer", "gate", "token_mixer", "aligner"]
 """What a mechanism may be; the base classes of this module state what each one promises."""
 
 
-class Attention(nn.Module):
+class OneStep(nn.Module):
+    """A module that symbolic tracing (``torch.fx``, torchvision's features) takes as one step.
+
+    Such a module chooses its path by shapes or values, which a symbol does not have.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tracer = _tracer((*args, *kwargs.values()))
+        if tracer is None:
+            return super().__call__(*args, **kwargs)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
+
+        return tracer.call_module(self, step, args, kwargs)
+
+
+def _tracer(values: tuple[Any, ...]) -> Any:
+    """What traces symbols among ``values``; None where there are none."""
+    for value in values:
+        if isinstance(value, Proxy):
+            return value.tracer
+        if isinstance(value, tuple) and (found := _tracer(value)) is not None:
+            return found
+    return None
+
+
+class Attention(OneStep):
     """Base of every mechanism, whatever its role.
 
     ``print(module)`` shows the options that it was built with; a subclass has nothing to write

@@ -19,7 +19,14 @@ def to_channels_last(x: Tensor) -> Tensor:
 
 def to_channels_first(y: Tensor, like: Tensor) -> Tensor:
     """``(B, H, W, C) -> (B, C, H, W)`` in the memory format of the map ``like``."""
-    return y.permute(0, 3, 1, 2).contiguous(memory_format=memory_format(like))
+    return in_format(y.permute(0, 3, 1, 2), memory_format(like))
+
+
+def in_format(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """A map in a memory format, by permutations alone, which ``torch.func.vmap`` knows."""
+    if memory_format is torch.channels_last:
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.contiguous()
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

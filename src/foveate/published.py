@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 
 from foveate.arguments import nearest
 
-_WRAPPERS = ("state_dict_ema", "state_dict", "model")
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 _LISTED = 20
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -28,10 +32,13 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
 
     Args:
         module: the module to fill.
-        state: tensors by name; or a mapping that holds them as ``"state_dict_ema"`` (which is
-            preferred), ``"state_dict"`` or ``"model"``; or the path of a ``.safetensors`` or
-            PyTorch file of either (read with ``weights_only=True``). A ``module.`` before every
-            name is taken off.
+        state: tensors by name; or a mapping that holds them as ``"state_dict_ema"``,
+            ``"model_ema"``, ``"ema"``, ``"state_dict"``, ``"model"`` or ``"net"``, the first of
+            these that is there; or the path of a ``.safetensors`` or PyTorch file of either (read
+            with ``weights_only=True``; an ``argparse.Namespace`` beside the weights is read, and
+            nothing is executed). A ``module.``, ``_orig_mod.``, ``backbone.`` or ``encoder.``
+            before every name is taken off. What the module's ``load_state_dict`` resamples, such as
+            the position embeddings of another image size, is resampled, with a warning.
 
     Returns:
         ``module``.
@@ -47,9 +54,25 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
         state = _read(Path(state))
     own = module.state_dict()
     tensors = _under_own_names(module, tensors_of(state, own), own)
-    _check_fit(type(module).__name__, own, tensors)
+    if not _resamples(module, own, tensors):
+        _check_fit(type(module).__name__, own, tensors)
     module.load_state_dict(tensors)
     return module
+
+
+def _resamples(module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> bool:
+    """Whether only shapes differ, and the module's own loading makes them fit, which is said."""
+    if own.keys() != state.keys():
+        return False
+    other = [key for key in own if own[key].shape != state[key].shape]
+    if not other:
+        return False
+    try:
+        copy.deepcopy(module).load_state_dict(dict(state))
+    except RuntimeError:
+        return False
+    warnings.warn(f"resampled to the size of the module: {_some(other)}", stacklevel=3)
+    return True
 
 
 def _read(path: Path) -> Any:
@@ -62,7 +85,8 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path} cannot be read as weights alone: {error}\n"
@@ -88,7 +112,7 @@ def _under_own_names(
     module: nn.Module, given: dict[str, Tensor], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """``given`` converted, or as it is if it is the module's own and conversion would break it."""
-    is_own = given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)
+    is_own = given.keys() == own.keys()
     try:
         tensors = converted(module, given)
     except ValueError:
@@ -116,12 +140,14 @@ def _tensors(state: Any) -> dict[str, Tensor]:
 
 
 def _without_prefix(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """Take off the ``module.`` that nn.DataParallel put before every name."""
-    prefix = "module."
-    wrapped = state and all(key.startswith(prefix) for key in state)
-    if not wrapped or any(key.startswith(prefix) for key in own):
-        return state
-    return {key.removeprefix(prefix): value for key, value in state.items()}
+    """Take off what wrappers (nn.DataParallel, torch.compile, ...) put before every name."""
+    own = list(own)
+    for prefix in _PREFIXES:
+        wrapped = state and all(key.startswith(prefix) for key in state)
+        if wrapped and not any(key.startswith(prefix) for key in own):
+            bare = {key.removeprefix(prefix): value for key, value in state.items()}
+            return _without_prefix(bare, own)
+    return state
 
 
 def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,18 +25,21 @@ def cvt(**kwargs):
 @torch.no_grad()
 def test_pooling_says_whether_token_or_map_is_classified(x):
     model = cvt()
-    features, token = model.forward_features(x)
+    tokens = model.forward_features(x)
+    token, features = tokens[:, 0], tokens[:, 1:]
     classifier = model.get_classifier()
     torch.testing.assert_close(model(x), classifier(token))
     averaged = cvt(global_pool="avg")
-    torch.testing.assert_close(averaged(x), averaged.get_classifier()(features.mean((2, 3))))
+    torch.testing.assert_close(averaged(x), averaged.get_classifier()(features.mean(1)))
 
 
 @torch.no_grad()
 def test_pooling_can_be_reset(x):
     model = cvt()
-    features, token = model.forward_features(x)
-    for pool, expected in (("", features), ("avg", features.mean((2, 3))), ("token", token)):
+    tokens = model.forward_features(x)
+    assert model.num_prefix_tokens == 1
+    pooled = {"": tokens, "avg": tokens[:, 1:].mean(1), "max": tokens[:, 1:].amax(1)}
+    for pool, expected in {**pooled, "token": tokens[:, 0]}.items():
         model.reset_classifier(0, pool)
         torch.testing.assert_close(model(x), expected)
 

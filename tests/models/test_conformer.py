@@ -49,7 +49,7 @@ def test_each_loss_reaches_both_branches():
 def test_larger_patches(size):
     model = small(patch_size=32)
     x = torch.randn(1, 3, *size)
-    _, tokens = model.forward_features(x)
+    _, tokens = model.stages(model.stem(x))
     assert tokens.shape[1] == 1 + -(-size[0] // 32) * -(-size[1] // 32)
     assert model(x).isfinite().all()
 

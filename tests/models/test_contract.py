@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -9,9 +10,17 @@ import sys
 import pytest
 import timm
 import torch
-from timm.layers import create_feature_extractor
-from timm.models import group_parameters
+from timm.layers import (
+    LayerScale2d,
+    convert_sync_batchnorm,
+    create_feature_extractor,
+    freeze_batch_norm_2d,
+)
+from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import feature_extraction
 
 import foveate
 from foveate.models import list_backbones, published_figures
@@ -41,10 +50,6 @@ def images(*size: int, batch: int = 2, channels: int = 3) -> Tensor:
 
 def assert_close(ours, expected, share: float = 1e-4) -> None:
     """Equal within a share of the largest value, whatever the depth has made of rounding."""
-    if isinstance(ours, tuple):  # the features of two branches
-        for one, other in zip(ours, expected, strict=True):
-            assert_close(one, other, share)
-        return
     assert ours.shape == expected.shape
     assert ours.isfinite().all()
     assert (ours - expected).abs().max() <= share * expected.abs().max().clamp_min(1e-6)
@@ -67,6 +72,8 @@ def test_forward_and_backward_reach_every_parameter(name, kwargs):
 def test_forward_is_features_then_head(name, kwargs):
     model = create(name, kwargs)
     features = model.forward_features(images())
+    channels = -1 if features.dim() == 3 else 1
+    assert features.shape[channels] == model.num_features
     assert_close(model.forward_head(features), model(images()))
     hidden = model.forward_head(features, pre_logits=True)
     assert hidden.shape[1] == model.head_hidden_size
@@ -119,6 +126,8 @@ def test_forward_intermediates(name, kwargs):
     two = model.forward_intermediates(images(), [0, 1], stop_early=True, intermediates_only=True)
     for ours, expected in zip(two, every, strict=False):
         assert_close(ours, expected)
+    early, _ = model.forward_intermediates(images(), [0, 1], stop_early=True)
+    assert isinstance(early, Tensor)
     one = model.forward_intermediates(images(), 1, intermediates_only=True)
     assert_close(one[0], every[-1])
     with pytest.raises((ValueError, AssertionError), match="NCHW"):
@@ -233,6 +242,19 @@ def test_state_dict_round_trip(name, kwargs):
 
 @every_model
 @torch.no_grad()
+def test_what_timm_saves_for_its_hub_comes_back(name, kwargs, tmp_path):
+    model = create(name, kwargs)
+    save_for_hf(model, str(tmp_path))
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(images()), model(images()))
+    model.reset_classifier(0, "avg")
+    save_for_hf(model, str(tmp_path))
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(images()), model(images()))
+
+
+@every_model
+@torch.no_grad()
 def test_weights_of_other_classes_and_channels_load_as_in_timm(name, kwargs, tmp_path):
     from safetensors.torch import save_file
 
@@ -271,6 +293,118 @@ def test_symbolic_features(name, kwargs):
     extracted = create_feature_extractor(model, [module])(images())[module]
     every = model.forward_intermediates(images(), intermediates_only=True)
     assert_close(extracted, every[1])
+
+
+@every_model
+@torch.no_grad()
+def test_memory_taken_after_the_meta_device_is_filled_by_the_state_alone(name, kwargs):
+    model = create(name, kwargs)
+    with torch.device("meta"):
+        empty = create(name, kwargs)
+    empty.to_empty(device="cpu")
+    for value in (*empty.parameters(), *empty.buffers()):
+        value.fill_(3)
+    empty.load_state_dict(model.state_dict())
+    assert torch.equal(empty(images()), model(images()))
+
+
+def lively(name, kwargs) -> nn.Module:
+    """A model whose norms and biases are not what they start as."""
+    model = create(name, kwargs)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.05 * torch.rand_like(value))
+    return model
+
+
+@every_model
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "convert",
+    [nn.SyncBatchNorm.convert_sync_batchnorm, convert_sync_batchnorm],
+    ids=["torch", "timm"],
+)
+def test_norms_made_to_synchronise_change_nothing(name, kwargs, convert):
+    model = lively(name, kwargs)
+    expected = model(images())
+    assert_close(convert(model).eval()(images()), expected)
+
+
+@every_model
+@torch.no_grad()
+def test_fusing_folds_norms_of_any_class(name, kwargs):
+    model = lively(name, kwargs)
+    expected, left = model(images()), set()
+    for convert in (nn.Identity(), freeze_batch_norm_2d, convert_sync_batchnorm):
+        fused = foveate.fuse(convert(copy.deepcopy(model)).eval())
+        assert_close(fused(images()), expected)
+        left.add(sum(hasattr(module, "running_var") for module in fused.modules()))
+    assert len(left) == 1
+
+
+@every_model
+def test_flops_are_counted_with_and_without_gradients(name, kwargs):
+    model = create(name, kwargs)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images())
+    assert counter.get_total_flops() > 0
+    with FlopCounterMode(display=False) as counter:
+        model(images())
+    assert counter.get_total_flops() > 0
+
+
+@every_model
+def test_gradients_of_each_sample(name, kwargs):
+    """By ``vmap`` of ``grad``, as differential privacy takes them, against one by one."""
+    model = create(name, kwargs)
+    state = {key: value.detach() for key, value in model.named_parameters()}
+
+    def loss(state: dict[str, Tensor], image: Tensor) -> Tensor:
+        return functional_call(model, state, (image[None],)).square().sum()
+
+    each = vmap(grad(loss), in_dims=(None, 0))(state, images())
+    alone = grad(loss)(state, images()[1])
+    largest = max(value.abs().max() for value in alone.values())
+    for key, value in alone.items():  # some gradients are zero but for rounding
+        assert (each[key][1] - value).abs().max() <= 1e-3 * value.abs().max() + 1e-6 * largest, key
+
+
+@every_model
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [(torch.float64, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)],
+    ids=["float64", "bfloat16", "float16"],
+)
+def test_other_precisions(name, kwargs, dtype, share):
+    """Forward within a share of float32's largest logit, backward finite."""
+    model = create(name, kwargs)
+    expected = model(images()).detach()
+    logits = model.to(dtype)(images().to(dtype))
+    assert logits.dtype == dtype
+    assert_close(logits.detach().float(), expected, share)
+    logits.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_none_can_be_asked_for_by_name():
+    model = timm.create_model("localvit_tiny", gate="none", **SMALL["localvit_tiny"])
+    assert isinstance(model.blocks[0].mlp.gate, nn.Identity)
+    model = timm.create_model("dat_tiny", **{**SMALL["dat_tiny"], "layer_scale": "none"})
+    assert not any(isinstance(module, LayerScale2d) for module in model.modules())
+
+
+@every_model
+@torch.no_grad()
+def test_any_tracer_of_symbols_reads_it(name, kwargs):
+    """Torch's own and torchvision's, which know nothing of timm; the graph is right at any size."""
+    model = create(name, kwargs)
+    traced = torch.fx.symbolic_trace(model)
+    for size in (SIZE, (75, 61)):
+        assert_close(traced(images(*size)), model(images(*size)))
+    module = model.feature_info[1]["module"]
+    extracted = feature_extraction.create_feature_extractor(model, [module])(images())[module]
+    assert_close(extracted, model.forward_intermediates(images(), intermediates_only=True)[1])
 
 
 @pytest.mark.slow

@@ -24,12 +24,12 @@ def x():
 @torch.no_grad()
 def test_the_class_token_or_the_map_is_classified(x):
     model = create()
-    features, token = model.forward_features(x)
-    assert features.shape == (2, 32, 2, 3)
-    assert token.shape == (2, 32)
+    tokens = model.forward_features(x)
+    assert tokens.shape == (2, 1 + 2 * 3, 32)
+    token, features = tokens[:, 0], tokens[:, 1:]
     torch.testing.assert_close(model(x), model.head.fc(token))
     pooled = create(global_pool="avg")
-    torch.testing.assert_close(pooled(x), pooled.head.fc(features.mean((2, 3))))
+    torch.testing.assert_close(pooled(x), pooled.head.fc(features.mean(1)))
     model.reset_classifier(3, "avg")
     assert not torch.allclose(model(x), model.head.fc(token))
 
@@ -37,9 +37,9 @@ def test_the_class_token_or_the_map_is_classified(x):
 @torch.no_grad()
 def test_the_map_attends_to_the_class_token(x):
     model = create()
-    before = model.forward_features(x)[0]
+    before = model.forward_features(x)[:, 1:]
     model.stages[3].downsample.cls_token.normal_()
-    assert not torch.allclose(model.forward_features(x)[0], before)
+    assert not torch.allclose(model.forward_features(x)[:, 1:], before)
 
 
 @torch.no_grad()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from foveate.models.rga_resnet import RgaResNet
+from foveate.models.rga_resnet import Neck, RgaResNet
 
 NARROW = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 32), "img_size": (64, 32)}
 
 
 def test_the_neck_stands_where_something_is_pooled():
     model = RgaResNet(num_classes=5, **NARROW)
-    assert isinstance(model.neck, nn.BatchNorm1d)
-    assert not model.neck.bias.requires_grad
+    assert isinstance(model.neck, Neck)
+    assert "neck.bias" not in dict(model.named_parameters())
+    assert "neck.bias" in model.state_dict()
     assert model.fc.bias is None
     trained = model.neck
     model.reset_classifier(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class ConvNorm(nn.Module):
@@ -40,7 +40,27 @@ class ConvNorm(nn.Module):
 
     def fuse(self) -> None:
         """Fold the normalisation into the convolution, in place."""
-        if isinstance(self.bn, nn.BatchNorm2d):
-            training = self.training
-            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.bn.eval()).train(training)
-            self.bn = nn.Identity()
+        self.bn = fold(self.conv, self.bn)
+
+
+def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:
+    """Put a batch normalisation's running statistics into the convolution before it, in place.
+
+    What counts is what a norm computes, not its class: ``nn.BatchNorm2d``, ``nn.SyncBatchNorm``,
+    torchvision's and timm's frozen norms, and timm's norms with an activation.
+
+    Args:
+        conv: the convolution.
+        norm: what follows it.
+
+    Returns:
+        What still has to follow: the norm's activation, nothing, or ``norm`` itself if it is none
+        of these.
+    """
+    if not isinstance(getattr(norm, "running_var", None), Tensor):
+        return norm
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, *statistics, norm.weight, norm.bias
+    )
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()

@@ -49,27 +49,30 @@ class ShiftedConvolution(nn.Module):
         self.stride = stride
         self.shift = one_of(shift, SHIFTS, "shift")
         self.fc = nn.Linear(maps or 3 * num_heads, kernel_size**2, bias=bias)
-        one_tap = torch.eye(kernel_size**2).unflatten(1, (kernel_size, kernel_size))
         if shift == "learned":
-            self.shifts = nn.Parameter(
-                one_tap.repeat(num_heads * head_dim, 1, 1, 1)
-            )  # (C, T, k, k)
-        elif shift == "fixed":
-            self.register_buffer("shifts", one_tap.repeat(head_dim, 1, 1, 1), persistent=False)
+            self.shifts = nn.Parameter(self._one_tap_each(num_heads * head_dim))
 
     def forward(self, maps: Tensor) -> Tensor:
         features = self.fc(maps.transpose(-1, -2))  # (B, H, W, D, T)
         if self.shift == "tensor":
             return self._slices(features).repeat_interleave(self.num_heads, -1)
         features = features.flatten(-2).permute(0, 3, 1, 2)  # (B, D*T, H, W)
+        learned = self.shift == "learned"
+        shifts = self.shifts if learned else self._one_tap_each(self.head_dim, features)
         y = F.conv2d(
             features,
-            self.shifts.to(features.dtype),
+            shifts.to(features.dtype),
             stride=self.stride,
             padding=self.kernel_size // 2,
             groups=self.head_dim,
         ).permute(0, 2, 3, 1)
         return y if self.shift == "learned" else y.repeat_interleave(self.num_heads, -1)
+
+    def _one_tap_each(self, channels: int, like: Tensor | None = None) -> Tensor:
+        """Kernels (C, T, k, k) that move map t by tap t."""
+        where = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        taps = torch.eye(self.kernel_size**2, **where)
+        return taps.unflatten(1, (self.kernel_size,) * 2).repeat(channels, 1, 1, 1)
 
     def multiply_adds(self, height: int, width: int) -> int:
         taps = self.kernel_size**2

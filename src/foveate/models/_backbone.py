@@ -21,21 +21,17 @@ from timm.layers import ClassifierHead
 from timm.models import (
     build_model_with_cfg,
     checkpoint_seq,
-    register_notrace_function,
-    register_notrace_module,
 )
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from foveate.arguments import check_map
-from foveate.contracts import Attention
+from foveate.models._synchronised import KeepsActivations
 from foveate.published import converted, tensors_of
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
-
-# Mechanisms choose their path by the shape of the map, which symbolic tracing cannot follow.
-register_notrace_module(Attention)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class Backbone(nn.Module):
+class Backbone(KeepsActivations):
     """A pyramid of features, and a classifier on it; a timm model in full.
 
     Args:
@@ -124,7 +120,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.in_chans = in_chans
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.map_channels = self.num_features = self.head_hidden_size = dims[-1]
         self.drop_rate = drop_rate
         self.smallest = smallest
         self.grad_checkpointing = False
@@ -138,9 +134,13 @@ class Backbone(nn.Module):
         self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """``(B, in_chans, H, W) -> (B, C, h, w)``: the last map, normalised."""
+        """``(B, in_chans, H, W) -> (B, num_features, h, w)``: the last map, normalised.
+
+        All that :meth:`forward_head` reads, in one tensor; a family whose stages give more than a
+        map says in :meth:`as_features` how.
+        """
         check_images(x, self.in_chans, self.smallest)
-        return self.finish(self.stages(self.stem(x)))
+        return self.as_features(self.finish(self.stages(self.stem(x))))
 
     def finish(self, x: Any) -> Any:
         """The final norm on what the last stage gives."""
@@ -148,6 +148,10 @@ class Backbone(nn.Module):
 
     def as_map(self, x: Any) -> Tensor:
         """The map in what a stage gives, which is more where a network has two branches."""
+        return x
+
+    def as_features(self, x: Any) -> Tensor:
+        """What :meth:`finish` gives, as the one tensor that the head reads."""
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -191,7 +195,8 @@ class Backbone(nn.Module):
                 intermediates.append(self.as_map(self.finish(x) if norm and index == final else x))
         if intermediates_only:
             return intermediates
-        return (self.finish(x) if last == final or not stop_early else x), intermediates
+        whole = last == final or not stop_early
+        return (self.as_features(self.finish(x)) if whole else self.as_map(x)), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -201,7 +206,8 @@ class Backbone(nn.Module):
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if cut:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+            self.map_channels = self.feature_info[last]["num_chs"]
+            self.num_features = self.head_hidden_size = self.map_channels
         if cut or prune_norm:
             self.norm = nn.Identity()
         if cut or prune_head:
@@ -231,7 +237,7 @@ class Backbone(nn.Module):
         self.head.reset(  # which may refuse
             num_classes,
             global_pool,
-            in_features=self.num_features,
+            in_features=self.map_channels,
             device=parameter.device if device is None else device,
             dtype=parameter.dtype if dtype is None else dtype,
         )
@@ -269,14 +275,17 @@ class Backbone(nn.Module):
         return convert_parts(self, state)
 
 
-@register_notrace_function
 def check_images(x: Tensor, in_chans: int, smallest: int = 1) -> None:
     """Refuse anything but floating images ``(B, in_chans, H, W)`` with H, W >= ``smallest``.
+
+    A symbol (``torch.fx``) passes; what is traced does not check.
 
     Raises:
         TypeError: if ``x`` is not a tensor.
         ValueError: if its dtype, rank, channels or size are wrong.
     """
+    if isinstance(x, Proxy):
+        return
     check_map(x, in_chans)
     if min(x.shape[2:]) < smallest:
         raise ValueError(
@@ -367,6 +376,10 @@ def cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+#: Options that may be None, which ``timm.create_model`` leaves out; there they are called "none".
+_OPTIONAL = ("gate", "layer_scale")
+
+
 def create(
     family: Callable[..., Model],
     variant: str,
@@ -388,6 +401,7 @@ def create(
         out_indices: stages that ``features_only`` gives unless told otherwise.
         **kwargs: timm's, and the constructor's.
     """
+    kwargs |= {key: None for key in _OPTIONAL if kwargs.get(key) == "none"}
     with made_on(device, dtype):
         return build_model_with_cfg(
             family,

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.attention.adapt import Place, adapt
-from foveate.layout import pad_to_multiple, to_channels_last
+from foveate.contracts import OneStep
+from foveate.layout import in_format, pad_to_multiple, to_channels_last
 
 
 class MapMlp(nn.Module):
@@ -46,8 +46,7 @@ class MapMlp(nn.Module):
         return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
 
 
-@register_notrace_module
-class PatchEmbed(nn.Module):
+class PatchEmbed(OneStep):
     """A convolution over patches, then a norm; a last patch is padded.
 
     Args:
@@ -81,11 +80,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(to_channels_last(x), self.patch_size).permute(0, 3, 1, 2)
-        return self.norm(self.proj(x).contiguous(memory_format=torch.channels_last))
+        return self.norm(in_format(self.proj(x), torch.channels_last))
 
 
-@register_notrace_module
-class PatchMerging(nn.Module):
+class PatchMerging(OneStep):
     """Swin's down-sampling: the four cells of a 2x2 patch side by side, a norm, a projection.
 
     The cells come in Swin's order: top left, bottom left, top right, bottom right.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.models._backbone import State, check_images, check_output_format, convert_parts
+from foveate.models._synchronised import KeepsActivations
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(KeepsActivations):
     """Checks the inputs, then calls timm's class, which follows it among the bases."""
 
     # The same as timm's. Symbolic tracing takes check_images as one step only where it is a global

@@ -26,7 +26,6 @@ from timm.models import (
     checkpoint,
     generate_default_cfgs,
     register_model,
-    register_notrace_module,
 )
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import one_of
 from foveate.attention.gates.bilinear import BilinearAttention
+from foveate.contracts import OneStep
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -88,8 +88,7 @@ class Inception(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
-@register_notrace_module
-class Stripes(nn.Module):
+class Stripes(OneStep):
     """``(B, C, H, W) -> (parts, B, C, H, W)``: bands of rows, each stretched to all the height."""
 
     def __init__(self, parts: int) -> None:
@@ -106,8 +105,7 @@ class Stripes(nn.Module):
         return F.grid_sample(x, grid, align_corners=True)
 
 
-@register_notrace_module
-class BranchHead(nn.Module):
+class BranchHead(OneStep):
     """Branches of a map pooled, embedded and classified each on its own; their scores' mean.
 
     Args:

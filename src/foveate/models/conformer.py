@@ -8,7 +8,8 @@
 The map is a ResNet's of four levels, the tokens keep their number throughout; pooling and nearest
 upsampling bring one to the resolution of the other. A class token and the pooled map have a
 classifier each, and the logits are their sum; :meth:`Conformer.set_separate_logits` gives both in
-training, for a loss each, as published. Features are the map's.
+training, for a loss each, as published. Features are the map's, and ``forward_features`` gives the
+class token beside each cell of the last map, (B, C_4 + E, h, w); pooled, that is classified.
 
 Shapes: map (B, C_i, ceil(H / r), ceil(W / r)) with r = 4, 8, 16, 32, the last from the last block,
 whose second bottleneck has stride 2; tokens (B, 1 + ceil(H / 16) ceil(W / 16), E).
@@ -35,6 +36,7 @@ from torch.nn import functional as F
 from foveate.attention.full.multi_head import MultiHeadAttention
 from foveate.layout import map_to_tokens
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
+from foveate.models._beside import apart, beside_every_cell
 from foveate.models._layers import PatchEmbed, init_trunc_normal
 
 __all__ = ["conformer_base", "conformer_small", "conformer_tiny"]
@@ -309,7 +311,7 @@ class Conformer(Backbone):
             drop_rate=drop_rate,
         )
         self.embed_dim = embed_dim
-        self.head_hidden_size = dims[-1] + embed_dim
+        self.num_features = self.head_hidden_size = dims[-1] + embed_dim
         self.separate_logits = False
         self.token_head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         # A block gives both branches; its last bottleneck gives the map.
@@ -330,6 +332,10 @@ class Conformer(Backbone):
         """The map of the two."""
         return x[0]
 
+    def as_features(self, x: MapAndTokens) -> Tensor:
+        """The map, and the class token beside each of its cells: ``(B, C + E, h, w)``."""
+        return beside_every_cell(x[0], x[1][:, 0])
+
     def set_separate_logits(self, enable: bool = True) -> None:
         """Give both branches' logits in training, as the published training has them.
 
@@ -338,24 +344,24 @@ class Conformer(Backbone):
         """
         self.separate_logits = enable
 
-    def branch_logits(self, x: MapAndTokens) -> tuple[Tensor, Tensor]:
+    def branch_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of the convolutional branch and of the transformer, from the features."""
-        features, tokens = x
-        return self.head(features), self.token_head(self.head.drop(tokens[:, 0]))
+        features, token = apart(x, self.map_channels)
+        return self.head(features), self.token_head(self.head.drop(token))
 
-    def forward_head(self, x: MapAndTokens, pre_logits: bool = False) -> Any:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """The sum of both branches' logits, or both; the pooled features side by side before.
 
         Args:
             x: what ``forward_features`` gives.
             pre_logits: leave the classifiers out.
         """
-        features, tokens = x
+        features, token = apart(x, self.map_channels)
         if not self.head.global_pool.pool_type:
             return self.head(features, pre_logits=pre_logits)
         if pre_logits or not self.num_classes:
             pooled = self.head(features, pre_logits=True)
-            return torch.cat([pooled, self.head.drop(tokens[:, 0])], 1)
+            return torch.cat([pooled, self.head.drop(token)], 1)
         from_map, from_token = self.branch_logits(x)
         if self.training and self.separate_logits:
             return from_map, from_token
@@ -384,7 +390,7 @@ class Conformer(Backbone):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        self.head_hidden_size = self.num_features + self.embed_dim
+        self.num_features = self.head_hidden_size = self.map_channels + self.embed_dim
         return take
 
     def convert_published(self, state: State) -> State:

@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d, QuickGELU, calculate_drop_path_rates, trunc_normal_
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from foveate.attention.full.convolutional_projection import ConvolutionalProjectionAttention
+from foveate.contracts import OneStep
 from foveate.models._backbone import Published, Stage, State, cfg, convert_parts, create, rename
 from foveate.models._class_token import MapAndToken, TokenBackbone
 from foveate.models._layers import (
@@ -39,8 +40,7 @@ from foveate.models._layers import (
 __all__ = ["CvT", "cvt_13", "cvt_21", "cvt_w24"]
 
 
-@register_notrace_module
-class TokenBlock(Block):
+class TokenBlock(OneStep, Block):
     """The residual block on a map and a class token ``(B, C, 1, 1)``."""
 
     def forward(self, x: MapAndToken) -> MapAndToken:
@@ -71,7 +71,7 @@ class TokenStage(Stage):
 
     def forward(self, x: Tensor) -> MapAndToken:
         x = self.downsample(x)
-        features, token = self.run((x, self.cls_token.expand(x.shape[0], -1, -1, -1)))
+        features, token = self.run((x, self.cls_token.repeat(x.shape[0], 1, 1, 1)))
         return self.map(features), token.flatten(1)
 
 

@@ -34,7 +34,7 @@ from foveate.arguments import one_of, pair
 from foveate.attention.full.deformable import DeformableAttention
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.window.window import WindowAttention
-from foveate.layout import to_channels_last
+from foveate.layout import in_format, to_channels_last
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -135,7 +135,7 @@ class ConvStem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).contiguous(memory_format=torch.channels_last)
+        return in_format(super().forward(x), torch.channels_last)
 
 
 class DAT(Backbone):

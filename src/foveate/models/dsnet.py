@@ -30,12 +30,13 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention.full.multi_head import MultiHeadAttention
 from foveate.attention.full.multi_head_cross import MultiHeadCrossAttention
+from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
@@ -47,8 +48,7 @@ _CONVOLUTIONS = ("mlp.fc1", "mlp.fc2", "to_local.q", "to_coarse.k", "to_coarse.v
 """Linear layers that are 1x1 convolutions in the port, and start as these do."""
 
 
-@register_notrace_module
-class DualStream(nn.Module):
+class DualStream(OneStep):
     """A stream at full resolution and one that attends at a coarse one, and their alignment.
 
     Args:

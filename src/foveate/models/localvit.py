@@ -38,7 +38,7 @@ from timm.layers import (
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from foveate.arguments import one_of
 from foveate.attention.full.multi_head import MultiHeadAttention
@@ -53,6 +53,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
+from foveate.models._synchronised import KeepsActivations
 
 __all__ = ["localvit_small", "localvit_tiny", "localvit_tiny_se4"]
 
@@ -162,7 +163,10 @@ class LocalBlock(nn.Module):
         return torch.cat([x[:, :1], map_to_tokens(self.mlp(patches))], 1)
 
 
-class LocalViT(VisionTransformer):
+fx.wrap("resample_abs_pos_embed")
+
+
+class LocalViT(KeepsActivations, VisionTransformer):
     """A vision transformer with convolutions between its attentions.
 
     Args:
@@ -172,6 +176,7 @@ class LocalViT(VisionTransformer):
         in_chans: channels of the images.
         num_classes: classes; 0 gives pooled features.
         global_pool: as in timm's ``VisionTransformer``.
+        fc_norm: whether the norm follows the pooling; None for where ``global_pool`` puts it.
         embed_dim: channels C.
         depth: blocks.
         num_heads: heads.
@@ -195,6 +200,7 @@ class LocalViT(VisionTransformer):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
+        fc_norm: bool | None = None,
         embed_dim: int = 192,
         depth: int = 12,
         num_heads: int = 4,
@@ -218,6 +224,7 @@ class LocalViT(VisionTransformer):
             global_pool,  # pyrefly: ignore[bad-argument-type]
             embed_dim,
             depth=0,
+            fc_norm=fc_norm,
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
             dynamic_img_size=True,
@@ -329,7 +336,7 @@ def _weights(name: str) -> dict[str, Any]:
         url=f"https://github.com/ofsoundof/LocalViT/releases/download/v1.0.0/{name}.pth",
         origin_url="https://github.com/ofsoundof/LocalViT",
         license="mit",
-        pool_size=None,
+        pool_size=(14, 14),
         first_conv="patch_embed.proj",
         classifier="head",
     )

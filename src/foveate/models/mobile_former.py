@@ -14,7 +14,8 @@ residual ``project(act(depthwise(x)))`` of the result, whose depthwise convoluti
 bridge leads to the classifier, which reads the pooled map and the first token side by side.
 
 Shapes: images (B, in_chans, H, W), map x (B, C_i, ceil(H / r), ceil(W / r)) with r = 4, 8, 16, 32,
-tokens z (B, T, D). Features are the maps.
+tokens z (B, T, D). Features are the maps; ``forward_features`` gives the first token beside each
+cell of the last map, (B, C_4 + D, h, w), which is all that the classifier reads.
 
 Paper: Chen et al., "Mobile-Former: Bridging MobileNet and Transformer", CVPR 2022,
 arXiv:2108.05895.
@@ -31,14 +32,16 @@ from typing import Any
 
 import torch
 from timm.layers import ConvNormAct, DropPath, Mlp, SelectAdaptivePool2d, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention._conv_norm import ConvNorm
 from foveate.attention._scaled_dot_product import scaled_dot_product
+from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens, merge_heads, split_heads
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
+from foveate.models._beside import apart, beside_every_cell
 
 __all__ = [
     "mobile_former_26m",
@@ -61,8 +64,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     return merge_heads(scaled_dot_product(q, k, v)[0].transpose(1, 2))
 
 
-@register_notrace_module
-class MobileToFormer(nn.Module):
+class MobileToFormer(OneStep):
     """The tokens read the map.
 
     Args:
@@ -86,8 +88,7 @@ class MobileToFormer(nn.Module):
         return self.norm(tokens + self.drop_path(self.proj(read)))
 
 
-@register_notrace_module
-class Former(nn.Module):
+class Former(OneStep):
     """The tokens read each other, then an MLP.
 
     Args:
@@ -110,8 +111,7 @@ class Former(nn.Module):
         return self.norm2(tokens + self.mlp(tokens))
 
 
-@register_notrace_module
-class FormerToMobile(nn.Module):
+class FormerToMobile(OneStep):
     """The map reads the tokens.
 
     Args:
@@ -293,7 +293,7 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> MapAndTokens:
         x = self.conv(images)
         y = self.project(self.act(self.depthwise(x)))
-        tokens = self.tokens.expand(x.shape[0], -1, -1)
+        tokens = self.tokens.repeat(x.shape[0], 1, 1)
         return (x + y if self.identity else y), tokens
 
 
@@ -371,12 +371,13 @@ class MergedHead(nn.Module):
         self.in_features = 0
         self.conv = self.hidden = self.norm = nn.Identity()
 
-    def forward(self, state: MapAndTokens, pre_logits: bool = False) -> Tensor:
-        x, tokens = state
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The classes, from the map and the token beside each of its cells."""
+        x, token = apart(x, x.shape[1] - self.token_dim)
         if not self.global_pool.pool_type:
             return x
         x = self.global_pool(F.relu6(self.conv(self.shuffle(x))))
-        x = self.hidden(torch.cat([F.hardswish(x), tokens[:, 0]], 1))
+        x = self.hidden(torch.cat([F.hardswish(x), token], 1))
         x = self.drop(F.hardswish(self.norm(x)))
         return x if pre_logits else self.fc(x)
 
@@ -441,6 +442,8 @@ class MobileFormer(Backbone):
             drop_rate=drop_rate,
         )
         self.num_classes = num_classes
+        self.token_dim = token_dim
+        self.num_features = before + token_dim
         self.head_hidden_size = hidden
         self.head = MergedHead(
             before, token_dim, hidden, num_classes, global_pool, drop_rate, groups
@@ -456,11 +459,16 @@ class MobileFormer(Backbone):
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if not self.head.global_pool.pool_type:
             self.head.leave_out()
+        self.num_features = self.map_channels + self.token_dim
         return take
 
     def as_map(self, x: MapAndTokens) -> Tensor:
         """The map of the two."""
         return x[0]
+
+    def as_features(self, x: MapAndTokens) -> Tensor:
+        """The map, and the first token beside each of its cells: ``(B, C + D, h, w)``."""
+        return beside_every_cell(x[0], x[1][:, 0])
 
     def convert_published(self, state: State) -> State:
         blocks = [

@@ -9,7 +9,8 @@ The messengers lie on a grid of their own, one a window, and are down-sampled by
 that down-samples the map. What is classified is the mean of the last stage's messengers.
 
 Shapes: images (B, in_chans, H, W), features (B, C_i, ceil(H / r_i), ceil(W / r_i)), r = 4, 8, 16,
-32, messengers (B, C_i, rows, columns) of windows. ``forward_features`` gives maps and messengers.
+32, messengers (B, C_i, rows, columns) of windows. ``forward_features`` gives (B, 2 C_4, h, w): the
+last map and, beside each of its cells, the messenger of the cell's window.
 
 Paper: Fang et al., "MSG-Transformer: Exchanging Local Spatial Information by Manipulating Messenger
 Tokens", CVPR 2022, arXiv:2105.15168.
@@ -26,12 +27,16 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import (
+    generate_default_cfgs,
+    register_model,
+)
 from torch import Tensor, nn
 
 from foveate.attention.window._inside import cut_into
 from foveate.attention.window.messenger import MessengerAttention, shuffle_messengers
-from foveate.layout import map_to_tokens, tokens_to_map
+from foveate.contracts import OneStep
+from foveate.layout import in_format, map_to_tokens, tokens_to_map
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -50,8 +55,7 @@ Maps = tuple[Tensor, Tensor]
 """A map (B, C, h, w), and its windows' messengers (B, C, rows, columns)."""
 
 
-@register_notrace_module
-class Stem(nn.Module):
+class Stem(OneStep):
     """Patches, and the first messengers: one learned region of them, repeated over the map.
 
     Args:
@@ -76,11 +80,10 @@ class Stem(nn.Module):
         region = self.messengers.shape[2]
         messengers = self.messengers.tile(-(-rows // region), -(-columns // region))
         messengers = messengers[:, :, :rows, :columns].expand(x.shape[0], -1, -1, -1)
-        return x, messengers.contiguous(memory_format=torch.channels_last)
+        return x, in_format(messengers, torch.channels_last)
 
 
-@register_notrace_module
-class MessengerBlock(nn.Module):
+class MessengerBlock(OneStep):
     """Attention in windows, an exchange between their messengers, an MLP.
 
     Args:
@@ -168,6 +171,12 @@ class MessengerStage(Stage):
         return self.map(x), messengers
 
 
+def beside_their_cells(x: Tensor, messengers: Tensor, window_size: int) -> Tensor:
+    """``(B, C, h, w)`` and a messenger a window as ``(B, 2 C, h, w)``."""
+    every = messengers.repeat_interleave(window_size, 2).repeat_interleave(window_size, 3)
+    return torch.cat([x, every[:, :, : x.shape[2], : x.shape[3]]], 1)
+
+
 class MSGTransformer(Backbone):
     """The MSG-Transformer; a timm model in full.
 
@@ -237,6 +246,8 @@ class MSGTransformer(Backbone):
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
+        self.window_size = window_size
+        self.num_features = 2 * dims[-1]
         for info in self.feature_info:
             info["module"] += ".map"
         init_trunc_normal(self, nn.Linear)
@@ -249,11 +260,24 @@ class MSGTransformer(Backbone):
         """The map of the two."""
         return x[0]
 
-    def forward_head(self, x: Maps, pre_logits: bool = False) -> Tensor:
+    def as_features(self, x: Maps) -> Tensor:
+        """The map, and beside each cell its window's messenger: ``(B, 2 C, h, w)``."""
+        return beside_their_cells(*x, self.window_size)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Messengers pooled, dropout and, unless ``pre_logits``, the classifier."""
-        features, messengers = x
-        pooled = self.head.global_pool.pool_type
-        return self.head(messengers if pooled else features, pre_logits=pre_logits)
+        features, messengers = x.chunk(2, 1)
+        if not self.head.global_pool.pool_type:
+            return self.head(features, pre_logits=pre_logits)
+        one_a_window = messengers[:, :, :: self.window_size, :: self.window_size]
+        return self.head(one_a_window, pre_logits=pre_logits)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        self.num_features = 2 * self.map_channels
+        return take
 
     def convert_published(self, state: State) -> State:
         """The published network's state, whose stages end with the down-sampling of the next."""

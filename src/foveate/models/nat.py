@@ -24,6 +24,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from foveate.attention.local.neighborhood import NeighborhoodAttention
+from foveate.layout import in_format
 from foveate.models._backbone import Published, cfg, create
 from foveate.models._swin import Swin
 
@@ -45,7 +46,7 @@ class Tokenizer(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x.contiguous(memory_format=torch.channels_last)))
+        return self.norm(self.proj(in_format(x, torch.channels_last)))
 
 
 class Halving(nn.Module):

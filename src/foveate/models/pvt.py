@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d, calculate_drop_path_rates, trunc_normal_
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import pair
+from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens, to_channels_last, tokens_to_map
 from foveate.models._backbone import (
     Published,
@@ -44,7 +45,6 @@ from foveate.models._layers import Block, PatchEmbed, check_stages, create_mixer
 __all__ = ["PyramidVisionTransformer", "pvt_large", "pvt_medium", "pvt_small", "pvt_tiny"]
 
 
-@register_notrace_module
 class PlacedPatches(PatchEmbed):
     """Patches, a norm, and an embedding of every position.
 
@@ -76,8 +76,7 @@ def _resample(positions: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(positions, size, mode="bilinear")
 
 
-@register_notrace_module
-class PatchesAndToken(nn.Module):
+class PatchesAndToken(OneStep):
     """Patches at their positions, and a class token: ``(B, C, h, w)`` and ``(B, C)``.
 
     Args:
@@ -97,8 +96,7 @@ class PatchesAndToken(nn.Module):
         return self.patches(x), (self.cls_token + self.cls_pos_embed).expand(len(x), -1)
 
 
-@register_notrace_module
-class TokenStage(Stage):
+class TokenStage(OneStep, Stage):
     """Blocks of full attention on a map and a class token, which they see as a row of positions."""
 
     def forward(self, x: Tensor) -> MapAndToken:

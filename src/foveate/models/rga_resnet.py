@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.layers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck
@@ -31,6 +32,26 @@ from foveate.models._backbone import Published, State, cfg, create, rename
 from foveate.models._resnet import TimmResNet, stages
 
 __all__ = ["RgaResNet", "rga_resnet50"]
+
+
+class Neck(nn.Module):
+    """``norm(x) * weight + bias``, batch normalisation whose shift is held at its start, zero.
+
+    The shift is a buffer: a parameter that never has a gradient is none to those who train.
+
+    Args:
+        num_features: features of a sample.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.norm = nn.BatchNorm1d(num_features, affine=False)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, self.norm(x), self.weight)
 
 
 class RgaResNet(TimmResNet):
@@ -90,9 +111,7 @@ class RgaResNet(TimmResNet):
         where = get_device_dtype(self)
         width = self.head_hidden_size if self.global_pool.pool_type else 0
         if width != getattr(self.neck, "num_features", 0):
-            self.neck = nn.BatchNorm1d(width, **where) if width else nn.Identity()
-            if width:
-                self.neck.bias.requires_grad_(False)
+            self.neck = Neck(width).to(**where) if width else nn.Identity()
         if isinstance(self.fc, nn.Linear):
             self.fc = nn.Linear(width, num_classes, bias=False, **where)
             nn.init.normal_(self.fc.weight, std=0.001)
@@ -107,6 +126,7 @@ class RgaResNet(TimmResNet):
     def convert_published(self, state: State) -> State:
         """Read the published names."""
         rules = [(r"^backbone\.", ""), (r"^feat_bn\.", "neck."), (r"^cls\.", "fc.")]
+        rules.append((r"^neck\.(running_mean|running_var|num_batches)", r"neck.norm.\1"))
         for number, stage in enumerate(stages(self), 1):
             rules.append((rf"^rga_att{number}\.", f"layer{number}.{len(stage) - 1}."))
         return super().convert_published(rename(state, rules))

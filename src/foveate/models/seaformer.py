@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from foveate.arguments import one_of
 from foveate.attention._conv_norm import ConvNorm
 from foveate.attention.window.squeeze_axial import SqueezeAxialAttention
+from foveate.layout import in_format
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -144,7 +145,7 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).contiguous(memory_format=torch.channels_last)
+        return in_format(super().forward(x), torch.channels_last)
 
 
 class SeaFormer(Backbone):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import odd
 from foveate.attention.window.shuffle import ShuffleAttention
+from foveate.layout import in_format
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
 
@@ -95,7 +96,7 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).contiguous(memory_format=torch.channels_last)
+        return in_format(super().forward(x), torch.channels_last)
 
 
 class ShuffleTransformer(Backbone):

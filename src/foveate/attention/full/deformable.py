@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import check_map, head_dim, one_of, pair, positive, probability
 from foveate.contracts import Mixer
-from foveate.layout import memory_format, pad_to_multiple
+from foveate.layout import in_format, memory_format, pad_to_multiple
 from foveate.registry import register
 
 POSITIONS = ("table", "log", "convolution", "none")
@@ -133,7 +133,7 @@ class DeformableAttention(Mixer):
         if self.position == "convolution":
             y = y + self.rpe_table(q)
         y = self.proj_drop(self.proj_out(y))
-        return y.contiguous(memory_format=memory_format(x))
+        return in_format(y, memory_format(x))
 
     def points(self, x: Tensor) -> Tensor:
         """Where keys and values are read: ``(B, g, Hk, Wk, 2)`` of (y, x), in [-1, 1] on the map.

@@ -54,20 +54,21 @@ class BilinearAttention(Gate):
         super().__init__()
         self.dim = dim
         self.hidden = reduced_width(dim, reduction)
-        first = [j for i in range(self.hidden) for j in range(self.hidden - i)]
-        second = [i + j for i in range(self.hidden) for j in range(self.hidden - i)]
-        self.register_buffer("first", torch.tensor(first), persistent=False)
-        self.register_buffer("second", torch.tensor(second), persistent=False)
+        products = self.hidden * (self.hidden + 1) // 2
         self.reduce = _conv_bn_relu(dim, self.hidden)
-        self.local = _conv_bn_relu(len(first), dim)
-        self.inner = _conv_bn_relu(len(first), dim)
+        self.local = _conv_bn_relu(products, dim)
+        self.inner = _conv_bn_relu(products, dim)
 
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         z = self.reduce(x)  # (B, m, H, W)
-        products = z[:, self.first] * z[:, self.second]  # (B, m(m+1)/2, H, W)
+        products = self.products(z)  # (B, m(m+1)/2, H, W)
         inner = self.inner(products.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
         return (inner * self.local(products)).sigmoid()  # (B, C, H, W)
+
+    def products(self, z: Tensor) -> Tensor:
+        """``(B, m, H, W)``: every product of two channels once, ``(B, m(m+1)/2, H, W)``."""
+        return torch.cat([z[:, : self.hidden - i] * z[:, i:] for i in range(self.hidden)], 1)
 
     def multiply_adds(self, height: int, width: int) -> int:
         products = self.hidden * (self.hidden + 1) // 2

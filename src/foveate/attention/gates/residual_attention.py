@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from foveate.arguments import check_map, one_of, positive
 from foveate.attention.gates._common import rename
 from foveate.contracts import Mixer
-from foveate.layout import memory_format
+from foveate.layout import in_format, memory_format
 from foveate.registry import register
 
 
@@ -126,7 +126,7 @@ class ResidualAttention(Mixer):
 
     def _grow(self, x: Tensor, like: Tensor) -> Tensor:
         x = F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
-        x = x.contiguous(memory_format=memory_format(like))  # a 1x1 map fits both formats
+        x = in_format(x, memory_format(like))  # a 1x1 map does not tell its own
         return x + like if self.variant == "port" else x
 
     def _halve(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from foveate.arguments import check_map
 from foveate.attention._shifted_convolution import ShiftedConvolution
 from foveate.attention.local.san_patchwise import PatchwiseAttention
-from foveate.layout import memory_format, split_heads, to_channels_last
+from foveate.layout import in_format, memory_format, split_heads, to_channels_last
 from foveate.registry import register
 
 
@@ -85,7 +85,7 @@ class ACmixPatchwiseAttention(PatchwiseAttention):
         )
         convolved = self.convolution(maps).permute(0, 3, 1, 2)
         y = self.rate1 * self._attend(q, k, v) + self.rate2 * convolved
-        return y.contiguous(memory_format=memory_format(x))
+        return in_format(y, memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:
         attention = super().multiply_adds(height, width)

@@ -30,7 +30,7 @@ from foveate.attention.local._patches import (
     neighbours,
 )
 from foveate.contracts import Mixer
-from foveate.layout import memory_format
+from foveate.layout import in_format, memory_format
 from foveate.registry import register
 
 
@@ -91,7 +91,7 @@ class PairwiseAttention(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         weights = self._tap_weights(x)
         y = aggregate(self.conv3(x), weights, self.kernel_size, self.dilation)
-        return y.contiguous(memory_format=memory_format(x))
+        return in_format(y, memory_format(x))
 
     def weights(self, x: Tensor) -> Tensor:
         """``(B, C / share, H*W, H*W)``: each weight channel in the place of a head."""
@@ -102,7 +102,7 @@ class PairwiseAttention(Mixer):
         values = self.conv3(x)
         channels = values.flatten(2).unflatten(1, (self.share, -1))  # (B, s, m, N)
         y = (weights[:, None] @ channels[..., None]).reshape(values.shape)
-        return y.contiguous(memory_format=memory_format(x))
+        return in_format(y, memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:
         positions, taps = height * width, self.kernel_size**2

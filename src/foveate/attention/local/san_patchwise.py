@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from foveate.arguments import check_map
 from foveate.attention.local._patches import aggregate, check_san_options, neighbours
 from foveate.contracts import Mixer
-from foveate.layout import memory_format
+from foveate.layout import in_format, memory_format
 from foveate.registry import register
 
 
@@ -84,7 +84,7 @@ class PatchwiseAttention(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         y = self._attend(self.conv1(x), self.conv2(x), self.conv3(x))
-        return y.contiguous(memory_format=memory_format(x))
+        return in_format(y, memory_format(x))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         around = neighbours(k, self.kernel_size, self.dilation).flatten(1, 2)  # (B, r*T, N)

@@ -96,7 +96,6 @@ class SlideAttention(Mixer):
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
 
-        self.register_buffer("shift", torch.eye(self.shifts)[..., None], persistent=False)
         self.shift_bias = self._parameter(self.shifts)
         self.deform_weight = self._parameter(self.shifts, self.shifts)
         self.deform_bias = self._parameter(self.shifts)
@@ -147,11 +146,13 @@ class SlideAttention(Mixer):
         if self.fused:
             value_weight = getattr(self, "value_weight", self.key_weight)
             return self.key_weight, self.key_bias, value_weight, self.value_bias
-        key_weight = self.shift + self.deform_weight
+        learned = self.deform_weight
+        shift = torch.eye(len(learned), device=learned.device, dtype=learned.dtype)[..., None]
+        key_weight = shift + learned
         key_bias = value_bias = (self.shift_bias + self.deform_bias)[None]  # (1, n, D)
         value_weight = key_weight
         if hasattr(self, "value_deform_weight"):
-            value_weight = self.shift + self.value_deform_weight
+            value_weight = shift + self.value_deform_weight
             value_bias = (self.shift_bias + self.value_deform_bias)[None]
         if hasattr(self, "position_bias"):
             key_bias = key_bias + self.position_bias[..., None]  # (h, n, D)
@@ -164,7 +165,7 @@ class SlideAttention(Mixer):
             return
         key_weight, key_bias, value_weight, value_bias = self.kernels()
         paths = [name for name, _ in self.named_parameters(recurse=False)]
-        for name in ("shift", *paths):
+        for name in paths:
             delattr(self, name)
         self.key_weight, self.key_bias = nn.Parameter(key_weight), nn.Parameter(key_bias)
         self.value_bias = nn.Parameter(value_bias.clone())

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map, head_dim, positive
 from foveate.contracts import Mixer
-from foveate.layout import memory_format
+from foveate.layout import in_format, memory_format
 from foveate.registry import register
 
 
@@ -62,7 +62,7 @@ class AxialDeepLabAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        return self.along_rows(self.along_columns(x)).contiguous(memory_format=memory_format(x))
+        return in_format(self.along_rows(self.along_columns(x)), memory_format(x))
 
     def along_columns(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)``, each column for itself."""

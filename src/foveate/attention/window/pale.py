@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
+from foveate.attention._conv_norm import fold
 from foveate.attention.window._inside import (
     WindowSize,
     apply_dense,
@@ -158,7 +158,4 @@ class _SeparableConvolution(nn.Module):
         return self.pw(layout.to_channels_last(self.bn(self.dw(x))))
 
     def fuse(self) -> None:
-        if isinstance(self.bn, nn.BatchNorm2d):
-            training = self.training
-            self.dw = fuse_conv_bn_eval(self.dw.eval(), self.bn.eval()).train(training)
-            self.bn = nn.Identity()
+        self.bn = fold(self.dw, self.bn)

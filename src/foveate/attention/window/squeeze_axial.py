@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from foveate.arguments import check_map, head_dim, positive
 from foveate.attention._conv_norm import ConvNorm
 from foveate.contracts import Mixer
-from foveate.layout import memory_format
+from foveate.layout import in_format, memory_format
 from foveate.registry import register
 
 
@@ -87,7 +87,7 @@ class SqueezeAxialAttention(Mixer):
         row = self.row(q.mean(3), k.mean(3), v.mean(3))[:, :, :, None]  # (B, V, H, 1)
         column = self.column(q.mean(2), k.mean(2), v.mean(2))[:, :, None]  # (B, V, 1, W)
         context = self.proj(F.relu6(v + row + column))  # (B, C, H, W)
-        return (F.hardsigmoid(context) * detail).contiguous(memory_format=memory_format(x))
+        return in_format(F.hardsigmoid(context) * detail, memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:
         inner = sum(self.widths)

@@ -39,7 +39,7 @@ def _products(inChannels: int, outChannels: int) -> BilinearAttention:
 
 def _second_order(module: BilinearAttention, golden: Golden) -> Tensor:
     z = module.reduce(golden.inputs["x"])
-    return module.local(z[:, module.first] * z[:, module.second])
+    return module.local(module.products(z))
 
 
 ROWS = [

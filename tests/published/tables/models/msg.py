@@ -34,7 +34,7 @@ def _tokens(model: MSGTransformer, golden: Golden) -> dict[str, Tensor]:
         tokens = torch.cat([x.flatten(2) for x in maps], 2)
         outputs[f"stage{number}_out_mean"] = tokens.mean(2)
         outputs[f"stage{number}_out_msg0"] = maps[1][:, :, 0, 0]
-    return {"logits": model.forward_head(model.finish(maps)), **outputs}
+    return {"logits": model.forward_head(model.as_features(model.finish(maps))), **outputs}
 
 
 ROWS = [Row("msg_t", _msg, _tokens)]
