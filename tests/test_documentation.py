@@ -11,6 +11,7 @@ import pytest
 
 import foveate
 from foveate import registry
+from tests.data.folders import make_folder
 from tests.test_public_api import public_modules, public_names
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,19 @@ def run(page: Path) -> dict[str, Any]:
 
 def test_every_page_that_shows_python_is_run_here():
     shown = {page.name for page in PAGES if python_blocks(page)}
-    assert shown == {"README.md", "add-a-mechanism.md"}
+    assert shown == {"README.md", "add-a-mechanism.md", "compare.md"}
+
+
+@pytest.mark.slow
+def test_what_the_page_on_comparing_shows(tmp_path, monkeypatch):
+    """Its call, with the settings of a study that takes seconds."""
+    make_folder(tmp_path / "photos", {"a": 20, "b": 20})
+    small = {"attention": ["cbam"], "seeds": 1, "epochs": 1, "image_size": (32, 32), "workers": 1}
+    compare = foveate.compare
+    monkeypatch.setattr(foveate, "compare", lambda **given: compare(**{**given, **small}))
+    monkeypatch.chdir(tmp_path)
+    result = run(ROOT / "docs" / "compare.md")["result"]
+    assert result.report.is_file()
 
 
 def test_what_the_readme_shows(capsys):

@@ -189,8 +189,9 @@ def local_case(pick: random.Random, number: int) -> Case:
     if bias_kind == Bias.EACH:
         bias_view = view(bias)._replace(channel=1)
     common = interface.LocalArguments(
-        pick_run(pick, dim), view(q), view(k), view(v), 0, *size, dim, value_dim, *keys[1:3],
-        *kernel, *dilation, border, bias_kind, storage, bias_storage, bias_view, view(mask),
+        pick_run(pick, dim), view(q), view(k), view(v), bias_view, view(mask), interface.ABSENT, 0,
+        *size, dim, value_dim, *keys[1:3], *kernel, *dilation, border, bias_kind, storage,
+        bias_storage,
     )  # fmt: skip
 
     def run(library: interface.Library, isa: str) -> Outputs:
@@ -240,7 +241,7 @@ def slide_case(pick: random.Random, number: int) -> Case:
         weights.append(MEMORY.copy(normal(pick, (pick.choice([1, heads]), taps, d))))
     weight_grads = pick.random() < 0.8
     common = interface.SlideArguments(
-        pick_run(pick, dim), view(q), view(k), view(v), *map(address, weights),
+        pick_run(pick, dim), view(q), view(k), view(v), interface.ABSENT, *map(address, weights),
         *(taps * x.shape[2] * (x.shape[0] > 1) for x in weights[1::2]),
         *size, dim, value_dim, *kernel, storage,
     )  # fmt: skip
@@ -284,8 +285,8 @@ def window_case(pick: random.Random, number: int) -> Case:
     shift = (0, 0) if spread else tuple(pick.choice([0, pick.randrange(n)]) for n in window)
     windows = [-(-side // n) for side, n in zip((height, width), window, strict=True)]
     common = interface.WindowArguments(
-        pick_run(pick, dim), view(q), view(k), view(v), *size, dim, value_dim, *window, *windows,
-        *shift, int(spread), storage, address(bias),
+        pick_run(pick, dim), view(q), view(k), view(v), interface.ABSENT, *size, dim, value_dim,
+        *window, *windows, *shift, int(spread), storage, address(bias),
     )  # fmt: skip
 
     def run(library: interface.Library, isa: str) -> Outputs:

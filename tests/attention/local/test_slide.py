@@ -38,7 +38,9 @@ def by_convolutions(module: SlideAttention, x: torch.Tensor) -> torch.Tensor:
         return y.unflatten(1, (dim, slots))
 
     def both(maps, weight, bias):
-        fixed = convolve(maps, module.shift.expand(-1, -1, dim), module.shift_bias)
+        fixed = convolve(
+            maps, torch.eye(module.shifts)[..., None].expand(-1, -1, dim), module.shift_bias
+        )
         return fixed + convolve(maps, weight, bias)
 
     own = hasattr(module, "value_deform_weight")
