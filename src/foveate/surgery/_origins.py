@@ -27,12 +27,13 @@ SAMPLE = 2.0**20
 LAYER = 2.0**20
 ABSENT = -1.0  # not from the image: class tokens, tables
 PADDING = -2.0
+_SAME = 0.01  # pixels: means of the same places by different sums
 
 MOVES = frozenset(
     "view reshape flatten unflatten permute transpose movedim moveaxis swapaxes swapdims contiguous "
     "unsqueeze squeeze roll flip __getitem__ narrow split split_with_sizes tensor_split chunk unbind "
     "cat concat concatenate stack expand expand_as repeat repeat_interleave tile select index_select "
-    "pad clone t adjoint T mT H mH pixel_shuffle pixel_unshuffle view_as reshape_as detach".split()
+    "pad unfold clone t adjoint T mT H mH pixel_shuffle pixel_unshuffle view_as reshape_as detach".split()
 )
 RESHAPES = frozenset("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as".split())
 LINEAR = frozenset({"linear"})
@@ -151,6 +152,9 @@ def _moved(
         if name == "pad":
             named |= {"value": PADDING, "mode": "constant"}
             given = given[:2]
+        if name == "unfold":  # which pads with zeros
+            moved = function(given[0] - PADDING, *given[1:], **named) + PADDING
+            return [compressed(moved)]
         found = tensors_in(function(*given, **named))
         return [t if name in ("permute", "transpose") else compressed(t) for t in found]
 
@@ -247,7 +251,7 @@ def _mean(c: Tensor, axis: int) -> Tensor:
     small = _small(c)
     there = small >= 0
     total = torch.where(there, small, 0.0).sum(axis, keepdim=True)
-    mean = total / there.sum(axis, keepdim=True).clamp(min=1)
+    mean = _rounded(total / there.sum(axis, keepdim=True).clamp(min=1))
     mean = torch.where(there.any(axis, keepdim=True), mean, small.amax(axis, keepdim=True))
     target = list(c.shape)
     target[axis] = 1
@@ -261,8 +265,17 @@ def _resampled(c: Tensor, size: Sequence[int]) -> Tensor:
             return c
         raise ValueError("not a map")
     small = _small(c.narrow(1, 0, 1)) if c.stride(1) == 0 else _small(c)
-    grid = F.interpolate(small.expand(-1, -1, *c.shape[2:]), tuple(size), mode="area")
+    whole = small.expand(-1, -1, *c.shape[2:])
+    there = (whole >= 0).double()
+    share = F.interpolate(there, tuple(size), mode="area")
+    total = F.interpolate(whole * there, tuple(size), mode="area")
+    grid = torch.where(share > 0, _rounded(total / share.clamp(min=1e-9)), PADDING)
     return compressed(grid.expand(c.shape[0], c.shape[1] if c.stride(1) else grid.shape[1], *size))
+
+
+def _rounded(c: Tensor) -> Tensor:
+    """Without the last bits, so that equal means of different sums are equal."""
+    return c.mul(1024).round() / 1024
 
 
 def _small(c: Tensor) -> Tensor:
@@ -278,8 +291,8 @@ def compressed(c: Tensor) -> Tensor:
         if c.shape[axis] < 2:
             continue
         first = c.narrow(axis, 0, 1)
-        ends_equal = torch.equal(first, c.narrow(axis, c.shape[axis] - 1, 1))
-        if ends_equal and bool((c == first).all()):
+        last = c.narrow(axis, c.shape[axis] - 1, 1)
+        if all(bool(((other - first).abs() < _SAME).all()) for other in (last, c)):
             c = first
     return c.expand(shape)
 

@@ -468,7 +468,7 @@ class _Finder:
     def stages(self, inside: list[Call]) -> list[Place]:
         last: dict[tuple[int, int], Node] = {}
         for call in reversed(self.trace.calls):
-            if not call.outputs or not isinstance(call.output, Tensor) or not call.path:
+            if not call.outputs or len(tensors_in(call.output)) != 1 or not call.path:
                 continue
             node = call.outputs[0]
             if any(other.holds(node) and other.outputs[:1] != [node] for other in inside):
@@ -477,6 +477,8 @@ class _Finder:
             if isinstance(found, str) or found.windows > 1 or max(found.size) == 1:
                 continue
             if self.trace.images and found.size == self.trace.images[1:]:
+                continue
+            if self._is_transition(call, found.size):
                 continue
             if found.size not in last or node.index > last[found.size].index:
                 last[found.size] = node
@@ -490,6 +492,16 @@ class _Finder:
                 host = min(hosts, key=lambda call: call.path.count("."))
                 made.append(self._place(host.module, "stage", at_output=True, shown=top.path))
         return [place for place in made if not place.unusable]
+
+    def _is_transition(self, call: Call, size: tuple[int, int]) -> bool:
+        """Whether this is on the way from a stage to the next: in a module that shrinks the map."""
+        for outer in call.ancestors():
+            if outer.path and outer.inputs and outer.outputs:
+                before, behind = self._map(outer.inputs[0]), self._map(outer.outputs[0])
+                known = isinstance(before, TokenMap) and isinstance(behind, TokenMap)
+                if known and before.size == size and behind.size != size:
+                    return True
+        return False
 
     # Records
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foveate.surgery._origins import ABSENT, PADDING, SAMPLE, Origin
 
+_APART = 0.25  # pixels; cells that are nearer are in the same row or column
 _CHANNEL_AXES = {3: (2, 1), 4: (1, 3), 5: (4,)}
 
 
@@ -104,10 +105,9 @@ def _read(shape: tuple[int, ...], origin: Origin, batch: int, axis: int) -> Toke
     if not bool((samples[:, there] == torch.arange(batch)[:, None]).all()):
         return "samples are interleaved along its first axis"
     y, x = rows[0, there], columns[0, there]
-    if not torch.equal(rows[:, there] - samples[:, there] * SAMPLE, y.expand(batch, -1)):
+    if not torch.allclose(rows[:, there] - samples[:, there] * SAMPLE, y, rtol=0, atol=_APART):
         return "samples differ in the order of their cells"
-    (ys, i), (xs, j) = (torch.unique(c.mul(64).round(), return_inverse=True) for c in (y, x))
-    height, width = len(ys), len(xs)
+    (height, i), (width, j) = _ranks(y), _ranks(x)
     if height * width != len(y):
         return f"{len(y)} cells do not make a map"
     cells = i * width + j
@@ -129,3 +129,12 @@ def _read(shape: tuple[int, ...], origin: Origin, batch: int, axis: int) -> Toke
         tuple(shape), axis, (height, width), slots, None if plain else order, tuple(prefix),
         padding, shape[0] // batch,
     )  # fmt: skip
+
+
+def _ranks(c: Tensor) -> tuple[int, Tensor]:
+    """How many different values there are, and which of these each is, smallest first."""
+    values, where = c.sort()
+    number = torch.cat([torch.zeros(1), (values.diff() > _APART).double()]).cumsum(0).long()
+    ranks = torch.empty_like(where)
+    ranks[where] = number
+    return int(number[-1]) + 1, ranks
