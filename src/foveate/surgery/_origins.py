@@ -23,29 +23,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+
+def words(names: str) -> frozenset[str]:
+    """The names of several operators."""
+    return frozenset(names.split())
+
+
 SAMPLE = 2.0**20
 LAYER = 2.0**20
 ABSENT = -1.0  # not from the image: class tokens, tables
 PADDING = -2.0
 _SAME = 0.01  # pixels: means of the same places by different sums
 
-MOVES = frozenset(
+MOVES = words(
     "view reshape flatten unflatten permute transpose movedim moveaxis swapaxes swapdims contiguous "
     "unsqueeze squeeze roll flip __getitem__ narrow split split_with_sizes tensor_split chunk unbind "
     "cat concat concatenate stack expand expand_as repeat repeat_interleave tile select index_select "
-    "pad unfold clone t adjoint T mT H mH pixel_shuffle pixel_unshuffle view_as reshape_as detach".split()
+    "pad unfold clone t adjoint T mT H mH pixel_shuffle pixel_unshuffle view_as reshape_as detach"
 )
-RESHAPES = frozenset("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as".split())
+RESHAPES = words("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 LINEAR = frozenset({"linear"})
-CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose2d".split())
-RESAMPLINGS = frozenset(
+CONVOLUTIONS = words("conv1d conv2d conv3d conv_transpose2d")
+RESAMPLINGS = words(
     "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate lp_pool2d "
-    "max_pool2d_with_indices boolean_dispatch fn".split()
+    "max_pool2d_with_indices boolean_dispatch fn"
 )
-REDUCTIONS = frozenset(
-    "mean sum amax amin norm vector_norm std var logsumexp max min prod nanmean".split()
-)
-MATRIX_PRODUCTS = frozenset("matmul __matmul__ bmm".split())
+REDUCTIONS = words("mean sum amax amin norm vector_norm std var logsumexp max min prod nanmean")
+MATRIX_PRODUCTS = words("matmul __matmul__ bmm")
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,7 @@ def _computed(
             lambda c: _resampled(_mean(c, 1), shape[2:]).expand(shape)
         )
     if name in RESAMPLINGS:
-        return _first(args, kwargs, find).each(
-            lambda c: _resampled(c, shape[2:]).expand(shape)
-        )
+        return _first(args, kwargs, find).each(lambda c: _resampled(c, shape[2:]).expand(shape))
     if name in REDUCTIONS:
         origin = _first(args, kwargs, find)
         if tuple(origin.shape) == tuple(shape):
@@ -213,7 +215,7 @@ def _elementwise(
 
 
 def _product(left: Origin | None, right: Origin | None, shape: torch.Size) -> Origin | None:
-    """``left @ right``: rows are the left's, unless the right's columns are what lies in the image."""
+    """``left @ right``: rows are the left's, unless the right's columns lie in the image."""
     if left is None or right is None:
         return None
     by_row = left.each(lambda c: _mean(c, -1).expand(shape))
@@ -315,9 +317,7 @@ def _reshape(c: Tensor, shape: tuple[int, ...]) -> Tensor:
     return compressed(chosen.reshape(small_new).expand(shape))
 
 
-def _axis_groups(
-    old: tuple[int, ...], new: tuple[int, ...]
-) -> list[tuple[list[int], list[int]]]:
+def _axis_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """The runs of axes of two shapes that hold the same elements."""
     groups = []
     i = j = 0

@@ -28,27 +28,26 @@ from torch import Tensor, nn
 from foveate.arguments import nearest
 from foveate.contracts import Gate, Mixer, TokenMixer
 from foveate.surgery import token_map
-from foveate.surgery._origins import tensors_in
+from foveate.surgery._origins import tensors_in, words
 from foveate.surgery.token_map import TokenMap
 from foveate.surgery.trace import Call, Node, Trace, trace
 
-Kind = Literal["attention", "gate", "branch", "stage", "conv", "depthwise"]
+Kind = Literal["attention", "gate", "branch", "stage", "conv", "depthwise", "module"]
 KINDS: tuple[Kind, ...] = ("attention", "gate", "branch", "stage", "conv", "depthwise")
 Where = str | type | Callable[["Place"], bool] | Iterable[Any]
 
-_PRODUCTS = frozenset(
+_PRODUCTS = words(
     "matmul __matmul__ __rmatmul__ bmm baddbmm einsum scaled_dot_product_attention "
-    "multi_head_attention_forward".split()
+    "multi_head_attention_forward"
 )
-_ADDITIONS = frozenset("add add_ __add__ __iadd__ __radd__".split())
-_MULTIPLICATIONS = frozenset("mul mul_ multiply __mul__ __imul__ __rmul__".split())
-_SQUASHES = frozenset(
-    "sigmoid sigmoid_ hardsigmoid hardtanh hardtanh_ relu6 tanh tanh_ softmax clamp clamp_".split()
+_ADDITIONS = words("add add_ __add__ __iadd__ __radd__")
+_MULTIPLICATIONS = words("mul mul_ multiply __mul__ __imul__ __rmul__")
+_SQUASHES = words(
+    "sigmoid sigmoid_ hardsigmoid hardtanh hardtanh_ relu6 tanh tanh_ softmax clamp clamp_"
 )
 _CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LOOK_BACK = 8
-UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,27 @@ class Place:
     unusable: str = ""
     calls: tuple[Call, ...] = field(default=(), repr=False, compare=False)
     maps: tuple[TokenMap, ...] = field(default=(), repr=False, compare=False)
+    trace: Trace | None = field(default=None, repr=False, compare=False)
 
     @property
     def glob(self) -> str:
         """The path with every number a star."""
-        return re.sub(r"(?<![^.])\d+(?![^.])", "*", self.path)
+        return glob_of(self.path)
 
     @property
     def module(self) -> nn.Module:
         """The module that was there when the model was looked at."""
         return self.calls[0].module
+
+    @property
+    def names(self) -> list[str]:
+        """All names under which the module is registered."""
+        return self.trace.names[self.module] if self.trace is not None else [self.path]
+
+
+def glob_of(path: str) -> str:
+    """``path`` with every number a star."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
 
 
 class Places(Sequence[Place]):
@@ -175,7 +185,7 @@ def _row(group: list[Place]) -> dict[str, str]:
         "class": first.cls,
         "layout": first.layout or "?",
         "channels": _range(place.channels for place in group),
-        "map": _range((f"{p.size[0]}x{p.size[1]}" for p in group)),
+        "map": _range(f"{p.size[0]}x{p.size[1]}" for p in group),
         "prefix": str(first.prefix_tokens or ""),
         "note": "; ".join(notes),
     }
@@ -251,7 +261,20 @@ def find(watched: Trace) -> Places:
     return Places(finder.found(), watched)
 
 
-class _Finder:
+def named(watched: Trace, what: Where) -> Places:
+    """Modules that ``what`` chooses and that keep the shape of a map that they are given."""
+    finder = _Finder(watched)
+    made = (
+        finder.place(module, "module")
+        for module, names in watched.names.items()
+        if names[0] and finder.keeps_shape(module)
+    )
+    return Places((place for place in made if _chosen(place, what)), watched)
+
+
+class Reader:
+    """Reads maps off a trace."""
+
     def __init__(self, watched: Trace) -> None:
         self.trace = watched
         self.batch = watched.images[0] if watched.images else 1
@@ -262,12 +285,42 @@ class _Finder:
             self._by_module.setdefault(call.module, []).append(call)
             if call.outputs:
                 self._by_output.setdefault(call.outputs[0], []).append(call)
+
+    def maps(self, path: str, *, at_output: bool) -> list[TokenMap]:
+        """How what the module ``path`` takes or gives holds a map, call by call."""
+        calls = [c for c in self.trace.calls if path in self.trace.names.get(c.module, ())]
+        read = [self._read(call, at_output) for call in calls]
+        return [found for found in read if isinstance(found, TokenMap)]
+
+    def _read(self, call: Call, at_output: bool) -> TokenMap | str:
+        nodes = call.outputs if at_output else call.inputs
+        if not nodes:
+            return "it takes no tensors"
+        return self._map(nodes[0], _channel_axis(call.module))
+
+    def _map(self, node: Node, prefer: int | None = None) -> TokenMap | str:
+        key = (node, prefer)
+        if key not in self._maps:
+            self._maps[key] = token_map.read(tuple(node.shape), node.origin, self.batch, prefer)
+        return self._maps[key]
+
+
+class _Finder(Reader):
+    def __init__(self, watched: Trace) -> None:
+        super().__init__(watched)
         self.residuals = [n for n in watched.nodes if n.op in _ADDITIONS and self._is_residual(n)]
+
+    def keeps_shape(self, module: nn.Module) -> bool:
+        """Whether it ran and every call kept the shape."""
+        calls = self._by_module.get(module, [])
+        return bool(calls) and all(self._keeps_shape(call) for call in calls)
 
     def found(self) -> list[Place]:
         gates = self.gates()
         attention = self.attention({place.module for place in gates})
-        inside = [call for place in (*attention, *gates) if not place.unusable for call in place.calls]
+        inside = [
+            call for place in (*attention, *gates) if not place.unusable for call in place.calls
+        ]
         found = [
             *attention, *gates, *self.branches(inside), *self.convolutions(), *self.stages(inside)
         ]  # fmt: skip
@@ -319,12 +372,6 @@ class _Finder:
             )  # fmt: skip
         return call.inputs[0].shape == call.outputs[0].shape and len(call.inputs[0].shape) >= 3
 
-    def _map(self, node: Node, prefer: int | None = None) -> TokenMap | str:
-        key = (node, prefer)
-        if key not in self._maps:
-            self._maps[key] = token_map.read(tuple(node.shape), node.origin, self.batch, prefer)
-        return self._maps[key]
-
     # Kinds of places
 
     def attention(self, gates: set[nn.Module]) -> list[Place]:
@@ -340,7 +387,7 @@ class _Finder:
                 continue
             call, why = self._climbed(node.call)
             chosen.setdefault(call.module, why)
-        return [self._place(module, "attention", why) for module, why in chosen.items()]
+        return [self.place(module, "attention", why) for module, why in chosen.items()]
 
     def _two_activations(self, node: Node) -> bool:
         if node.op == "multi_head_attention_forward":
@@ -366,7 +413,7 @@ class _Finder:
             call = self._gate_around(node) if node.op in _MULTIPLICATIONS else None
             if call is not None and not {c.module for c in call.ancestors()} & chosen.keys():
                 chosen.setdefault(call.module, "")
-        return [self._place(module, "gate", why) for module, why in chosen.items()]
+        return [self.place(module, "gate", why) for module, why in chosen.items()]
 
     def _gate_around(self, node: Node) -> Call | None:
         """The module whose features are re-weighted at the product ``node``."""
@@ -427,7 +474,7 @@ class _Finder:
                         host = self._host(operand, node) if operand.depth else None
                         if host is not None:
                             hosts.setdefault(host.module, host)
-        made = (self._place(module, "branch", at_output=True) for module in hosts)
+        made = (self.place(module, "branch", at_output=True) for module in hosts)
         return [place for place in made if not place.unusable]
 
     def _host(self, node: Node, before: Node) -> Call | None:
@@ -462,7 +509,7 @@ class _Finder:
                 continue
             dense = module.groups == 1
             if dense or module.groups == module.in_channels:
-                made.append(self._place(module, "conv" if dense else "depthwise"))
+                made.append(self.place(module, "conv" if dense else "depthwise"))
         return [place for place in made if not place.unusable]
 
     def stages(self, inside: list[Call]) -> list[Place]:
@@ -490,7 +537,7 @@ class _Finder:
             if hosts:
                 top = min(calls, key=lambda call: call.path.count("."))
                 host = min(hosts, key=lambda call: call.path.count("."))
-                made.append(self._place(host.module, "stage", at_output=True, shown=top.path))
+                made.append(self.place(host.module, "stage", at_output=True, shown=top.path))
         return [place for place in made if not place.unusable]
 
     def _is_transition(self, call: Call, size: tuple[int, int]) -> bool:
@@ -505,16 +552,15 @@ class _Finder:
 
     # Records
 
-    def _place(
+    def place(
         self, module: nn.Module, kind: Kind, why: str = "", *, at_output: bool = False,
         shown: str | None = None,
     ) -> Place:  # fmt: skip
+        """The record of the place that ``module`` is."""
         calls = self._by_module[module]
         maps: list[TokenMap] = []
-        prefer = _channel_axis(module)
         for call in calls:
-            nodes = call.outputs if at_output else call.inputs
-            found = self._map(nodes[0], prefer) if nodes else "it takes no tensors"
+            found = self._read(call, at_output)
             if isinstance(found, str):
                 why = why or found
             else:
@@ -527,13 +573,13 @@ class _Finder:
         if not maps:
             return Place(
                 path, kind, cls, arguments=arguments, host=calls[0].path,
-                unusable=why, calls=tuple(calls),
+                unusable=why, calls=tuple(calls), trace=self.trace,
             )  # fmt: skip
         first = maps[0]
         return Place(
             path, kind, cls, first.layout, first.channels, first.size, len(first.prefix),
             first.windows, first.order is None, arguments, calls[0].path, why, tuple(calls),
-            tuple(maps),
+            tuple(maps), self.trace,
         )  # fmt: skip
 
 
@@ -557,7 +603,7 @@ def _further_arguments(call: Call) -> tuple[str, ...]:
         if isinstance(value, Tensor) and features and value is features[0]:
             first = False
             continue
-        if value is None or isinstance(value, bool) or first and not isinstance(value, Tensor):
+        if value is None or isinstance(value, bool) or (first and not isinstance(value, Tensor)):
             continue
         shapes = [f"T{tuple(t.shape)}" for t in tensors_in(value)]
         said.append(name + (", ".join(shapes) if shapes else str(value)))
@@ -567,6 +613,8 @@ def _further_arguments(call: Call) -> tuple[str, ...]:
 def _other_results(calls: list[Call]) -> str:
     """Why what it gives beside the features cannot be given by a replacement, or nothing."""
     for call in calls:
+        if not isinstance(call.output, Tensor | tuple | list):
+            return f"it gives a {type(call.output).__name__}"
         if len(tensors_in(call.output)) > 1:
             return "it gives a second tensor beside its features"
     return ""

@@ -135,8 +135,9 @@ def passing_through() -> Iterator[None]:
 
 
 def trace(
-    model: nn.Module, example: Any = None, size: Sequence[int] | None = None, *, through: bool = True
-) -> Trace:
+    model: nn.Module, example: Any = None, size: Sequence[int] | None = None, *,
+    through: bool = True,
+) -> Trace:  # fmt: skip
     """Run ``model`` once and watch it.
 
     Args:
