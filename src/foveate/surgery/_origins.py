@@ -36,10 +36,11 @@ PADDING = -2.0
 _SAME = 0.01  # pixels: means of the same places by different sums
 
 MOVES = words(
-    "view reshape flatten unflatten permute transpose movedim moveaxis swapaxes swapdims contiguous "
-    "unsqueeze squeeze roll flip __getitem__ narrow split split_with_sizes tensor_split chunk unbind "
-    "cat concat concatenate stack expand expand_as repeat repeat_interleave tile select index_select "
-    "pad unfold clone t adjoint T mT H mH pixel_shuffle pixel_unshuffle view_as reshape_as detach"
+    "view reshape flatten unflatten permute transpose movedim moveaxis swapaxes swapdims "
+    "contiguous unsqueeze squeeze roll flip __getitem__ narrow split split_with_sizes "
+    "tensor_split chunk unbind cat concat concatenate stack expand expand_as repeat "
+    "repeat_interleave tile select index_select pad unfold clone t adjoint T mT H mH "
+    "pixel_shuffle pixel_unshuffle view_as reshape_as detach"
 )
 RESHAPES = words("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 LINEAR = frozenset({"linear"})

@@ -7,6 +7,7 @@ values), it runs on real ones.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -158,7 +159,7 @@ def trace(
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with passing_through() if through else nullcontext():
+        with passing_through() if through else nullcontext(), _quiet():
             try:
                 return _watch(model, args, kwargs, notes, fake=True)
             except Exception as error:
@@ -166,6 +167,18 @@ def trace(
     finally:
         for module, training in was_training.items():
             module.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PyTorch's log of a failure on fake tensors, which is expected and told."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _really(
