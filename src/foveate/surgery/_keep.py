@@ -135,7 +135,7 @@ def _codes(node: Node, axis: int) -> Tensor | None:
         return None
     c = node.origin.channel
     if c.dim() == 3:
-        c = c.unsqueeze(1)
+        c = _heads_of_batch(c) if c.stride(0) != 0 else c.unsqueeze(1)
     if c.dim() != 4:
         return None
     tokens = -2 if axis == -1 else -1
@@ -144,6 +144,13 @@ def _codes(node: Node, axis: int) -> Tensor | None:
         return None
     c = c.select(tokens, 0)[0]
     return c.contiguous() if bool((c >= 0).all()) else None
+
+
+def _heads_of_batch(c: Tensor) -> Tensor:
+    """``(1, h, N, D)`` of codes ``(B h, N, D)``, whose heads were put beside the samples."""
+    again = (c[:, 0, 0] == c[0, 0, 0]).nonzero().flatten().tolist()
+    heads = again[1] if len(again) > 1 else len(c)
+    return c[:heads].unsqueeze(0)
 
 
 def _rows(codes: Tensor, by_index: dict[int, Node]) -> tuple[Projection, list[Tensor]] | str:
@@ -155,6 +162,8 @@ def _rows(codes: Tensor, by_index: dict[int, Node]) -> tuple[Projection, list[Te
         weight, bias = (None, None) if node is None else layer_of(node)
         if weight is None:
             return "it projects with more than matrices"
+        if isinstance(weight, FakeTensor) or isinstance(bias, FakeTensor):
+            return "its projections' weights are computed on the way"
         rows = (codes[layers == layer] % LAYER).long()
         weights.append(weight.detach().flatten(1)[rows.to(weight.device)])
         biases.append(None if bias is None else bias.detach()[rows.to(weight.device)])
@@ -243,6 +252,8 @@ def _output(
         source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
         if weight is None or source is None or source.origin is None:
             continue
+        if isinstance(weight, FakeTensor) or isinstance(bias, FakeTensor):
+            return None
         axis = -1 if node.op in LINEAR else 1
         codes = source.origin.channel
         for i in range(codes.dim()):

@@ -156,17 +156,34 @@ def trace(
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     args, kwargs, notes = _arguments(model, example, size)
-    was_training = {module: module.training for module in model.modules()}
+    with _unchanged(model), passing_through() if through else nullcontext(), _quiet():
+        try:
+            return _watch(model, args, kwargs, notes, fake=True)
+        except Exception as error:
+            return _really(model, args, kwargs, notes, error)
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode, and back; forget what its modules kept meanwhile.
+
+    Some keep tables that they compute once (LeViT's biases), which are fake after a fake forward.
+    """
+    before = {}
+    for module in model.modules():
+        held = {k: v.copy() for k, v in vars(module).items() if isinstance(v, dict | list)}
+        before[module] = (dict(vars(module)), held)
     model.eval()
     try:
-        with passing_through() if through else nullcontext(), _quiet():
-            try:
-                return _watch(model, args, kwargs, notes, fake=True)
-            except Exception as error:
-                return _really(model, args, kwargs, notes, error)
+        yield
     finally:
-        for module, training in was_training.items():
-            module.training = training
+        for module, (attributes, held) in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, content in held.items():
+                container = attributes[name]
+                container.clear()
+                container.update(content) if isinstance(content, dict) else container.extend(content)
 
 
 @contextmanager
