@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
@@ -305,6 +306,17 @@ class _Surgery:
         dropped = [*_keep.unkept(place.module, sources), *place.arguments]
         return tuple(kept), tuple(dropped)
 
+    def _fresh(
+        self, place: Place, kept: tuple[str, ...], old: _keep.Projections | str | None
+    ) -> str:
+        """Why projections start with fresh weights, where that was not asked for."""
+        if self.step.keep != "auto" or place.kind != "attention" or {"qkv", "q"} & set(kept):
+            return ""
+        if isinstance(old, _keep.Projections):
+            width = len(old.q.weight) // old.num_heads
+            return f"fresh weights: the old queries' {width} channels a head do not fit"
+        return f"fresh weights: {old}"
+
     def _settle(self, module: nn.Module, place: Place) -> None:
         """Put a new module on the device, in the type and mode of the old one's."""
         parameters = [*place.module.parameters(), *self.model.parameters()]
@@ -335,8 +347,8 @@ class _Surgery:
             child = Replacement(made.module, made.role, geometry, place.module, result)
             change = self._change(place, made, "replaced", kept, dropped)
         self._settle(child, place)
-        if isinstance(old, str) and self.step.keep == "auto" and place.kind == "attention":
-            change = _noted(change, f"fresh weights: {old}")
+        if fresh := self._fresh(place, kept, old):
+            change = _noted(change, fresh)
         return change, child
 
     def _change(
@@ -348,6 +360,9 @@ class _Surgery:
             notes.append("attends beyond the windows that were cut")
         if not place.row_major and place.windows == 1:
             notes.append("tokens put in order")
+        passes_by = how == "inserted" and place.prefix_tokens and made.role != "token_mixer"
+        if passes_by and place.is_last_mixing:
+            notes.append("no attention follows: a head that reads the class token sees no change")
         if how == "beside":
             notes.append(f"{place.prefix_tokens} prefix tokens keep the old module, at its cost")
         if how == "handover" and place.prefix_tokens and made.role != "token_mixer":
@@ -429,8 +444,7 @@ class _Surgery:
 
 def _noted(change: Change, note: str) -> Change:
     said = f"{change.note}; {note}" if change.note else note
-    return Change(change.path, change.was, change.now, change.how, change.options, change.kept,
-                  change.dropped, said)  # fmt: skip
+    return dataclasses.replace(change, note=said)
 
 
 def undo(model: nn.Module, ledger: Ledger, first: int = 0) -> None:

@@ -97,6 +97,13 @@ class Place:
         return self.calls[0].module
 
     @property
+    def is_last_mixing(self) -> bool:
+        """Whether no attention comes behind it, by which class tokens could see what it does."""
+        nodes = [] if self.trace is None else self.trace.nodes
+        end = max(call.end for call in self.calls)
+        return not any(node.op in _PRODUCTS for node in nodes[end:])
+
+    @property
     def names(self) -> list[str]:
         """All names under which the module is registered."""
         return self.trace.names[self.module] if self.trace is not None else [self.path]
@@ -377,7 +384,9 @@ class _Finder(Reader):
     def attention(self, gates: set[nn.Module]) -> list[Place]:
         chosen: dict[nn.Module, str] = {}
         for call in self.trace.calls:
-            if isinstance(call.module, Mixer | TokenMixer) and self._keeps_shape(call):
+            inside = any(outer.module in chosen for outer in call.ancestors())
+            ours = isinstance(call.module, Mixer | TokenMixer) and not inside
+            if ours and self._keeps_shape(call):
                 chosen[call.module] = ""
         for node in self.trace.nodes:
             if node.op not in _PRODUCTS or node.call is None or not self._two_activations(node):
@@ -407,7 +416,8 @@ class _Finder(Reader):
     def gates(self) -> list[Place]:
         chosen: dict[nn.Module, str] = {}
         for call in self.trace.calls:
-            if isinstance(call.module, Gate) and self._keeps_shape(call):
+            inside = any(outer.module in chosen for outer in call.ancestors())
+            if isinstance(call.module, Gate) and self._keeps_shape(call) and not inside:
                 chosen[call.module] = ""
         for node in self.trace.nodes:
             call = self._gate_around(node) if node.op in _MULTIPLICATIONS else None
@@ -578,7 +588,7 @@ class _Finder(Reader):
         first = maps[0]
         return Place(
             path, kind, cls, first.layout, first.channels, first.size, len(first.prefix),
-            first.windows, first.order is None, arguments, calls[0].path, why, tuple(calls),
+            first.windows, first.row_major, arguments, calls[0].path, why, tuple(calls),
             tuple(maps), self.trace,
         )  # fmt: skip
 

@@ -58,6 +58,11 @@ class TokenMap:
         return "BCN" if self.axis == 1 else "BNC"
 
     @property
+    def row_major(self) -> bool:
+        """Whether cells lie row by row."""
+        return self.order is None or bool((self.order.diff() > 0).all())
+
+    @property
     def is_map(self) -> bool:
         """Whether it is a whole map, whose height and width its shape shows."""
         return len(self.shape) == 4 and self.order is None and self.windows == 1
