@@ -111,22 +111,38 @@ def test_split_biases_convolutions_and_interleaved_heads_are_kept(name):
     assert difference(model(x), before) < 1e-4
 
 
+class _Block(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.layer = nn.Conv2d(3, 16, 4, 4), layer
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.TransformerEncoderLayer):
+            return self.layer(x)
+        return x + self.layer(x, x, x, need_weights=False)[0]
+
+
 def test_pytorchs_own_attention_is_kept_too():
-    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.layer = nn.Conv2d(3, 16, 4, 4), layer
-
-        def forward(self, x):
-            return self.layer(self.stem(x).flatten(2).transpose(1, 2))
-
-    model, x = Net().eval(), images(32)
+    model, x = _Block(nn.MultiheadAttention(16, 2, batch_first=True)).eval(), images(32)
     before = model(x)
     foveate.replace(model, "attention", "multi_head", example=x)
     assert [c.kept for c in foveate.changes(model)] == [("qkv", "proj")]
     assert difference(model(x), before) < 1e-5
+
+
+def test_a_parent_that_reads_the_old_weights_is_refused():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, x = _Block(layer).eval(), images(32)
+    before = model(x)
+    with pytest.raises(ValueError, match="as it was"):
+        foveate.replace(model, "attention", "multi_head", example=x)
+    assert difference(model(x), before) == 0
+    foveate.replace(model, "attention", "multi_head", start="handover", example=x)
+    with torch.no_grad():
+        for parameter in foveate.added(model):
+            parameter.add_(0.1)
+        assert difference(model(x), before) > 1e-3  # PyTorch's fast path does not pass it by
 
 
 @pytest.mark.parametrize("build", [vit, convnext])

@@ -14,7 +14,7 @@ from torch import nn
 from foveate.surgery._geometry import Geometry, ImageSize
 from foveate.surgery._standing import Handover, Inserted, Replacement, Standing
 from foveate.surgery.places import Reader, as_table, glob_of
-from foveate.surgery.trace import trace
+from foveate.surgery.trace import is_watching, trace
 
 ATTRIBUTE = "_foveate"
 CHILD = "foveate"
@@ -192,7 +192,7 @@ class Ledger:
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook on the model: notes the images, mends what other tools undid."""
         self.image.note(args, kwargs)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_watching():
             return
         self.mend(model)
         size = self.image.size

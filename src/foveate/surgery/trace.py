@@ -124,6 +124,11 @@ def is_tracing() -> bool:
     return getattr(_running, "passing", False)
 
 
+def is_watching() -> bool:
+    """Whether this forward is one that :func:`trace` runs."""
+    return getattr(_running, "watching", False)
+
+
 @contextmanager
 def passing_through() -> Iterator[None]:
     """Let replaced modules give back what they take, and inserted ones add nothing."""
@@ -271,10 +276,13 @@ def _watch(
         module_hooks.register_module_forward_pre_hook(watcher.enter),
         module_hooks.register_module_forward_hook(watcher.leave, with_kwargs=True),
     ]
+    outer = is_watching()
+    _running.watching = True
     try:
         with torch.no_grad(), mode if mode is not None else nullcontext(), watcher:
             model(*given, **named)
     finally:
+        _running.watching = outer
         for hook in hooks:
             hook.remove()
     return Trace(watcher.calls, watcher.nodes, watcher.images, fake, notes, watcher.names)
