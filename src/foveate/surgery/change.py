@@ -100,6 +100,7 @@ def insert(
     chosen = found.where(where)
     if not chosen:
         raise ValueError(nothing_matched(where, found))
+    _some_usable(chosen)
     step = _step("insert", at, mechanism, options, start, "nothing", example, watched)
     return carry_out(model, mechanism, step, chosen, example, dry_run)
 
@@ -154,13 +155,17 @@ def replace(
     chosen = found.where(where)
     if not chosen:
         raise ValueError(nothing_matched(where if where != "*" else what, found))
-    if not [place for place in chosen if not place.unusable]:
+    _some_usable(chosen)
+    step = _step("replace", kind, mechanism, options, start, keep, example, watched)
+    return carry_out(model, mechanism, step, chosen, example, dry_run)
+
+
+def _some_usable(chosen: Places) -> None:
+    if all(place.unusable for place in chosen):
         raise ValueError(
             "every place that matches must be left alone:\n"
             + "\n".join(f"  {place.path}: {place.unusable}" for place in chosen)
         )
-    step = _step("replace", kind, mechanism, options, start, keep, example, watched)
-    return carry_out(model, mechanism, step, chosen, example, dry_run)
 
 
 def _of_what(watched: Trace, what: str | type) -> tuple[str, Places]:

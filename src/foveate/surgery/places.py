@@ -469,6 +469,7 @@ class _Finder(Reader):
 
     def branches(self, inside: list[Call]) -> list[Place]:
         hosts: dict[nn.Module, Call] = {}
+        residuals, certain = set(self.residuals), set()
         for node in self.trace.nodes:
             if node.op not in _ADDITIONS or any(call.holds(node) for call in inside):
                 continue
@@ -477,6 +478,8 @@ class _Finder(Reader):
                 continue
             if (host := self._host(max(two, key=lambda n: n.depth), node)) is not None:
                 hosts.setdefault(host.module, host)
+                if node in residuals:
+                    certain.add(host.module)
         if not hosts:
             for node in self.trace.nodes:
                 if node.op in _CONCATENATIONS and not any(call.holds(node) for call in inside):
@@ -485,7 +488,7 @@ class _Finder(Reader):
                         if host is not None:
                             hosts.setdefault(host.module, host)
         made = (self.place(module, "branch", at_output=True) for module in hosts)
-        return [place for place in made if not place.unusable]
+        return [place for place in made if not place.unusable or place.module in certain]
 
     def _host(self, node: Node, before: Node) -> Call | None:
         """The module that gave ``node``, or what it was scaled or reshaped from."""

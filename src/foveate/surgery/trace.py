@@ -188,7 +188,9 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             for name, content in held.items():
                 container = attributes[name]
                 container.clear()
-                container.update(content) if isinstance(content, dict) else container.extend(content)
+                container.update(content) if isinstance(content, dict) else container.extend(
+                    content
+                )
 
 
 @contextmanager
