@@ -57,7 +57,9 @@ def test_tokens_in_blocks_are_known_to_be_out_of_order():
 
 
 @pytest.mark.parametrize("layer", [
-    lambda: SelectiveKernel(16), lambda: SplitAttn(16), lambda: GlobalResponseNorm(16, channels_last=False),
+    lambda: SelectiveKernel(16),
+    lambda: SplitAttn(16),
+    lambda: GlobalResponseNorm(16, channels_last=False),
 ])  # fmt: skip
 def test_gates_without_a_sigmoid_times_their_input_are_found(layer):
     model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), layer(), nn.Conv2d(16, 8, 1))
