@@ -231,7 +231,7 @@ def mechanism_of(name: str) -> Mechanism:
 
 
 def carry_out(
-    model: _Model, mechanism: Mechanism, step: Step, chosen: Iterable[Place], example: Any,
+    model: _Model, mechanism: Mechanism, step: Step, chosen: Iterable[Place], example: Any = None,
     dry_run: bool = False,
 ) -> _Model | Changes:  # fmt: skip
     """Build everything, then put it in; take it out again if the model does not run with it."""
