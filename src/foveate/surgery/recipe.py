@@ -169,6 +169,7 @@ def freeze(model: _Model, frozen: bool = True) -> _Model:
         for key, hook in list(module._forward_pre_hooks.items()):
             if hook is _hold_statistics:
                 del module._forward_pre_hooks[key]
+                module.training = model.training
         if frozen:
             module.register_forward_pre_hook(_hold_statistics)
     return model
