@@ -287,9 +287,7 @@ class _Surgery:
         if isinstance(old, _keep.Projections) and place.channels % old.num_heads == 0:
             heads = old.num_heads
         if heads is None:
-            heads = max(1, place.channels // _HEAD_CHANNELS)
-            while place.channels % heads:
-                heads -= 1
+            heads = _heads(place.channels)
         where = adapting.Place(
             place.channels, num_heads=heads, size=place.size, roles=tuple(roles)
         )  # fmt: skip
@@ -445,6 +443,14 @@ class _Surgery:
             ]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"the model's output changes from {shapes[0]} to {shapes[1]}")
+
+
+def _heads(channels: int) -> int:
+    """Heads of some 32 channels, an even number if there is one: stripes share heads in two."""
+    most = max(2, channels // _HEAD_CHANNELS)
+    fitting = [heads for heads in range(1, most + 1) if channels % heads == 0]
+    even = [heads for heads in fitting if heads % 2 == 0]
+    return max(even or fitting)
 
 
 def _noted(change: Change, note: str) -> Change:
