@@ -279,7 +279,7 @@ HEAD = """# Surgery on timm's families
 Computed by `tools/survey_surgery.py`: one small model of each family, with random weights, at its
 own image size. A number is how many places were changed and ran; insertion must change no output
 at the start. An attention counts when every new map has its cells in their places (measured, see
-the tool).
+the tool). {missing} families are not in the table because they have not been run.
 
 * inserted at branches: {branch} of {all} families; at stages: {stage} of {all}
 * attention replaced rightly: {attention} of {with_attention} families that have it
@@ -293,6 +293,7 @@ def totals(results: dict[str, Any]) -> dict[str, int]:
     good = [row for row in rows if "error" not in row]
     return {
         "all": len(rows),
+        "missing": len(FAMILIES) - len(rows),
         "branch": sum(row["branch"] is None and row["branch_change"] == 0 for row in good),
         "stage": sum(row["stage"] is None and row["stage_change"] == 0 for row in good),
         "with_attention": sum("attention" in row for row in good),

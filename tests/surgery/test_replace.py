@@ -10,9 +10,9 @@ from foveate.surgery.recipe import distance
 from tests.surgery.models import convnext, difference, images, nest, resnet, swin, vit
 
 MIXERS = foveate.list_attention(role="mixer")
-SMALL = {  # what does not fit maps of 4 x 4 by default
+FITTING = {  # what does not fit maps of 4 x 4, or 40 channels, by default
     "residual_attention": {"levels": 1},
-    "acmix_patchwise": {},
+    "selective_kernel": {"groups": 8},
 }
 
 
@@ -152,9 +152,7 @@ def test_every_mixer_is_handed_over_without_a_change(build, mixer):
     before = model(x)
     what = "attention" if build is vit else "depthwise"
     where = "blocks.0.*" if build is vit else "stages.0.*"
-    foveate.replace(
-        model, what, mixer, where=where, start="handover", **SMALL.get(mixer, {})
-    )  # fmt: skip
+    foveate.replace(model, what, mixer, where=where, start="handover", **FITTING.get(mixer, {}))
     assert difference(model(x), before) < 1e-6
     model.train()
     model(x).square().sum().backward()

@@ -175,18 +175,16 @@ class Ledger:
 
     Attributes:
         image: the size of its images now.
-        images: whether it takes images whose size can be noted.
         steps: the calls.
         attached: modules that hang on hooks.
         swapped: modules that replaced others.
-        frozen: names of the modules whose batch statistics are held.
+        eye: the first module that is given the images.
     """
 
     image: ImageSize = field(default_factory=ImageSize)
     steps: list[Step] = field(default_factory=list)
     attached: list[Attached] = field(default_factory=list)
     swapped: list[Swapped] = field(default_factory=list)
-    frozen: list[str] = field(default_factory=list)
     eye: str = ""
 
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
@@ -205,8 +203,7 @@ class Ledger:
         standing: list[Geometry],
     ) -> None:  # fmt: skip
         """Look at the model at this size of image, and remember how its tokens lie."""
-        watched = trace(model, {**_named(model, args), **kwargs})
-        reader = Reader(watched)
+        reader = Reader(trace(model, {**_named(model, args), **kwargs} if kwargs else tuple(args)))
         for geometry in standing:
             geometry.learn(reader.maps(geometry.path, at_output=geometry.at_output), size)
 
