@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from foveate.registry import list_attention as list_attention
     from foveate.registry import register as register
     from foveate.study.compare import compare as compare
+    from foveate.surgery.change import insert as insert
+    from foveate.surgery.change import replace as replace
     from foveate.surgery.fuse import fuse as fuse
+    from foveate.surgery.places import places as places
+    from foveate.surgery.recipe import added as added
+    from foveate.surgery.recipe import apply as apply
+    from foveate.surgery.recipe import changes as changes
+    from foveate.surgery.recipe import finish as finish
+    from foveate.surgery.recipe import freeze as freeze
+    from foveate.surgery.recipe import restore as restore
 
 __version__ = "0.1.0"
 
@@ -50,17 +59,26 @@ _HOME = {
     "AttentionMap": "analysis.attention_map",
     "Profile": "analysis.profile",
     "Spec": "registry",
+    "added": "surgery.recipe",
+    "apply": "surgery.recipe",
     "attention_map": "analysis.attention_map",
+    "changes": "surgery.recipe",
     "compare": "study.compare",
     "count_flops": "analysis.flops",
     "create_attention": "attention.adapt",
     "describe": "registry",
+    "finish": "surgery.recipe",
+    "freeze": "surgery.recipe",
     "fuse": "surgery.fuse",
+    "insert": "surgery.change",
     "list_attention": "registry",
     "list_backbones": "models",
     "load_published": "published",
+    "places": "surgery.places",
     "profile": "analysis.profile",
     "register": "registry",
+    "replace": "surgery.change",
+    "restore": "surgery.recipe",
     "what_a_query_sees": "analysis.attention_map",
 }
 # The public modules and packages themselves.

@@ -31,7 +31,10 @@ def fuse(model: _Module) -> _Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to fuse, got {type(model).__name__}")
-    return _fuse(model, {})
+    fused = _fuse(model, {})
+    if (ledger := vars(fused).get("_foveate")) is not None:
+        ledger.mend(fused)  # what was inserted hangs on modules that fusing may exchange
+    return fused
 
 
 def _fuse(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:

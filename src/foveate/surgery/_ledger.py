@@ -1,0 +1,277 @@
+"""What was done to a model: kept with the model, checked at each forward, undone on demand."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from foveate.surgery._geometry import Geometry, ImageSize
+from foveate.surgery._standing import Handover, Inserted, Replacement, Standing
+from foveate.surgery.places import Reader, as_table, glob_of
+from foveate.surgery.trace import is_watching, trace
+
+ATTRIBUTE = "_foveate"
+CHILD = "foveate"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done at one place.
+
+    Attributes:
+        path: the place.
+        was: the class that stands or stood there.
+        now: the mechanism.
+        how: inserted, replaced, handover, beside (the old module still serves the class tokens)
+            or left alone.
+        options: what the mechanism was built with beside its channels.
+        kept: which weights were kept.
+        dropped: what the old module had and the new one does not.
+        note: what else there is to say.
+    """
+
+    path: str
+    was: str
+    now: str
+    how: str
+    options: dict[str, Any] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass
+class Step:
+    """One call of ``insert`` or ``replace``, so that it can be made again.
+
+    Attributes:
+        call: which of the two.
+        kind: the kind of the places, or "named" for modules that were named.
+        mechanism: a registered name, or ``module:name`` of a class or function.
+        options: that the user gave.
+        start: identity, naive, swap or handover.
+        keep: auto or nothing.
+        paths: of the modules that were changed.
+        input: (C, H, W) of the images by which they were found, None for an example of the user's.
+        finished: whether the old side of a handover was dropped.
+        changes: what was done.
+    """
+
+    call: Literal["insert", "replace"]
+    kind: str
+    mechanism: str
+    options: dict[str, Any]
+    start: str
+    keep: str
+    paths: list[str]
+    input: list[int] | None
+    finished: bool = False
+    changes: list[Change] = field(default_factory=list)
+
+    def recipe(self) -> dict[str, Any]:
+        """The step as JSON has it."""
+        made = asdict(self)
+        del made["changes"]
+        return made
+
+
+class Changes:
+    """What was done to a model, place by place; prints as a table.
+
+    Attributes:
+        steps: the calls, in order.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Change]:
+        return (change for step in self.steps for change in step.changes)
+
+    def __len__(self) -> int:
+        return sum(len(step.changes) for step in self.steps)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What :func:`foveate.apply` takes; of JSON's types."""
+        return {"foveate": FORMAT, "steps": [step.recipe() for step in self.steps]}
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows that are printed: alike changes of one glob together."""
+        groups: dict[tuple[Any, ...], list[Change]] = {}
+        for change in self:
+            key = (glob_of(change.path), change.was, change.now, change.how, change.kept,
+                   len(change.dropped), change.note)  # fmt: skip
+            groups.setdefault(key, []).append(change)
+        return [_row(group) for group in groups.values()]
+
+    def __repr__(self) -> str:
+        return as_table(self.table()) or "no changes"
+
+    __str__ = __repr__
+
+
+def _row(group: list[Change]) -> dict[str, str]:
+    first = group[0]
+    options = {
+        name: dict.fromkeys(str(change.options.get(name)) for change in group)
+        for name in first.options
+    }
+    return {
+        "path": first.path if len(group) == 1 else glob_of(first.path),
+        "n": str(len(group)),
+        "was": first.was,
+        "now": first.now,
+        "how": first.how,
+        "options": ", ".join(f"{name}={'|'.join(seen)}" for name, seen in options.items()),
+        "kept": ", ".join(first.kept),
+        "dropped": ", ".join(first.dropped),
+        "note": first.note,
+    }
+
+
+@dataclass(eq=False)
+class Attached:
+    """A module of ours that hangs on a hook of the user's.
+
+    Attributes:
+        host: name of the module it hangs on.
+        name: of the child.
+        child: itself.
+        step: number of the step that put it there.
+    """
+
+    host: str
+    name: str
+    child: Inserted | Handover
+    step: int
+
+
+@dataclass(eq=False)
+class Swapped:
+    """A module of ours that stands where one of the user's stood.
+
+    Attributes:
+        names: all names under which it is registered.
+        child: itself.
+        step: number of the step that put it there.
+    """
+
+    names: list[str]
+    child: Replacement
+    step: int
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Everything that was done to one model.
+
+    Attributes:
+        image: the size of its images now.
+        steps: the calls.
+        attached: modules that hang on hooks.
+        swapped: modules that replaced others.
+        eye: the first module that is given the images.
+    """
+
+    image: ImageSize = field(default_factory=ImageSize)
+    steps: list[Step] = field(default_factory=list)
+    attached: list[Attached] = field(default_factory=list)
+    swapped: list[Swapped] = field(default_factory=list)
+    eye: str = ""
+
+    def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """A forward pre-hook on the model: notes the images, mends what other tools undid."""
+        self.image.note(args, kwargs)
+        if torch.compiler.is_compiling() or is_watching():
+            return
+        self.mend(model)
+        size = self.image.size
+        standing = [one.child.geometry for one in (*self.attached, *self.swapped)]
+        if size is not None and not all(geometry.knows(size) for geometry in standing):
+            self._learn(model, args, kwargs, size, standing)
+
+    def _learn(
+        self, model: nn.Module, args: Any, kwargs: Any, size: tuple[int, int],
+        standing: list[Geometry],
+    ) -> None:  # fmt: skip
+        """Look at the model at this size of image, and remember how its tokens lie."""
+        reader = Reader(trace(model, {**_named(model, args), **kwargs} if kwargs else tuple(args)))
+        for geometry in standing:
+            geometry.learn(reader.maps(geometry.path, at_output=geometry.at_output), size)
+
+    def mend(self, model: nn.Module) -> None:
+        """Hang what lost its hook on its place again, and say so.
+
+        ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and the folding of norms put other
+        modules where ours hang.
+
+        Raises:
+            RuntimeError: if a place is gone.
+        """
+        mended = []
+        for one in self.attached:
+            try:
+                host = model.get_submodule(one.host)
+            except AttributeError as error:
+                raise RuntimeError(
+                    f"{one.host}, on which a {type(one.child.mechanism).__name__} was put, is "
+                    "gone from the model: change models before they are changed by foveate, or "
+                    "foveate.restore it first"
+                ) from error
+            if hook_of(host, one.child) is None:
+                attach(host, one.name, one.child)
+                mended.append(one.host)
+        if mended:
+            warnings.warn(
+                f"{len(mended)} places were put into other modules after foveate changed them "
+                f"({mended[0]} now is a {type(model.get_submodule(mended[0])).__name__}); "
+                "what was inserted there has been attached again",
+                stacklevel=3,
+            )
+
+
+def _named(model: nn.Module, args: Any) -> dict[str, Any]:
+    names = list(inspect.signature(model.forward).parameters)
+    return dict(zip(names, args, strict=False))
+
+
+def ledger_of(model: nn.Module) -> Ledger | None:
+    """The model's ledger, if it was ever changed."""
+    return vars(model).get(ATTRIBUTE)
+
+
+def hook_of(host: nn.Module, child: Standing) -> int | None:
+    """The key of the hook by which ``child`` hangs on ``host``."""
+    for key, hook in host._forward_hooks.items():
+        if getattr(hook, "__self__", None) is child:
+            return key
+    return None
+
+
+def attach(host: nn.Module, name: str, child: Inserted | Handover) -> None:
+    """Make ``child`` a child of ``host`` and run it behind it."""
+    host._modules[name] = child
+    host.register_forward_hook(child.behind, with_kwargs=True)
+
+
+def detach(host: nn.Module, name: str, child: Standing) -> None:
+    """The inverse of :func:`attach`."""
+    host._modules.pop(name, None)
+    key = hook_of(host, child)
+    if key is not None:
+        del host._forward_hooks[key]
+        host._forward_hooks_with_kwargs.pop(key, None)
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Register ``module`` under ``path``, in containers too."""
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = module

@@ -1,0 +1,280 @@
+"""Life after a change: what was done, done again, undone; what is new; saved with the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from foveate._files import replacing
+from foveate.attention.adapt import Mechanism
+from foveate.surgery._ledger import FORMAT, Changes, Step, Swapped, detach, ledger_of, put
+from foveate.surgery._standing import Handover, Replacement
+from foveate.surgery.change import (
+    carry_out,
+    forget,
+    mechanism_of,
+    of_kind,
+    undo,
+)
+from foveate.surgery.places import Place
+from foveate.surgery.trace import trace
+
+_Model = TypeVar("_Model", bound=nn.Module)
+_METADATA = "foveate"
+
+
+def changes(model: nn.Module) -> Changes:
+    """What :func:`foveate.insert` and :func:`foveate.replace` did to ``model``.
+
+    Returns:
+        The changes; printed, a table. Their ``recipe`` is what :func:`foveate.apply` takes, and
+        can be written as JSON.
+    """
+    ledger = ledger_of(model)
+    return Changes([] if ledger is None else ledger.steps)
+
+
+def apply(
+    model: _Model,
+    recipe: Mapping[str, Any] | str,
+    *,
+    example: Any = None,
+    mechanisms: Mapping[str, Mechanism] | None = None,
+) -> _Model:
+    """Make the changes of ``recipe`` to ``model``, in place, with fresh weights.
+
+    The result has the same modules under the same names, so that the state of the model for which
+    the recipe was written loads into it.
+
+    Args:
+        model: a model of the kind that the recipe was written for.
+        recipe: of :class:`~foveate.surgery._ledger.Changes`, or its JSON.
+        example: an input, if one was given then.
+        mechanisms: what a name stands for that can be neither looked up nor imported.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: if the recipe is of another kind or the model lacks a place of it (the first
+            that is missing is named); the model is then as it was.
+    """
+    steps = _steps(recipe)
+    ledger = ledger_of(model)
+    before = 0 if ledger is None else len(ledger.steps)
+    try:
+        for step in steps:
+            mechanism = (mechanisms or {}).get(step.mechanism) or mechanism_of(step.mechanism)
+            _again(model, mechanism, step, example)
+    except Exception:
+        ledger = ledger_of(model)
+        if ledger is not None and len(ledger.steps) > before:
+            undo(model, ledger, before)
+        if not before:
+            forget(model)
+        raise
+    return model
+
+
+def _steps(recipe: Mapping[str, Any] | str) -> list[Step]:
+    if isinstance(recipe, str):
+        recipe = json.loads(recipe)
+    if not isinstance(recipe, Mapping) or recipe.get("foveate") != FORMAT:
+        raise ValueError(
+            "expected a recipe of foveate.changes(model), "
+            f"got {recipe if not isinstance(recipe, Mapping) else sorted(recipe)}"
+        )
+    return [Step(**step) for step in recipe["steps"]]
+
+
+def _again(model: nn.Module, mechanism: Mechanism, step: Step, example: Any) -> None:
+    if step.input is None and example is None:
+        raise ValueError(
+            "the recipe was written with an example input of the user's: give example= again"
+        )
+    watched = trace(model, example, step.input)
+    found = {_key(step, place): place for place in of_kind(watched, step)}
+    for path in step.paths:
+        if path not in found:
+            raise ValueError(
+                f"the recipe is for another model: {type(model).__name__} has no "
+                f"{step.kind} at {path!r}"
+            )
+    fresh = Step(**{**step.recipe(), "finished": False})
+    carry_out(model, mechanism, fresh, [found[path] for path in step.paths], example)
+    if step.finished:
+        finish(model)
+
+
+def _key(step: Step, place: Place) -> str:
+    return place.host if step.call == "insert" else place.path
+
+
+def restore(model: _Model) -> _Model:
+    """Undo every change: the model is what it was, with the weights that it has now.
+
+    Raises:
+        ValueError: if a module that was replaced is not there any more, because the model was
+            pickled in between.
+    """
+    ledger = ledger_of(model)
+    if ledger is not None:
+        freeze(model, False)
+        undo(model, ledger)
+        forget(model)
+    return model
+
+
+def added(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of what was inserted or replaced, for a learning rate of their own.
+
+    A mechanism that kept weights counts whole.
+    """
+    ledger = ledger_of(model)
+    if ledger is None:
+        return []
+    modules = [one.child for one in (*ledger.attached, *ledger.swapped)]
+    found = {id(p): p for module in modules for p in module.parameters()}
+    return list(found.values())
+
+
+def freeze(model: _Model, frozen: bool = True) -> _Model:
+    """Let only what was added learn; the batch statistics of the rest are held, too.
+
+    Norms of the model's own then use their running statistics in training as well: with those of
+    small batches an unchanged model gets worse by itself.
+
+    Args:
+        model: a changed model.
+        frozen: False lets everything learn again.
+
+    Raises:
+        ValueError: if nothing was added.
+    """
+    ledger = ledger_of(model)
+    if ledger is None or not (ledger.attached or ledger.swapped):
+        raise ValueError("nothing was added to this model: frozen, it could not learn")
+    new = {id(p) for p in added(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in new or not frozen)
+    ours = {m for one in (*ledger.attached, *ledger.swapped) for m in one.child.modules()}
+    for module in model.modules():
+        if module in ours or getattr(module, "running_mean", None) is None:
+            continue
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if hook is _hold_statistics:
+                del module._forward_pre_hooks[key]
+                module.training = model.training
+        if frozen:
+            module.register_forward_pre_hook(_hold_statistics)
+    return model
+
+
+def _hold_statistics(module: nn.Module, args: Any) -> None:
+    module.training = False
+
+
+def finish(model: _Model) -> _Model:
+    """Drop the old side of every handover: the new mechanism stands alone.
+
+    What the model computes changes by how far the scales are from one; :func:`distance` says how
+    far. Where class tokens keep the old module, it stays for them.
+
+    Raises:
+        ValueError: if there is no handover.
+    """
+    ledger = ledger_of(model)
+    gradual = [] if ledger is None else [
+        one for one in ledger.attached
+        if isinstance(one.child, Handover) and one.child.scale is not None
+    ]  # fmt: skip
+    if ledger is None or not gradual:
+        raise ValueError("there is no handover to finish: replace(..., start='handover') makes one")
+    for one in gradual:
+        child = one.child
+        if child.geometry.prefix and child.role != "token_mixer":
+            child.scale = None
+            continue
+        host = model.get_submodule(one.host)
+        names = [n for n, m in model.named_modules(remove_duplicate=False) if m is host]
+        detach(host, one.name, child)
+        alone = Replacement(child.mechanism, child.role, child.geometry, host, child.result)
+        alone.train(child.training)
+        for name in names:
+            put(model, name, alone)
+        ledger.attached.remove(one)
+        ledger.swapped.append(Swapped(names, alone, one.step))
+    for step in ledger.steps:
+        step.finished = step.finished or step.start == "handover"
+    return model
+
+
+def distance(model: nn.Module) -> float:
+    """How far a handover is from its end: the largest difference of a scale from one."""
+    ledger = ledger_of(model)
+    scales = [] if ledger is None else [
+        one.child.scale for one in ledger.attached
+        if isinstance(one.child, Handover) and one.child.scale is not None
+    ]  # fmt: skip
+    return max((float((1 - scale.detach()).abs().max()) for scale in scales), default=0.0)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the state of ``model`` as safetensors, with the recipe of its changes beside it.
+
+    Args:
+        model: a model.
+        path: of the file.
+    """
+    from safetensors.torch import save as as_bytes
+
+    seen: dict[int, str] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() == 0 or tensor.data_ptr() not in seen:
+            state[name] = tensor.contiguous()
+            seen[tensor.data_ptr()] = name
+        else:
+            state[name] = tensor.clone()  # safetensors holds no shared memory
+    metadata = {_METADATA: json.dumps(changes(model).recipe), "format": "pt"}
+    with replacing(Path(path)) as file:
+        file.write(as_bytes(state, metadata))
+
+
+def load(
+    model: _Model,
+    path: str | os.PathLike[str],
+    *,
+    example: Any = None,
+    mechanisms: Mapping[str, Mechanism] | None = None,
+) -> _Model:
+    """Read what :func:`save` wrote: change ``model`` as the file says, then load its weights.
+
+    Args:
+        model: the unchanged model; or one that was changed in the same way.
+        path: of the file.
+        example: as for :func:`apply`.
+        mechanisms: as for :func:`apply`.
+
+    Raises:
+        ValueError: if the model was changed in another way or the weights do not fit.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        recipe = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if recipe and recipe != changes(model).recipe:
+        if len(changes(model)):
+            raise ValueError("this model was changed in another way than the one in the file")
+        apply(model, recipe, example=example, mechanisms=mechanisms)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return model

@@ -1,0 +1,199 @@
+"""What people do with a changed model: nothing of it may be lost silently."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import foveate
+from foveate.surgery.recipe import load, save
+from tests.surgery.models import difference, images, resnet, swin, vit
+
+
+def changed(build=resnet):
+    """A changed model whose gates do something, and what it gives for some images."""
+    model = build()
+    if build is resnet:
+        foveate.insert(model, "cbam", where="layer[34]*")
+    else:
+        foveate.replace(model, "attention", "neighborhood", kernel_size=3)
+    _stir(model)
+    x = images(64 if build is resnet else 32)
+    with torch.no_grad():
+        return model, x, model(x)
+
+
+def _stir(model):
+    for parameter in foveate.added(model):
+        parameter.data.add_(torch.randn_like(parameter) * 0.2)
+
+
+def test_old_checkpoints_load_with_nothing_left_over():
+    model, old = resnet(), copy.deepcopy(resnet().state_dict())
+    foveate.insert(model, "cbam")
+    loaded = model.load_state_dict(old, strict=False)
+    assert loaded.unexpected_keys == []
+    assert all("foveate" in key for key in loaded.missing_keys)
+
+
+@pytest.mark.parametrize("build", [resnet, swin, vit])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_changed_alike_and_stand_alone(build, copied):
+    model, x, y = changed(build)
+    twin = copied(model)
+    assert difference(twin(x), y) == 0
+    _stir(twin)
+    assert difference(twin(x), y) > 0
+    assert difference(model(x), y) == 0
+
+
+@pytest.mark.parametrize("build", [resnet, swin, vit])
+def test_a_recipe_rebuilds_the_model_exactly(build):
+    model, x, y = changed(build)
+    recipe = json.loads(json.dumps(foveate.changes(model).recipe))
+    twin = foveate.apply(build(), recipe)
+    twin.load_state_dict(model.state_dict())
+    assert difference(twin(x), y) == 0
+    assert foveate.changes(twin).recipe == foveate.changes(model).recipe
+
+
+def test_a_file_holds_weights_and_recipe(tmp_path):
+    model, x, y = changed()
+    save(model, tmp_path / "model.safetensors")
+    assert difference(load(resnet(), tmp_path / "model.safetensors")(x), y) == 0
+    with pytest.raises(ValueError, match="changed in another way"):
+        load(foveate.insert(resnet(), "cbam"), tmp_path / "model.safetensors")
+
+
+def test_a_finished_handover_is_rebuilt_finished():
+    model, x = swin(), images()
+    foveate.replace(model, "attention", "neighborhood", start="handover", kernel_size=3)
+    foveate.finish(model)
+    twin = foveate.apply(swin(), foveate.changes(model).recipe)
+    twin.load_state_dict(model.state_dict())
+    assert difference(twin(x), model(x)) == 0
+
+
+def test_a_recipe_for_another_model_names_the_first_missing_place():
+    model = vit()
+    recipe = foveate.changes(foveate.insert(vit(depth=3), "cbam")).recipe
+    names = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"no branch at 'blocks\.2\.attn'"):
+        foveate.apply(model, recipe)
+    assert list(model.state_dict()) == names
+    with pytest.raises(ValueError, match="expected a recipe"):
+        foveate.apply(model, {"steps": []})
+
+
+def test_a_mechanism_of_the_users_is_imported_or_asked_for():
+    model = foveate.insert(resnet(), lambda dim: nn.Conv2d(dim, dim, 1))
+    recipe = foveate.changes(model).recipe
+    with pytest.raises(ValueError, match="mechanisms="):
+        foveate.apply(resnet(), recipe)
+    name = recipe["steps"][0]["mechanism"]
+    twin = foveate.apply(resnet(), recipe, mechanisms={name: lambda dim: nn.Conv2d(dim, dim, 1)})
+    twin.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("build", [resnet, swin, vit])
+def test_restoring_is_exact(build):
+    model = build()
+    x = images(64 if build is resnet else 32)
+    before, names = model(x), list(model.state_dict())
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    foveate.insert(model, "cbam")
+    if build is not resnet:
+        foveate.replace(model, "attention", "neighborhood", kernel_size=3)
+    foveate.restore(model)
+    assert difference(model(x), before) == 0
+    assert list(model.state_dict()) == names
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
+
+
+def test_a_pickled_replacement_cannot_be_undone_and_says_so():
+    model = pickle.loads(pickle.dumps(changed(swin)[0]))
+    with pytest.raises(ValueError, match="was not saved"):
+        foveate.restore(model)
+
+
+def test_freezing_holds_weights_and_batch_statistics():
+    model, x, _ = changed()
+    foveate.freeze(model)
+    model.train()
+    held = {n: b.clone() for n, b in model.named_buffers() if "foveate" not in n}
+    model(x).square().sum().backward()
+    assert all(torch.equal(held[n], b) for n, b in model.named_buffers() if n in held)
+    learning = {id(p) for p in foveate.added(model)}
+    assert all((p.grad is not None) == (id(p) in learning) for p in model.parameters())
+    foveate.freeze(model, False)
+    assert all(p.requires_grad for p in model.parameters())
+    model(x)
+    assert not torch.equal(held["bn1.running_mean"], model.bn1.running_mean)
+    with pytest.raises(ValueError, match="nothing was added"):
+        foveate.freeze(resnet())
+
+
+def test_converting_to_synchronised_norms_keeps_the_gates_and_says_so():
+    model, x, y = changed()
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with pytest.warns(UserWarning, match="attached again"):
+        assert difference(converted(x), y) < 1e-6
+
+
+def test_fusing_keeps_the_gates():
+    model, x, y = changed()
+    assert difference(foveate.fuse(model)(x), y) < 1e-4
+
+
+def test_a_place_that_is_gone_is_told():
+    model, x, _ = changed()
+    model.layer4 = nn.Identity()
+    with pytest.raises(RuntimeError, match=r"layer4\.0\.bn2"):
+        model(x)
+
+
+@pytest.mark.parametrize("build", [resnet, swin, vit])
+def test_export_keeps_what_was_inserted(build):
+    model, x, y = changed(build)
+    exported = torch.export.export(model, (x,)).module()
+    assert difference(exported(x), y) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [resnet, swin, vit])
+def test_compilation_has_one_graph(build):
+    model, x, y = changed(build)
+    assert difference(torch.compile(model, fullgraph=True)(x), y) < 1e-4
+
+
+def test_checkpointing_gives_the_same_gradients():
+    model, x, _ = changed(swin)  # in evaluation mode: nothing is drawn
+    model(x).square().sum().backward()
+    plain = [p.grad.clone() for p in foveate.added(model)]
+    model.zero_grad()
+    checkpoint(model, x, use_reentrant=False).square().sum().backward()
+    for one, other in zip(plain, foveate.added(model), strict=True):
+        torch.testing.assert_close(one, other.grad)
+
+
+def test_features_and_averages_keep_what_was_inserted():
+    from timm.utils import ModelEmaV3
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model, x, y = changed()
+    assert difference(ModelEmaV3(model).module(x), y) == 0
+    features = create_feature_extractor(model, {"layer3": "c4", "fc": "logits"})
+    assert difference(features(x)["logits"], y) < 1e-6
+
+
+def test_distributed_training_finds_a_gradient_everywhere():
+    model, x, _ = changed()
+    model.train()
+    model(x).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import SelectiveKernel, SplitAttn
+from timm.layers.grn import GlobalResponseNorm
+from torch import nn
+
+import foveate
+from tests.surgery.models import difference, images, nest, resnet, swin, vit
+
+
+def kinds(model, example=None):
+    found = foveate.places(model, example)
+    return {kind: [p.path for p in found.of(kind)] for kind in
+            ("attention", "gate", "branch", "stage", "conv", "depthwise")}  # fmt: skip
+
+
+def test_a_residual_network_ends_its_branches_at_the_last_norm():
+    found = kinds(resnet())
+    assert found["branch"] == [f"layer{i}.0.bn2" for i in (1, 2, 3, 4)]
+    assert found["stage"][-4:] == ["layer1", "layer2", "layer3", "layer4"]
+    assert found["attention"] == found["gate"] == []
+    assert "layer1.0.conv1" in found["conv"]
+    assert "layer2.0.conv1" not in found["conv"]  # strided
+
+
+def test_a_vision_transformer_shows_its_class_token_and_map():
+    attention = foveate.places(vit()).of("attention")
+    assert [p.path for p in attention] == ["blocks.0.attn", "blocks.1.attn"]
+    first = attention[0]
+    assert (first.layout, first.channels, first.size, first.prefix_tokens) == ("BNC", 32, (4, 4), 1)
+    assert kinds(vit())["branch"] == [
+        "blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp"
+    ]  # fmt: skip
+
+
+def test_register_tokens_count_as_prefix():
+    model = vit(reg_tokens=3)
+    assert {p.prefix_tokens for p in foveate.places(model).of("attention")} == {4}
+
+
+def test_windows_that_were_cut_and_shifted_are_seen():
+    first, second, last = foveate.places(swin()).of("attention")
+    assert (first.windows, first.size) == (16, (16, 16))
+    assert second.arguments == ("mask=T(16, 16, 16)",)
+    assert last.size == (8, 8)
+
+
+def test_tokens_in_blocks_are_known_to_be_out_of_order():
+    places = foveate.places(nest()).of("attention")
+    assert [p.row_major for p in places] == [False, True]
+    assert "not row by row" in str(places)
+
+
+@pytest.mark.parametrize("layer", [
+    lambda: SelectiveKernel(16),
+    lambda: SplitAttn(16),
+    lambda: GlobalResponseNorm(16, channels_last=False),
+])  # fmt: skip
+def test_gates_without_a_sigmoid_times_their_input_are_found(layer):
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), layer(), nn.Conv2d(16, 8, 1))
+    assert kinds(model, images(16))["gate"] == ["1"]
+
+
+def test_activations_and_norms_are_no_gates():
+    class Swish(nn.Module):
+        def forward(self, x):
+            return x * x.sigmoid()
+
+    class RmsNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(16, 1, 1))
+
+        def forward(self, x):
+            return x * x.square().mean(1, keepdim=True).rsqrt() * self.weight
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), Swish(), RmsNorm(), nn.Conv2d(16, 8, 1))
+    assert kinds(model, images(16))["gate"] == []
+
+
+def test_a_gate_of_ours_and_an_attention_of_ours_are_found():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1),
+        foveate.create_attention("cbam", 16),
+        foveate.create_attention("neighborhood", 16, num_heads=2, kernel_size=3),
+    )
+    found = kinds(model, images(16))
+    assert found["gate"] == ["1"]
+    assert found["attention"] == ["2"]
+
+
+def test_networks_that_concatenate_have_branches_too():
+    class Dense(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 3, 1, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return torch.cat([x, self.one(x)], 1)
+
+    assert kinds(Dense(), images(16))["branch"] == ["stem", "one"]
+
+
+def test_looking_changes_nothing():
+    model = resnet().train()
+    before = copy.deepcopy(model.state_dict())
+    foveate.places(model)
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_tables_that_modules_keep_are_not_left_fake():
+    model = timm.create_model("levit_128s", num_classes=5).eval()  # caches its biases
+    x = images(224, 1)
+    before = model(x)
+    foveate.places(model)
+    assert difference(model(x), before) == 0
+
+
+def test_a_model_that_asks_for_values_runs_on_real_tensors_and_says_so():
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, 2, 1)
+            self.inner = nn.Conv2d(8, 8, 3, 1, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x + self.inner(x) if float(x.mean()) > -100 else x
+
+    found = foveate.places(Picky(), images(16))
+    assert [p.path for p in found.of("branch")] == ["inner"]
+    assert "real tensors" in str(found)
+
+
+def test_a_model_that_cannot_be_run_asks_for_an_example():
+    with pytest.raises(ValueError, match="Give an input that it accepts"):
+        foveate.places(nn.Linear(3, 4))
+
+
+def test_a_size_that_was_chosen_for_the_user_is_said():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1))
+    assert "does not state its input" in str(foveate.places(model))
+
+
+def test_where_takes_globs_classes_and_functions():
+    found = foveate.places(resnet()).of("branch")
+    assert len(found.where("layer[12]*")) == 2
+    assert len(found.where(nn.BatchNorm2d)) == 4
+    assert len(found.where(lambda place: place.channels > 200)) == 2
+    assert len(found.where(["layer1*", lambda place: place.channels == 512])) == 2
+    with pytest.raises(TypeError, match="where="):
+        found.where(3)
+
+
+def test_the_table_groups_by_glob():
+    rows = foveate.places(vit()).table()
+    assert [row["path"] for row in rows if row["kind"] == "attention"] == ["blocks.*.attn"]
+    assert rows[0]["n"] == "2"
+    assert rows[0]["prefix"] == "1"
