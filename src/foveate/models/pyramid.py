@@ -5,11 +5,11 @@
     x = x + s * attention(norm(x))  the only thing that a comparison changes
     x = x + mlp(norm(x))
 
-``s`` is a learnable scale a channel that starts at zero (``start="identity"``), so that at the start
-every pyramid of a seed is the control ``"none"`` exactly, and learns from there what its attention
-is good for (SkipInit, De and Smith 2020; ReZero, Bachlechner et al. 2020; LayerScale, Touvron et
-al. 2021). ``start="plain"`` leaves it out. What stands in the place draws its weights apart from the
-rest, so that the rest starts alike whatever stands there.
+``s`` is a learnable scale a channel that starts at zero (``start="identity"``), so that at the
+start every pyramid of a seed is the control ``"none"`` exactly, and learns from there what its
+attention is good for (SkipInit, De and Smith 2020; ReZero, Bachlechner et al. 2020; LayerScale,
+Touvron et al. 2021). ``start="plain"`` leaves it out. What stands in the place draws its weights
+apart from the rest, so that the rest starts alike whatever stands there.
 
 The place of attention takes, by ``attention``:
 
@@ -160,7 +160,7 @@ class PyramidBlock(nn.Module):
 
 
 def _read_older(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Read checkpoints of 0.1: a block's attention was called its slot, and stood without a scale."""
+    """Read checkpoints of 0.1: the attention was called the block's slot, and had no scale."""
     old = f"{prefix}slot."
     for key in [key for key in state if key.startswith(old)]:
         state[f"{prefix}attention.{key.removeprefix(old)}"] = state.pop(key)
