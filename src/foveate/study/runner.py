@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,13 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from foveate.data.images import ImageSet, drop_pixels, prepare
+from foveate.data.record import SetRecord
+from foveate.data.source import FINAL, DataError
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
 from foveate.study.progress import ProgressLines
-from foveate.study.records import DamagedRunError, Health, Resumption, Subject, TrialRecord
+from foveate.study.records import (
+    FINAL_PREDICTIONS,
+    DamagedRunError,
+    Health,
+    Resumption,
+    Subject,
+    TrialRecord,
+)
 from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run, StudyError
 from foveate.study.spreadsheets import write_spreadsheets
@@ -79,7 +89,11 @@ def _work_off(
     for entry, seed, trial in trials:
         if trial is not None and trial.status == "done":  # perhaps killed while these were removed
             _drop_checkpoints(records.trial_folder(entry.key, seed))
-    if not pending and all(records.measurement(entry.key) for entry in plan.entries):
+    for entry in plan.entries:
+        if records.tuning(entry.key) is not None:
+            shutil.rmtree(run.root / "tuned" / entry.key, ignore_errors=True)
+    measured = all(records.measurement(entry.key) for entry in plan.entries)
+    if not pending and measured and not _final_is_open(run):
         return []
     try:
         images = _prepare(run, show)
@@ -93,7 +107,7 @@ def _work_off(
     failures = _tune_all(run, executor, pending, show)
     _train_all(run, executor, pending, subjects, show)
     failures += _measure_all(run, executor, show)
-    if images.final is not None:
+    if images.final is not None and _final_is_open(run):
         failures += _measure_final(run, executor, len(images.final), show)
     return failures
 
@@ -317,6 +331,23 @@ def _drop_checkpoints(folder: Path) -> None:
     for name in ("last.ckpt", "best.safetensors"):
         for path in (folder / name, *folder.glob(f"fold*/{name}")):
             path.unlink(missing_ok=True)
+
+
+def _final_is_open(run: Run) -> bool:
+    """Whether images are kept for the very end that a trained model has not predicted yet."""
+    try:
+        record = SetRecord.read(run.data)
+    except DataError:  # of another version, which kept none
+        return False
+    if record is None or FINAL not in record.splits:
+        return False
+    trials = [run.records.trial(entry.key, seed) for entry, seed in run.plan.trials]
+    return any(
+        trial is not None
+        and trial.status == "done"
+        and run.records.predictions(trial.subject.attention, trial.seed, FINAL_PREDICTIONS) is None
+        for trial in trials
+    )
 
 
 def _measure_final(run: Run, executor: Executor, images: int, show: ProgressLines) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import errno
 import faulthandler
+import gc
 import importlib
 import multiprocessing
 import os
@@ -225,6 +226,7 @@ def _serve(pipe: Connection) -> None:
             module, _, function = work.partition(":")
             run = getattr(importlib.import_module(module), function)
             result = run(*arguments, lambda event: pipe.send(("event", event)))
+            gc.collect()  # what a trainer holds in a circle, loader processes among it
             pipe.send(("done", result))
         except Exception as error:
             with suppress(OSError):
