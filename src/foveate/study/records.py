@@ -141,7 +141,12 @@ class Latency(NamedTuple):
         p25: their lower quartile.
         p75: their upper quartile.
         batch: images a pass.
-        repeats: how many passes were timed.
+        repeats: how many passes were timed, in all processes.
+        processes: the median of each process; empty in files of earlier versions, which timed in
+            one.
+        low: lower end of the interval of the median: of the 95 % intervals of the processes the
+            lowest end; None in those files.
+        high: the highest end; likewise.
     """
 
     median: float
@@ -149,6 +154,14 @@ class Latency(NamedTuple):
     p75: float
     batch: int
     repeats: int
+    processes: tuple[float, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the median lies, over processes; None where that was not measured."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,8 @@ class Measurement:
         multiply_adds: of one image.
         threads: of the CPU.
         device: its name.
+        energy_mj: millijoules an image, of the whole processor while it ran; None where no counter
+            can be read.
     """
 
     attention: str
@@ -173,6 +188,7 @@ class Measurement:
     multiply_adds: int
     threads: int
     device: str
+    energy_mj: float | None = None
 
 
 class LayerMap(NamedTuple):
@@ -428,12 +444,18 @@ def _measurement(values: Mapping[str, Any]) -> Measurement:
     latency = values["latency_ms"]
     return Measurement(
         attention=values["attention"],
-        latency_ms=Latency(*(latency[name] for name in Latency._fields)),
+        latency_ms=Latency(
+            *(latency[name] for name in ("median", "p25", "p75", "batch", "repeats")),
+            processes=tuple(latency.get("processes", ())),
+            low=latency.get("low"),
+            high=latency.get("high"),
+        ),
         peak_memory_mb=_number(values["peak_memory_mb"], optional=True),
         parameters=values["parameters"],
         multiply_adds=values["multiply_adds"],
         threads=values["threads"],
         device=values["device"],
+        energy_mj=values.get("energy_mj"),
     )
 
 

@@ -88,8 +88,7 @@ def _map_image(
             aria_hidden="true",
         )
     image = element("img", src=source, alt=alt, width=width, height=height)
-    return element("div", image, ring, class_=f"map {class_}".strip(),
-                   style=f"aspect-ratio:{width}/{height}")  # fmt: skip
+    return element("div", image, ring, class_=f"map {class_}".strip())
 
 
 def _size(rows: list[Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import Any
 
 _VOID = {"img", "meta", "wbr"}
@@ -51,14 +50,6 @@ def count(number: Any, noun: str) -> str:
     """``1 seed``, ``2 seeds``."""
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
-
-
-def embed_json(value: Any) -> Markup:
-    """JSON that may stand inside a ``<script>``, whatever text it holds."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _text(child: Any) -> str:
