@@ -27,3 +27,6 @@ class Metric(NamedTuple):
 
 ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
 """The share of images whose class is found."""
+
+BALANCED_ACCURACY = Metric("balanced_accuracy", "%", True, (0.0, 1.0))
+"""The mean over classes of the share of a class's images that is found."""

@@ -43,7 +43,7 @@ def test_only_the_place_of_attention_changes():
         attention: {
             name: parameter.shape
             for name, parameter in pico(attention=attention).named_parameters()
-            if ".attention." not in name and ".norm1." not in name
+            if not any(word in name for word in (".attention.", ".norm1.", ".scale"))
         }
         for attention in ("multi_head", "cbam", *CONTROLS)
     }
@@ -88,11 +88,54 @@ def test_what_cannot_stand_in_the_place_is_refused(name, options, message):
 
 
 def test_checkpoints_of_the_first_release_load(x):
-    model, old = pico(attention="multi_head"), pico(attention="multi_head")
+    model, old = pico(attention="multi_head"), pico(attention="multi_head", start="plain")
     state = {key.replace(".attention.", ".slot."): value for key, value in old.state_dict().items()}
     assert state.keys() != old.state_dict().keys()
     model.load_state_dict(state)
     torch.testing.assert_close(model(x), old(x))
+
+
+def test_at_the_start_every_pyramid_is_the_control_without_attention(x):
+    none = pico(attention="none")(x)
+    for attention in ("slide", "multi_head", "cbam", "depthwise_conv"):
+        assert torch.equal(pico(attention=attention)(x), none), attention
+        assert not torch.equal(pico(attention=attention, start="plain")(x), none), attention
+
+
+@pytest.mark.parametrize("attention", ["multi_head", "cbam", "depthwise_conv"])
+def test_the_scale_of_the_branch_learns_first_and_then_what_it_scales(attention, x):
+    model = pico(attention=attention).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inside = [p for n, p in model.named_parameters() if ".attention." in n and p.ndim > 1]
+    before = [p.detach().clone() for p in inside]
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    scales = [p for n, p in model.named_parameters() if n.endswith(".scale")]
+    assert len(scales) == 6
+    assert all((scale != 0).any() for scale in scales)
+    assert any(not torch.equal(p, q) for p, q in zip(inside, before, strict=True))
+
+
+def test_the_scale_does_not_decay():
+    from timm.optim import param_groups_weight_decay
+
+    model = pico()
+    none = {id(p) for p in param_groups_weight_decay(model, 0.05)[0]["params"]}
+    assert all(id(p) in none for n, p in model.named_parameters() if n.endswith(".scale"))
+
+
+def test_a_plain_start_is_what_checkpoints_of_the_first_release_hold(x):
+    old = pico(attention="cbam", start="plain")
+    model = pico(attention="cbam")
+    model.load_state_dict(old.state_dict())
+    torch.testing.assert_close(model(x), old(x))
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="unknown start 'identiti'; did you mean 'identity'"):
+        pico(start="identiti")
 
 
 def test_stages_must_agree():

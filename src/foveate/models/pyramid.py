@@ -2,8 +2,14 @@
 
     stem /4, then four stages at 1/4, 1/8, 1/16, 1/32; a block of a stage is
     x = x + conv3x3(x)              depthwise: position, for mixers that know none
-    x = x + attention(norm(x))      the only thing that a comparison changes
+    x = x + s * attention(norm(x))  the only thing that a comparison changes
     x = x + mlp(norm(x))
+
+``s`` is a learnable scale a channel that starts at zero (``start="identity"``), so that at the
+start every pyramid of a seed is the control ``"none"`` exactly, and learns from there what its
+attention is good for (SkipInit, De and Smith 2020; ReZero, Bachlechner et al. 2020; LayerScale,
+Touvron et al. 2021). ``start="plain"`` leaves it out. What stands in the place draws its weights
+apart from the rest, so that the rest starts alike whatever stands there.
 
 The place of attention takes, by ``attention``:
 
@@ -22,10 +28,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.layers import DropPath, LayerNorm2d, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest, odd, one_of
 from foveate.attention.adapt import Place, adapt
 from foveate.models._backbone import Backbone, Stage, cfg, create
@@ -37,6 +45,9 @@ CONTROLS = {
     "depthwise_conv": "A plain depthwise convolution and a projection",
 }
 """What mechanisms are compared with in their place, and what it is."""
+
+STARTS = ("identity", "plain")
+"""How the attention's branch begins: scaled by zero, or as it is."""
 
 
 def list_for_place() -> list[str]:
@@ -110,6 +121,7 @@ class PyramidBlock(nn.Module):
         attention_kwargs: its options.
         mlp_ratio: hidden channels of the MLP over ``dim``.
         drop_path: probability that a branch is left out for a sample.
+        start: one of :data:`STARTS`.
     """
 
     def __init__(
@@ -121,28 +133,40 @@ class PyramidBlock(nn.Module):
         attention_kwargs: dict[str, Any] | None,
         mlp_ratio: float,
         drop_path: float,
+        start: str = "identity",
     ) -> None:
         super().__init__()
         self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.attention = create_for_place(attention, dim, num_heads, index, attention_kwargs)
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        with undisturbed():  # what is drawn after it is the same whatever stands in the place
+            seed_all(seed)
+            self.attention = create_for_place(attention, dim, num_heads, index, attention_kwargs)
+        scaled = self.attention is not None and start == "identity"
+        self.scale = nn.Parameter(torch.zeros(dim)) if scaled else None
         self.norm1 = nn.Identity() if self.attention is None else LayerNorm2d(dim)
         self.norm2 = LayerNorm2d(dim)
         self.mlp = MapMlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.register_load_state_dict_pre_hook(_rename_slot)
+        self.register_load_state_dict_pre_hook(_read_older)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.position(x)
         if self.attention is not None:
-            x = x + self.drop_path(self.attention(self.norm1(x)))
+            x = x + self.drop_path(self._scaled(self.attention(self.norm1(x))))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale is None else x * self.scale.view(-1, 1, 1)
 
-def _rename_slot(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Read checkpoints of 0.1, in which the attention of a block was called its slot."""
+
+def _read_older(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read checkpoints of 0.1: the attention was called the block's slot, and had no scale."""
     old = f"{prefix}slot."
     for key in [key for key in state if key.startswith(old)]:
         state[f"{prefix}attention.{key.removeprefix(old)}"] = state.pop(key)
+    scale, trained = getattr(module, "scale", None), f"{prefix}attention."
+    if scale is not None and any(key.startswith(trained) for key in state):
+        state.setdefault(f"{prefix}scale", torch.ones_like(scale))
 
 
 class Pyramid(Backbone):
@@ -161,6 +185,7 @@ class Pyramid(Backbone):
         mlp_ratio: hidden channels of the MLP over the stage's.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, rising to this in the last block.
+        start: ``"identity"``: the attention's branches begin scaled by zero; or ``"plain"``.
     """
 
     def __init__(
@@ -176,7 +201,9 @@ class Pyramid(Backbone):
         mlp_ratio: float = 3.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        start: str = "identity",
     ) -> None:
+        one_of(start, STARTS, "start")
         if not len(depths) == len(dims) == len(num_heads):
             raise ValueError(
                 "depths, dims and num_heads need one number a stage, got "
@@ -193,7 +220,14 @@ class Pyramid(Backbone):
         for level, dim in enumerate(dims):
             blocks = [
                 PyramidBlock(
-                    dim, num_heads[level], index, attention, attention_kwargs, mlp_ratio, rate
+                    dim,
+                    num_heads[level],
+                    index,
+                    attention,
+                    attention_kwargs,
+                    mlp_ratio,
+                    rate,
+                    start,
                 )
                 for index, rate in enumerate(rates[level])
             ]

@@ -3,6 +3,9 @@
     environment.json     versions, processor, threads, seeds           Environment
     trials/KEY-seedN/    trial.json, what a trial came to              TrialRecord
                          history.json, epoch by epoch                  EpochRecord
+                         predictions.npz, image by image               Predictions
+                         final.npz, of images kept for the very end    Predictions
+    tuned/KEY.json       the learning rates that were tried            Tuning
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
 
@@ -18,9 +21,13 @@ from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
-from foveate._files import read_json, write_json
-from foveate.metrics import ACCURACY, Metric
+import numpy as np
+
+from foveate._files import read_json, replacing, write_json
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study.crossed import balanced_accuracy_scores
 
 
 class DamagedRunError(ValueError):
@@ -93,6 +100,108 @@ class EpochRecord(NamedTuple):
     seconds: float
 
 
+class Health(NamedTuple):
+    """Whether a trial is one to judge a mechanism by.
+
+    Attributes:
+        at_chance: its accuracy is not above what always naming the most frequent class gives, nor
+            its balanced accuracy above that of guessing (95 %, one-sided).
+        diverged: the loss was no number, or ended above that of the first epoch.
+        rising: the score still rose over the last quarter of the epochs, by more than the
+            held-out images leave open.
+        chance: the accuracy up to which it would be at chance.
+    """
+
+    at_chance: bool = False
+    diverged: bool = False
+    rising: bool = False
+    chance: float | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether a verdict may rest on it."""
+        return not (self.at_chance or self.diverged)
+
+
+class Predictions(NamedTuple):
+    """The classes that a trained model gives to images.
+
+    Attributes:
+        predicted: (I,) uint16, the class that was predicted.
+        labels: (I,) uint16, the true one.
+        images: (I,) uint32, which image of the held-out split; with folds, of the pooled splits.
+    """
+
+    predicted: np.ndarray
+    labels: np.ndarray
+    images: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(I,) of 0 and 1: the score of each image."""
+        return (self.predicted == self.labels).astype(float)
+
+    def scores(self, metric: Metric) -> np.ndarray:
+        """(I,): the metric as a mean over images: hits, or jackknife pseudo-values.
+
+        Raises:
+            ValueError: if the metric is no function of predicted classes.
+        """
+        if metric.name == ACCURACY.name:
+            return self.correct
+        if metric.name == BALANCED_ACCURACY.name:
+            return balanced_accuracy_scores(self.labels, self.correct)
+        raise ValueError(f"{metric.name} is no function of predicted classes")
+
+    def confusion(self, classes: int) -> np.ndarray:
+        """(K, K) counts: rows are true classes, columns predicted ones."""
+        pairs = self.labels.astype(np.int64) * classes + self.predicted
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+class Tried(NamedTuple):
+    """One learning rate of a tuning.
+
+    Attributes:
+        lr: the learning rate.
+        score: the metric on the selection part after the last epoch; None where it failed.
+        seconds: what it took.
+    """
+
+    lr: float
+    score: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the learning rate of a mechanism or control was chosen: with the same budget for all.
+
+    Attributes:
+        attention: the key of what was tuned.
+        tried: the grid, in order.
+        lr: the winner.
+        images: trained on.
+        selection: images of the training split that it was chosen on.
+    """
+
+    attention: str
+    tried: tuple[Tried, ...]
+    lr: float
+    images: int
+    selection: int
+
+    @property
+    def seconds(self) -> float:
+        """What it cost."""
+        return sum(tried.seconds for tried in self.tried)
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the winner is the smallest or the largest that was tried."""
+        return self.lr in (self.tried[0].lr, self.tried[-1].lr)
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """What a trial came to.
@@ -104,13 +213,17 @@ class TrialRecord:
         epochs: of the plan.
         metric: what ``score`` is.
         error: why the trial failed, in one line; None where it is done.
-        score: on the held-out images after the last epoch.
+        score: on the held-out images, after the epoch that is reported.
         loss: likewise.
-        history: epoch by epoch.
+        history: epoch by epoch; with ``select="best"`` on the selection part.
         parameters: of the whole model, as trained.
         multiply_adds: of the whole model on one image, as deployed.
         train_seconds: spent on training, without the measurements on held-out images.
         train_images_per_second: in that time.
+        lr: the highest learning rate; None in records of 0.1.
+        reported_epoch: whose weights were measured; likewise.
+        health: whether it is one to judge by; likewise.
+        final_score: on the images kept for the very end; None where there are none.
     """
 
     subject: Subject
@@ -126,6 +239,10 @@ class TrialRecord:
     multiply_adds: int | None = None
     train_seconds: float | None = None
     train_images_per_second: float | None = None
+    lr: float | None = None
+    reported_epoch: int | None = None
+    health: Health | None = None
+    final_score: float | None = None
 
     @property
     def status(self) -> Literal["done", "failed"]:
@@ -275,6 +392,9 @@ class Environment:
     resumed: tuple[Resumption, ...] = ()
 
 
+PREDICTIONS, FINAL_PREDICTIONS = "predictions.npz", "final.npz"
+
+
 class Records:
     """The files of results in a run directory. What is read is None where there is no file.
 
@@ -311,6 +431,43 @@ class Records:
         """Put ``history.json`` in place."""
         values = [epoch._asdict() for epoch in history]
         write_json(self.trial_folder(attention, seed) / "history.json", values)
+
+    def predictions(self, attention: str, seed: int, name: str = PREDICTIONS) -> Predictions | None:
+        """The classes that a trained model gave to the held-out images, if they were kept.
+
+        Args:
+            attention: the key of what was trained.
+            seed: of the trial.
+            name: ``FINAL_PREDICTIONS`` for those of the images kept for the very end.
+        """
+        path = self.trial_folder(attention, seed) / name
+        with self._reading(path, "with trial.json beside it removed too, it is made again"):
+            if not path.exists():
+                return None
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return Predictions(*(arrays[field] for field in Predictions._fields))
+            except (BadZipFile, EOFError, OSError) as error:
+                raise ValueError(str(error)) from error
+
+    def write_predictions(
+        self, attention: str, seed: int, predictions: Predictions, name: str = PREDICTIONS
+    ) -> None:
+        """Put them in place, compressed."""
+        with replacing(self.trial_folder(attention, seed) / name) as file:
+            np.savez_compressed(file, **predictions._asdict())
+
+    def tuning(self, attention: str) -> Tuning | None:
+        """How the learning rate was chosen, if that is over."""
+        path = self.root / "tuned" / f"{attention}.json"
+        with self._reading(path, "the learning rate is then tuned again"):
+            return _tuning(read_json(path)) if path.exists() else None
+
+    def write_tuning(self, tuning: Tuning) -> None:
+        """Put ``tuned/KEY.json`` in place: with it the tuning is over."""
+        (self.root / "tuned").mkdir(exist_ok=True)
+        values = {**vars(tuning), "tried": [tried._asdict() for tried in tuning.tried]}
+        write_json(self.root / "tuned" / f"{tuning.attention}.json", values)
 
     def measurement(self, attention: str) -> Measurement | None:
         """What was measured on a trained model, if it was."""
@@ -380,6 +537,10 @@ def _trial_values(trial: TrialRecord) -> dict[str, Any]:
         "history": [epoch._asdict() for epoch in trial.history],
         "train_seconds": trial.train_seconds,
         "train_images_per_second": trial.train_images_per_second,
+        "lr": trial.lr,
+        "reported_epoch": trial.reported_epoch,
+        "health": None if trial.health is None else trial.health._asdict(),
+        "final_score": trial.final_score,
     }
 
 
@@ -400,6 +561,10 @@ def _trial(values: Mapping[str, Any]) -> TrialRecord:
         multiply_adds=values["multiply_adds"],
         train_seconds=values["train_seconds"],
         train_images_per_second=values["train_images_per_second"],
+        lr=_number(values.get("lr"), optional=True),
+        reported_epoch=values.get("reported_epoch"),
+        health=Health(**values["health"]) if values.get("health") else None,
+        final_score=_number(values.get("final_score"), optional=True),
     )
 
 
@@ -456,6 +621,13 @@ def _measurement(values: Mapping[str, Any]) -> Measurement:
         threads=values["threads"],
         device=values["device"],
         energy_mj=values.get("energy_mj"),
+    )
+
+
+def _tuning(values: Mapping[str, Any]) -> Tuning:
+    tried = tuple(Tried(each["lr"], each["score"], each["seconds"]) for each in values["tried"])
+    return Tuning(
+        values["attention"], tried, float(values["lr"]), values["images"], values["selection"]
     )
 
 

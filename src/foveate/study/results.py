@@ -1,7 +1,21 @@
 """The results of a study so far: a row for each thing compared, over its seeds.
 
 The numbers that are shown more than once (terminal, notebook, report, ``summary.csv``) are
-computed here, once.
+computed here, once. What is to be shown beside scores, costs and attention maps:
+
+    Results.notes         sentences: what is scored, the epoch reported, tuning, folds, the images
+    Results.warnings      sentences: trials at chance, diverged, still rising; images to look at
+    Results.unhealthy     by label, why a mechanism's trials are not ones to judge it by
+    Results.majority      the class named most often, and the accuracy of always naming it
+    Results.classes       names of the classes; Results.data is the whole record of the images
+    Row.predictions       by seed, the class given to each held-out image
+    Row.image_scores      by seed, the score of each held-out image; what the statistics take
+    Row.confusion         (K, K) counts over the seeds; rows are true classes
+    Row.recalls           (K,) the share of each class that is found, over the seeds
+    Row.accuracy, Row.balanced_accuracy     both, whichever is the metric
+    Row.health            by seed: at chance, diverged, rising
+    Row.tuning            the learning rates tried, the winner, the cost
+    Row.final             the score on images kept for the very end, where there are any
 """
 
 from __future__ import annotations
@@ -10,25 +24,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
-from foveate.data.record import ImageCounts, count_images
-from foveate.data.source import DataError
-from foveate.metrics import Metric
+import numpy as np
+
+from foveate.data.record import ImageCounts, SetRecord, count_images
+from foveate.data.source import TEST, DataError
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.plan import Plan
 from foveate.study.records import (
+    FINAL_PREDICTIONS,
     AttentionMaps,
     DamagedRunError,
     Environment,
+    Health,
     Latency,
     Measurement,
+    Predictions,
     Records,
     Subject,
     TrialRecord,
+    Tuning,
 )
-from foveate.study.statistics import Estimate, estimate
+from foveate.study.statistics import Estimate, Scores, estimate
 
 CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 """What tables and sentences call the host's controls."""
+
+
+class Majority(NamedTuple):
+    """Always naming one class.
+
+    Attributes:
+        name: of the class that most held-out images have.
+        share: of the held-out images that have it: the accuracy of always naming it.
+    """
+
+    name: str
+    share: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +76,10 @@ class Row:
         measured: latency and memory, where measured.
         maps: attention maps, where computed.
         estimate: the mean score with its interval; None where no trial has finished.
+        classes: how many there are; 0 where that is not known.
+        predictions: of finished trials, by seed, where they were kept.
+        final_predictions: likewise, of the images kept for the very end.
+        tuning: of the learning rate, where it was tuned.
     """
 
     subject: Subject
@@ -52,6 +89,10 @@ class Row:
     measured: Measurement | None = None
     maps: AttentionMaps | None = None
     estimate: Estimate | None = None
+    classes: int = 0
+    predictions: dict[int, Predictions] = field(default_factory=dict)
+    final_predictions: dict[int, Predictions] = field(default_factory=dict)
+    tuning: Tuning | None = None
 
     @property
     def label(self) -> str:
@@ -67,6 +108,61 @@ class Row:
     def scores(self) -> dict[int, float]:
         """The score on held-out images, by seed."""
         return _scores(self.done)
+
+    @property
+    def image_scores(self) -> Scores:
+        """The score of each held-out image, by seed; one number where they were not kept."""
+        return _image_scores(self.done, self.predictions, self.metric)
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """(K, K) counts over the seeds, rows are true classes; None where nothing was kept."""
+        if not self.predictions or not self.classes:
+            return None
+        return sum(
+            (found.confusion(self.classes) for found in self.predictions.values()),
+            start=np.zeros((self.classes, self.classes), dtype=np.int64),
+        )
+
+    @property
+    def recalls(self) -> np.ndarray | None:
+        """(K,) the share of each class that is found, over the seeds; NaN without an image."""
+        counts = self.confusion
+        if counts is None:
+            return None
+        images = counts.sum(1)
+        return np.where(images > 0, np.diag(counts) / np.maximum(images, 1), np.nan)
+
+    @property
+    def accuracy(self) -> Estimate | None:
+        """The share of images whose class is found, whatever the metric is."""
+        return _estimate_of(self.predictions, ACCURACY)
+
+    @property
+    def balanced_accuracy(self) -> Estimate | None:
+        """The mean recall of the classes, whatever the metric is."""
+        return _estimate_of(self.predictions, BALANCED_ACCURACY)
+
+    @property
+    def final(self) -> Estimate | None:
+        """The score on the images kept for the very end."""
+        return _estimate_of(self.final_predictions, self.metric)
+
+    @property
+    def health(self) -> dict[int, Health]:
+        """Of every trial that says so, by seed."""
+        trials = self.done | self.failed
+        return {seed: t.health for seed, t in sorted(trials.items()) if t.health is not None}
+
+    @property
+    def unhealthy(self) -> str | None:
+        """Why no verdict should rest on it: trials at chance or diverged; else None."""
+        return _counted(self, "at_chance", "at chance") or _counted(self, "diverged", "diverged")
+
+    @property
+    def rising(self) -> str | None:
+        """How many trials still rose at the end, in words; None where none did."""
+        return _counted(self, "rising", "still rising at the end")
 
     @property
     def parameters(self) -> int | None:
@@ -106,6 +202,7 @@ class Results:
         environment: of the machine, where noted.
         images: how many there are, where known.
         rows: what was compared, the best first, what never finished last.
+        data: the record of the images, where it is one of this version.
     """
 
     root: Path
@@ -113,6 +210,7 @@ class Results:
     environment: Environment | None
     images: ImageCounts | None
     rows: tuple[Row, ...]
+    data: SetRecord | None = None
 
     @property
     def metric(self) -> Metric:
@@ -120,9 +218,39 @@ class Results:
         return self.plan.metric
 
     @property
-    def scores(self) -> dict[str, dict[int, float]]:
-        """Scores by label and seed, of what finished."""
-        return {row.label: row.scores for row in self.rows if row.done}
+    def scores(self) -> dict[str, Scores]:
+        """Scores of images by label and seed, of what finished: what the statistics take."""
+        return {row.label: row.image_scores for row in self.rows if row.done}
+
+    @property
+    def unhealthy(self) -> dict[str, str]:
+        """By label, why a mechanism's trials are not ones to judge it by."""
+        return {row.label: why for row in self.rows if (why := row.unhealthy) is not None}
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names."""
+        return [] if self.data is None else self.data.classes
+
+    @property
+    def majority(self) -> Majority | None:
+        """What always naming the most frequent class would score."""
+        if self.data is None:
+            return None
+        counts = np.bincount(self.data.splits[TEST].labels)
+        return Majority(self.classes[int(counts.argmax())], float(counts.max() / counts.sum()))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader should know before believing a number, a sentence each."""
+        said = [f"{row.label}: {row.unhealthy}" for row in self.rows if row.unhealthy]
+        said += [f"{row.label}: {row.rising}" for row in self.rows if row.rising]
+        return said + ([] if self.data is None else list(self.data.findings.warnings))
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided and how scores came about, a sentence each."""
+        return [] if self.data is None else list(self.data.findings.notes)
 
     @property
     def controls(self) -> list[str]:
@@ -157,7 +285,10 @@ def read_results(root: Path, plan: Plan) -> Results:
         ValueError: if it holds no trial, or a file in it is damaged.
     """
     records = Records(root)
-    rows = [row for entry in plan.entries if (row := _row(records, plan, entry.key)) is not None]
+    images = _image_counts(root)
+    classes = images.classes if images else 0
+    found = [_row(records, plan, entry.key, classes) for entry in plan.entries]
+    rows = [row for row in found if row is not None]
     if not rows:
         raise ValueError(f"{root} holds no trial; is it the directory of a comparison?")
     sign = -1 if plan.metric.higher_is_better else 1
@@ -165,15 +296,26 @@ def read_results(root: Path, plan: Plan) -> Results:
         key=lambda row: (row.estimate is None, sign * row.estimate.mean if row.estimate else 0.0,
                          row.label)
     )  # fmt: skip
-    return Results(root, plan, records.environment(), _image_counts(root), tuple(rows))
+    return Results(
+        root,
+        plan,
+        records.environment(),
+        images,
+        tuple(rows),
+        _image_record(root) if images else None,
+    )
 
 
-def _row(records: Records, plan: Plan, key: str) -> Row | None:
+def _row(records: Records, plan: Plan, key: str, classes: int) -> Row | None:
     trials = {seed: records.trial(key, seed) for seed in plan.seeds}
     over = {seed: trial for seed, trial in trials.items() if trial is not None}
     if not over:
         return None
     done = {seed: trial for seed, trial in over.items() if trial.status == "done"}
+    predictions = {seed: found for seed in done if (found := records.predictions(key, seed))}
+    final = {
+        seed: found for seed in done if (found := records.predictions(key, seed, FINAL_PREDICTIONS))
+    }
     return Row(
         subject=next(iter((done or over).values())).subject,
         metric=plan.metric,
@@ -181,12 +323,49 @@ def _row(records: Records, plan: Plan, key: str) -> Row | None:
         failed={seed: trial for seed, trial in over.items() if trial.status == "failed"},
         measured=records.measurement(key),
         maps=records.attention_maps(key),
-        estimate=estimate(_scores(done), plan.metric) if done else None,
+        estimate=estimate(_image_scores(done, predictions, plan.metric), plan.metric)
+        if done
+        else None,
+        classes=classes,
+        predictions=predictions,
+        final_predictions=final,
+        tuning=records.tuning(key),
     )
 
 
 def _scores(done: dict[int, TrialRecord]) -> dict[int, float]:
     return {seed: trial.score for seed, trial in done.items() if trial.score is not None}
+
+
+def _image_scores(
+    done: dict[int, TrialRecord], predictions: dict[int, Predictions], metric: Metric
+) -> Scores:
+    """By seed, the score of each image where predictions were kept, else the one number."""
+    return {
+        seed: predictions[seed].scores(metric) if seed in predictions else score
+        for seed, score in _scores(done).items()
+    }
+
+
+def _estimate_of(predictions: dict[int, Predictions], metric: Metric) -> Estimate | None:
+    if not predictions:
+        return None
+    return estimate({seed: found.scores(metric) for seed, found in predictions.items()}, metric)
+
+
+def _counted(row: Row, flag: str, what: str) -> str | None:
+    """``"2 of 3 trials at chance"``, where ``flag`` of a trial's health says so."""
+    count = sum(getattr(health, flag) for health in row.health.values())
+    total = len(row.done) + len(row.failed)
+    return f"{count} of {total} trial{'' if total == 1 else 's'} {what}" if count else None
+
+
+def _image_record(root: Path) -> SetRecord | None:
+    """The whole record of the images; None where another version wrote it."""
+    try:
+        return SetRecord.read(root / "data")
+    except DataError:
+        return None
 
 
 def _image_counts(root: Path) -> ImageCounts | None:
