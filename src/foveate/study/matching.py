@@ -8,31 +8,18 @@ an attention would have taken.
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from math import isclose
-from statistics import median
-from typing import Any, Literal, get_args
 
-import timm
-import torch
-
-from foveate._random import seed_all
-from foveate.analysis.profile import interleaved
 from foveate.study.entry import Entry
+from foveate.study.numbers import show_ms
 from foveate.study.plan import Plan
 from foveate.study.records import MatchedHost
-from foveate.study.trial import build, costs, set_up
-from foveate.surgery.fuse import fuse
 
-Match = Literal["multiply_adds", "parameters", "latency"]
 OPTION = "mlp_ratio"
 TOLERANCE = 0.02
 _MOST_WIDENING = 32.0
-_ROUNDS, _SECONDS, _BATCH = 5, 0.5, 16
 
 Cost = Callable[[float], float]
 """What a row's model costs with an MLP ratio; never less with a larger one."""
@@ -44,38 +31,6 @@ def plan_of(plan: Plan, matched: Mapping[str, MatchedHost], entry: Entry) -> Pla
     if host is None:
         return plan
     return replace(plan, host_kwargs={**plan.host_kwargs, host.option: host.value})
-
-
-def match_hosts(
-    plan: Plan, classes: int, channels: int, tell: Callable[[Any], None]
-) -> dict[str, MatchedHost]:
-    """The host option of each row; ``tell`` gets the label of the one at hand.
-
-    Raises:
-        ValueError: if the host has no MLP ratio, or a row cannot be made to cost as much.
-    """
-    set_up(plan)
-    seed_all(0)
-    start = _ratio_of_host(plan)
-    cost_of = partial(_cost, plan, classes, channels)
-    rows = {entry: cost_of(entry, start) for entry in plan.entries}
-    costliest = max(rows, key=lambda entry: rows[entry])
-    target = rows[costliest]
-    found = {}
-    for entry in plan.entries:
-        tell(entry.label)
-        if entry == costliest:
-            value, reached = start, target
-        elif plan.match == "latency":
-            beside = partial(_latency_beside, plan, classes, channels, entry, costliest, start)
-            value, share = fit(beside, 1.0, start, entry.label)
-            reached = share * target
-        else:
-            value, reached = fit(partial(cost_of, entry), target, start, entry.label)
-        found[entry.key] = MatchedHost(
-            entry.key, plan.match or "", OPTION, round(value, 4), reached, target
-        )
-    return found
 
 
 def fit(cost: Cost, target: float, start: float, label: str) -> tuple[float, float]:
@@ -115,63 +70,21 @@ def fit(cost: Cost, target: float, start: float, label: str) -> tuple[float, flo
     return best
 
 
+def matched_lines(hosts: Iterable[MatchedHost]) -> list[str]:
+    """What was changed, a line each."""
+    return [
+        f"{host.attention}: {host.option} {host.value:g} makes it {_show_cost(host)}"
+        for host in hosts
+    ]
+
+
+def _show_cost(host: MatchedHost) -> str:
+    share = f"{host.cost / host.target:.1%} of the costliest row's"
+    if host.by == "latency":
+        return f"{show_ms(host.cost)} ms, {share}"
+    number = f"{host.cost / 1e6:,.2f} million" if host.cost >= 1e6 else f"{host.cost:,.0f}"
+    return f"{number} {host.by.replace('_', '-')}, {share}"
+
+
 def _near(cost: float, target: float, tolerance: float = TOLERANCE) -> bool:
     return isclose(cost, target, rel_tol=0.0, abs_tol=tolerance * target)
-
-
-def _ratio_of_host(plan: Plan) -> float:
-    """The MLP ratio that the plan's host has as it is."""
-    if OPTION in plan.host_kwargs:
-        return float(plan.host_kwargs[OPTION])
-    with torch.device("meta"):
-        host = timm.create_model(plan.host, attention="none", attention_kwargs={}, num_classes=2)
-    known = inspect.signature(type(host).__init__).parameters.get(OPTION)
-    if known is None or not isinstance(known.default, (int, float)):
-        raise ValueError(f"match widens MLPs, and host {plan.host} has no option {OPTION}")
-    return float(known.default)
-
-
-def _cost(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -> float:
-    model = _model(plan, classes, channels, entry, ratio)
-    if plan.match == "latency":
-        x = torch.zeros(_BATCH, channels, *(plan.image_size or ()), device=plan.device)
-        return _times({"it": (model, x)}, plan.device)["it"]
-    known = costs(model, (channels, *(plan.image_size or ())))
-    return float(known.parameters if plan.match == "parameters" else known.multiply_adds)
-
-
-def _latency_beside(
-    plan: Plan,
-    classes: int,
-    channels: int,
-    entry: Entry,
-    other: Entry,
-    start: float,
-    ratio: float,
-) -> float:
-    """The row's latency over that of the costliest row, in turns."""
-    x = torch.zeros(_BATCH, channels, *(plan.image_size or ()), device=plan.device)
-    both = {
-        "row": (_model(plan, classes, channels, entry, ratio), x),
-        "costliest": (_model(plan, classes, channels, other, start), x),
-    }
-    times = _times(both, plan.device)
-    return times["row"] / times["costliest"]
-
-
-def _times(models: Mapping[str, tuple[Any, torch.Tensor]], device: str) -> dict[str, float]:
-    calls = {}
-    for name, (model, x) in models.items():
-        calls[name] = partial(fuse(copy.deepcopy(model).eval().to(device)), x)
-    with torch.inference_mode():
-        found = interleaved(calls, _SECONDS, device, least=_ROUNDS)
-    return {name: median(passes.ms) for name, passes in found.items()}
-
-
-def _model(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -> Any:
-    wider = replace(plan, host_kwargs={**plan.host_kwargs, OPTION: ratio})
-    return build(wider, entry, classes, channels)
-
-
-KINDS: tuple[str, ...] = get_args(Match)
-"""What rows can be matched by."""

@@ -9,78 +9,25 @@ one process to the next (where memory lies, which core runs) shows as the spread
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import nn
-
-from foveate._random import seed_all
-from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
-from foveate.analysis.flops import count_flops
-from foveate.analysis.profile import (
-    Passes,
-    device_name,
-    interleaved,
-    median_interval,
-    peak_memory,
-    quartiles,
-)
-from foveate.data.batches import held_out_batches
-from foveate.data.images import ImageSet, load
+from foveate.analysis.profile import Passes, median_interval, quartiles
+from foveate.study.disputed import disputed
 from foveate.study.entry import Entry
 from foveate.study.executors import Executor, Failure
-from foveate.study.numbers import show_ms
-from foveate.study.plan import Plan
+from foveate.study.plan import Plan, Trained
 from foveate.study.progress import ProgressLines
-from foveate.study.records import AttentionMaps, Latency, LayerMap, Measurement, Records
+from foveate.study.records import Counts, Latency, Measurement
+from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run
-from foveate.study.trial import build, set_up, subject_of
-from foveate.surgery.fuse import fuse
-from foveate.training import WEIGHTS, load_weights
 
-Tell = Callable[[Any], None]
+BATCH = 16
+"""Images a pass."""
 
 PROCESSES = 3
-BATCH = 16
-SECONDS_A_ROW, MOST_SECONDS = 0.6, 20.0
-"""Of a process's rounds: for each model, and for all of them."""
 
-_HERE = "foveate.study.measuring"
-
-
-class Trained(NamedTuple):
-    """A trained model, as processes are told of it.
-
-    Attributes:
-        plan: that it was built by.
-        entry: what stands in it.
-        seed: of its trial.
-    """
-
-    plan: Plan
-    entry: Entry
-    seed: int
-
-
-class Counts(NamedTuple):
-    """What looking at one model tells.
-
-    Attributes:
-        parameters: as deployed.
-        multiply_adds: of one image.
-        peak_memory: bytes, beyond weights and input; None where the device cannot tell.
-        threads: of the CPU.
-        device: its name.
-    """
-
-    parameters: int
-    multiply_adds: int
-    peak_memory: int | None
-    threads: int
-    device: str
+_COSTING = "foveate.study.costing"
 
 
 def measure_all(
@@ -102,14 +49,20 @@ def measure_all(
     failures: list[str] = []
     counts: dict[str, Counts] = {}
     show.begin("measuring")
+    images = [one.image for one in disputed(read_results(run.root, run.plan))]
     for model in trained:
         log = run.root / "measured" / f"{model.entry.key}.log"
-        handle = executor.submit(f"{_HERE}:look", (run.root, model), log)
+        handle = executor.submit(f"{_COSTING}:look", (run.root, model, BATCH, images), log)
         failure = _finish(run, executor, handle)
         if failure is None:
             counts[model.entry.key] = handle.result
         else:
             failures.append(f"measuring {model.entry.label}: {failure.reason}; see {log}")
+    if images and trained:
+        log = run.root / "measured" / "pictures.log"
+        work = (run.root, trained[0].plan, images)
+        failure = _finish(run, executor, executor.submit(f"{_COSTING}:take_pictures", work, log))
+        failures += [f"pictures: {failure.reason}; see {log}"] if failure else []
     timed = [model for model in trained if model.entry.key in counts]
     rounds, more = _time_all(run, executor, timed)
     failures += more
@@ -148,8 +101,8 @@ def _time_all(
             at = key
 
         models = [model for model in trained if model.entry.key in rounds]
-        work = (run.root, models, process)
-        handle = executor.submit(f"{_HERE}:time_models", work, log, remember)
+        work = (run.root, models, BATCH, process)
+        handle = executor.submit(f"{_COSTING}:time_models", work, log, remember)
         failure = _finish(run, executor, handle)
         if failure is None:
             for key, passes in handle.result.items():
@@ -203,83 +156,3 @@ def _finish(run: Run, executor: Executor, handle: Any) -> Failure | None:
     if failure is not None and failure.kind == "disk full":
         raise DiskFullError(run.root, failure.reason)
     return failure
-
-
-# In processes of their own
-
-
-def look(root: Path, model: Trained, tell: Tell) -> Counts:
-    """Write the attention maps of a trained model, and count what it takes as deployed."""
-    plan, entry, _ = model
-    images = _begin(root, plan)
-    network = _load(root, model, images)
-    Records(root).write_attention_maps(attention_maps(plan, entry, network, images))
-    deployed = fuse(network)
-    one, batch = (_input(plan, images, size) for size in (1, BATCH))
-    with torch.no_grad():
-        multiply_adds = count_flops(deployed, one) // 2
-        memory = peak_memory(partial(deployed, batch), plan.device)
-    return Counts(
-        parameters=sum(p.numel() for p in deployed.parameters()),
-        multiply_adds=multiply_adds,
-        peak_memory=memory,
-        threads=torch.get_num_threads(),
-        device=device_name(plan.device),
-    )
-
-
-def time_models(
-    root: Path, models: Sequence[Trained], process: int, tell: Tell
-) -> dict[str, Passes]:
-    """Time all models in turns; ``tell`` gets the key of each as it is first run."""
-    plan = models[0].plan
-    images = _begin(root, plan)
-    x = _input(plan, images, BATCH)
-    calls = {}
-    with torch.inference_mode():
-        for model in models:
-            tell(model.entry.key)
-            network = fuse(_load(root, model, images))
-            network(x)
-            calls[model.entry.key] = partial(network, x)
-        tell("")
-        seconds = min(SECONDS_A_ROW * len(calls), MOST_SECONDS)
-        return interleaved(calls, seconds, plan.device, seed=process)
-
-
-def _begin(root: Path, plan: Plan) -> ImageSet:
-    set_up(plan)
-    seed_all(0)
-    return load(root / "data")
-
-
-def _load(root: Path, model: Trained, images: ImageSet) -> nn.Module:
-    plan, entry, seed = model
-    network = build(plan, entry, len(images.classes), images.channels)
-    load_weights(network, Records(root).trial_folder(entry.key, seed) / WEIGHTS)
-    return network.eval().to(plan.device)
-
-
-def _input(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:
-    return torch.randn(batch, images.channels, *(plan.image_size or ()), device=plan.device)
-
-
-def attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
-    """Of the middle query in the first block of each stage, averaged over held-out images."""
-    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
-    x = x.to(plan.device)
-    shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
-    chosen = places or attention_layers(model)
-    layers = []
-    for name, features in layer_inputs(model, x, list(chosen)).items():
-        query = (features.shape[2] // 2, features.shape[3] // 2)
-        found = attention_map(chosen[name], features, query)
-        shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
-        layers.append(LayerMap(name, query, found.measure, shares))
-    return AttentionMaps(
-        subject=subject_of(entry),
-        image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
-        images=len(x),
-        layers=tuple(layers),
-    )

@@ -102,6 +102,12 @@ class Plan:
     host_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_stated(read.mapping, "further options of the host")
     )
+    match: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.match, "widen MLPs until all cost the same: multiply_adds, parameters or latency"
+        ),
+    )
     epochs: int = field(default=8, metadata=_stated(read.whole, "passes over the training images"))
     batch_size: int = field(default=64, metadata=_stated(read.whole, "images a batch"))
     optimizer: str = field(default="adamw", metadata=_stated(read.text, "a timm name"))
@@ -185,6 +191,20 @@ class Plan:
     def to_yaml(self) -> str:
         """The plan as a file that ``--plan`` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+class Trained(NamedTuple):
+    """A trained model, as processes are told of it.
+
+    Attributes:
+        plan: that it was built by.
+        entry: what stands in it.
+        seed: of its trial.
+    """
+
+    plan: Plan
+    entry: Entry
+    seed: int
 
 
 SETTINGS: dict[str, Setting] = {f.name: f.metadata["setting"] for f in fields(Plan)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,10 +12,12 @@ from foveate.data.images import ImageSet, drop_pixels, prepare
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
+from foveate.study.matching import matched_lines, plan_of
+from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
 from foveate.study.progress import ProgressLines
-from foveate.study.records import DamagedRunError, Resumption, Subject, TrialRecord
+from foveate.study.records import DamagedRunError, MatchedHost, Resumption, Subject, TrialRecord
 from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run, StudyError
 from foveate.study.spreadsheets import write_spreadsheets
@@ -84,8 +86,9 @@ def _work_off(
         run.discard_if_new()
         raise
     show.study(len(plan.trials) - len(pending), len(plan.trials))
-    _train_all(run, executor, pending, subjects, show)
-    return _measure_all(run, executor, show)
+    matched = _match(run, executor, images, show)
+    _train_all(run, executor, pending, subjects, show, matched)
+    return measure_all(run, executor, show, partial(plan_of, plan, matched))
 
 
 def _note_environment(run: Run, show: ProgressLines, command: Sequence[str] | None) -> None:
@@ -147,12 +150,34 @@ def _probe(
     return {}
 
 
+def _match(
+    run: Run, executor: Executor, images: ImageSet, show: ProgressLines
+) -> dict[str, MatchedHost]:
+    """The hosts at equal cost, where the plan asks for them; said row by row."""
+    plan, known = run.plan, run.records.matched()
+    if plan.match is None or known:
+        return known
+    log = run.root / "match.log"
+    arguments = (plan, len(images.classes), images.channels)
+    handle = executor.submit("foveate.study.costing:match_hosts", arguments, log)
+    failure = _finish(run, executor, handle)
+    if failure is not None:
+        run.discard_if_new()
+        raise StudyError(failure.reason)
+    log.unlink(missing_ok=True)
+    run.records.write_matched(handle.result)
+    for line in matched_lines(handle.result.values()):
+        show.say(line)
+    return handle.result
+
+
 def _train_all(
     run: Run,
     executor: Executor,
     pending: list[tuple[Entry, int]],
     subjects: dict[str, Subject],
     show: ProgressLines,
+    matched: Mapping[str, MatchedHost],
 ) -> None:
     plan = run.plan
     waiting = list(reversed(pending))
@@ -165,7 +190,7 @@ def _train_all(
                 show.begin(name)
                 log = run.records.trial_folder(entry.key, seed) / "log.txt"
                 tell = partial(show.event, name, plan=plan)
-                work = (run.root, plan, entry, seed)
+                work = (run.root, plan_of(plan, matched, entry), entry, seed)
                 active[name] = (executor.submit(f"{_TRIAL}:run_trial", work, log, tell), *work[2:])
             executor.wait([handle for handle, _, _ in active.values()])
             for name, (handle, entry, seed) in list(active.items()):
@@ -198,29 +223,6 @@ def _settle(run: Run, handle: Handle, entry: Entry, seed: int, subjects: dict[st
     run.records.write_trial(record)
     log = run.records.trial_folder(entry.key, seed) / "log.txt"
     return f"FAILED: {handle.failure.reason}; see {log}"
-
-
-def _measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
-    """Measure one trained model of each, one after the other with nothing else running."""
-    failures = []
-    for entry in run.plan.entries:
-        trials = [run.records.trial(entry.key, seed) for seed in run.plan.seeds]
-        seeds = [trial.seed for trial in trials if trial is not None and trial.status == "done"]
-        if not seeds or run.records.measurement(entry.key) is not None:
-            continue
-        name = f"measuring {entry.label}"
-        show.begin(name)
-        log = run.root / "measured" / f"{entry.key}.log"
-        work = (run.root, run.plan, entry, seeds[0])
-        handle = executor.submit(f"{_TRIAL}:measure", work, log)
-        failure = _finish(run, executor, handle)
-        if failure is not None:
-            failures.append(f"measuring {entry.label}: {failure.reason}")
-            show.end(name, f"FAILED: {failure.reason}; see {log}", trial=False)
-        else:
-            latency = handle.result.latency_ms
-            show.end(name, f"{latency.median:.2f} ms for {latency.batch} images", trial=False)
-    return failures
 
 
 def _finish(run: Run, executor: Executor, handle: Handle) -> Failure | None:

@@ -1,4 +1,4 @@
-"""What happens in the processes of a study: looking at a plan, a trial, a measurement."""
+"""What happens in the processes of a study: looking at a plan, and a trial."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from torch import nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
-from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
-from foveate.analysis.profile import profile
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, held_out_batches, train_batches
 from foveate.data.images import ImageSet, load, loader_processes
@@ -28,12 +26,8 @@ from foveate.study.entry import Entry
 from foveate.study.lock import lock
 from foveate.study.plan import Plan
 from foveate.study.records import (
-    AttentionMaps,
     BatchDone,
     EpochRecord,
-    Latency,
-    LayerMap,
-    Measurement,
     Records,
     Subject,
     TrialRecord,
@@ -42,17 +36,14 @@ from foveate.surgery.fuse import fuse
 from foveate.tasks import Classification
 from foveate.training import (
     CHECKPOINT,
-    WEIGHTS,
     Progress,
     Recipe,
     check_recipe,
-    load_weights,
     train,
 )
 from foveate.training import EpochRecord as TrainedEpoch
 
 Tell = Callable[[Any], None]
-LATENCY_BATCH = 16
 _HOSTS = "pyramid_*"
 
 
@@ -81,7 +72,7 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subj
             raise ValueError(f"{entry.label} in {plan.host} at {size}: {error}") from error
         except Exception:
             continue
-        known[entry.key] = _subject(entry)
+        known[entry.key] = subject_of(entry)
     return known
 
 
@@ -92,7 +83,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
     with lock(folder / ".lock", 30.0) as ours:
         if not ours:
             raise RuntimeError(f"another process is at work in {folder}")
-        _set_up(plan)
+        set_up(plan)
         images = load(root / "data")
         seed_all(seed)
         model = build(plan, entry, len(images.classes), images.channels)
@@ -118,7 +109,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         outcome = train(model, task, learning, measuring, _recipe(plan), folder, on_event)
         history = [_epoch(epoch, plan) for epoch in outcome.history]
         record = TrialRecord(
-            subject=_subject(entry),
+            subject=subject_of(entry),
             seed=seed,
             host=plan.host,
             epochs=plan.epochs,
@@ -134,39 +125,6 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         records.write_history(entry.key, seed, history)
         records.write_trial(record)
         return record
-
-
-def measure(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Measurement:
-    """Time the trained model, and compute its attention maps."""
-    records = Records(root)
-    _set_up(plan)
-    images = load(root / "data")
-    seed_all(seed)
-    model = build(plan, entry, len(images.classes), images.channels)
-    load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
-    model = model.eval().to(plan.device)
-    records.write_attention_maps(_attention_maps(plan, entry, model, images))
-    model = fuse(model)
-    size = (images.channels, *(plan.image_size or ()))
-    cost = profile(model, size, LATENCY_BATCH, plan.device, repeats=50)
-    memory = cost.peak_memory
-    measurement = Measurement(
-        attention=entry.key,
-        latency_ms=Latency(
-            median=cost.latency_ms,
-            p25=cost.latency_p25_ms,
-            p75=cost.latency_p75_ms,
-            batch=cost.batch_size,
-            repeats=cost.repeats,
-        ),
-        peak_memory_mb=None if memory is None else memory / 1e6,
-        parameters=cost.parameters,
-        multiply_adds=cost.multiply_adds,
-        threads=cost.threads,
-        device=cost.device,
-    )
-    records.write_measurement(measurement)
-    return measurement
 
 
 def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
@@ -203,7 +161,8 @@ def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
     return Costs(parameters, flops // 2)
 
 
-def _subject(entry: Entry) -> Subject:
+def subject_of(entry: Entry) -> Subject:
+    """What the files of a study say of an entry."""
     if entry.name in CONTROLS:
         role = family = "control"
     else:
@@ -247,7 +206,8 @@ def _check_names(plan: Plan) -> None:
         ) from error
 
 
-def _set_up(plan: Plan) -> None:
+def set_up(plan: Plan) -> None:
+    """What every process of a study does first: its threads, and the user's own mechanisms."""
     torch.set_num_threads(plan.threads or 1)
     _import_all(plan.imports)
 
@@ -287,24 +247,3 @@ def _batches(plan: Plan, images: ImageSet, seed: int) -> tuple[Any, Any]:
 def _recipe(plan: Plan) -> Recipe:
     shared = [name for name in Recipe.__dataclass_fields__ if hasattr(plan, name)]
     return Recipe(**{name: getattr(plan, name) for name in shared})
-
-
-def _attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
-    """Of the middle query in the first block of each stage, averaged over held-out images."""
-    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
-    x = x.to(plan.device)
-    shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
-    chosen = places or attention_layers(model)
-    layers = []
-    for name, features in layer_inputs(model, x, list(chosen)).items():
-        query = (features.shape[2] // 2, features.shape[3] // 2)
-        found = attention_map(chosen[name], features, query)
-        shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
-        layers.append(LayerMap(name, query, found.measure, shares))
-    return AttentionMaps(
-        subject=_subject(entry),
-        image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
-        images=len(x),
-        layers=tuple(layers),
-    )

@@ -5,21 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.data.record import SetRecord
-from foveate.data.source import SPLITS, DataError
+from foveate.data.source import SPLITS
 from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.results import Results
 
 
-def read_record(results: Results) -> SetRecord | None:
-    """The record of the images; None where there is none, or it is of another version."""
-    try:
-        return SetRecord.read(results.root / "data")
-    except DataError:
-        return None
-
-
-def data(results: Results, record: SetRecord | None) -> Markup | None:
+def data(results: Results) -> Markup | None:
     """The section on the images."""
+    record = results.data
     if record is None:
         return None
     facts = {

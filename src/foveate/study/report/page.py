@@ -21,8 +21,11 @@ from foveate.study.records import Environment
 from foveate.study.report.attention_maps import attention_maps
 from foveate.study.report.charts import costs
 from foveate.study.report.cite import citations
+from foveate.study.report.classes import classes
 from foveate.study.report.curves import curves
-from foveate.study.report.data import data, read_record
+from foveate.study.report.data import data
+from foveate.study.report.disputed import disputed_images
+from foveate.study.report.health import health, warnings
 from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.report.tables import results_table, tests_table
 from foveate.study.results import Results
@@ -62,12 +65,16 @@ def _page(results: Results, verdict: Verdict) -> str:
         "main",
         _header(results, title),
         _answer(results, verdict),
+        warnings(results),
         results_table(results),
         costs(results),
         curves(results),
+        classes(results),
+        disputed_images(results),
         attention_maps(results),
         tests_table(verdict, results.metric),
-        data(results, read_record(results)),
+        health(results),
+        data(results),
         citations(results),
         _repeat(results),
         class_="page",
