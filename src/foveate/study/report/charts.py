@@ -188,7 +188,7 @@ def labels_of(points: Sequence[Point], frame: Frame, metric: Metric) -> list[Lab
         [(x.pixel(p.x), y.pixel(p.y)) for p in points],
         [(text_width(p.label, _LABEL) + 4, _LINE) for p in points],
         area,
-        [box for p in points for box in _bars(p, x, y)],
+        [box for p in points for box in _bars(p, x, y)] + _front_boxes(points, x, y, frame),
     )
 
 
@@ -250,6 +250,16 @@ def _front(points: Sequence[Point], x: Axis, y: Axis, frame: Frame) -> Markup:
     steps = [f"M{x.pixel(front[0].x)} {y.pixel(front[0].y)}"]
     steps += [f"H{x.pixel(point.x)}V{y.pixel(point.y)}" for point in front[1:]]
     return element("path", d="".join([*steps, f"H{frame.width - frame.right}"]), class_="front")
+
+
+def _front_boxes(points: Sequence[Point], x: Axis, y: Axis, frame: Frame) -> list[Box]:
+    """What the level stretches of the front cover."""
+    front = sorted((point for point in points if point.front), key=lambda point: point.x)
+    ends = [*(x.pixel(point.x) for point in front[1:]), frame.width - frame.right]
+    return [
+        Box(x.pixel(point.x), y.pixel(point.y) - 2, end, y.pixel(point.y) + 2)
+        for point, end in zip(front, ends, strict=True)
+    ]
 
 
 def _bars(point: Point, x: Axis, y: Axis) -> list[Box]:
