@@ -52,7 +52,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_numbers(digits, tmp_path, mixup
     for key, value in whole_model.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
     last = result.history[-1].to_dict()
-    assert list(last) == ["epoch", "train_loss", "loss", "accuracy", "seconds"]
+    assert list(last) == ["epoch", "train_loss", "loss", "accuracy", "balanced_accuracy", "seconds"]
     assert last["train_loss"] < result.history[0].values["train_loss"]
 
 

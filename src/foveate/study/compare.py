@@ -62,6 +62,8 @@ def compare(
     except KeyboardInterrupt:
         print(f"stopped; go on with: foveate compare --resume {run.root}", file=sys.stderr)
         raise
+    finally:
+        executor.close()
 
 
 def _run_directory(

@@ -22,9 +22,9 @@ from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import Passes, device_name, interleaved, peak_memory
 from foveate.data.batches import Fit, held_out_batches
 from foveate.data.images import ImageSet, load
-from foveate.study.entry import Entry
+from foveate.study.entry import Entry, Trained
 from foveate.study.matching import OPTION, fit
-from foveate.study.plan import Plan, Trained
+from foveate.study.plan import Plan
 from foveate.study.records import (
     AttentionMaps,
     Counts,
@@ -46,20 +46,22 @@ _ROUNDS, _SECONDS, _BATCH = 5, 0.5, 16
 """Of timing while hosts are matched by latency."""
 
 
-def look(root: Path, model: Trained, size: int, single: Sequence[int], tell: Tell) -> Counts:
+def look(
+    root: Path, plan: Plan, model: Trained, size: int, single: Sequence[int], tell: Tell
+) -> Counts:
     """Write a trained model's attention maps, and count what a pass takes.
 
     Args:
         root: the run directory.
+        plan: of the study.
         model: that is looked at.
         size: images a pass.
         single: held-out images to show by themselves.
         tell: is told nothing.
     """
-    plan, entry, _ = model
     images = _begin(root, plan)
-    network = _load(root, model, images)
-    maps = attention_maps(plan, entry, network, images)
+    network = _load(root, plan, model, images)
+    maps = attention_maps(plan, model.entry, network, images)
     Records(root).write_attention_maps(
         replace(maps, single=single_maps(plan, network, images, single))
     )
@@ -78,17 +80,16 @@ def look(root: Path, model: Trained, size: int, single: Sequence[int], tell: Tel
 
 
 def time_models(
-    root: Path, models: Sequence[Trained], size: int, process: int, tell: Tell
+    root: Path, plan: Plan, models: Sequence[Trained], size: int, process: int, tell: Tell
 ) -> dict[str, Passes]:
     """Time passes of ``size`` images, all models in turns; ``tell`` gets each key at first."""
-    plan = models[0].plan
     images = _begin(root, plan)
     x = _input(plan, images, size)
     calls = {}
     with torch.inference_mode():
         for model in models:
             tell(model.entry.key)
-            network = fuse(_load(root, model, images))
+            network = fuse(_load(root, plan, model, images))
             network(x)
             calls[model.entry.key] = partial(network, x)
         tell("")
@@ -102,8 +103,8 @@ def _begin(root: Path, plan: Plan) -> ImageSet:
     return load(root / "data")
 
 
-def _load(root: Path, model: Trained, images: ImageSet) -> nn.Module:
-    plan, entry, seed = model
+def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module:
+    entry, seed = model
     network = build(plan, entry, len(images.classes), images.channels)
     load_weights(network, Records(root).trial_folder(entry.key, seed) / WEIGHTS)
     return network.eval().to(plan.device)
@@ -256,5 +257,26 @@ def _times(models: Mapping[str, tuple[Any, torch.Tensor]], device: str) -> dict[
 
 
 def _model(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -> Any:
-    wider = replace(plan, host_kwargs={**plan.host_kwargs, OPTION: ratio})
-    return build(wider, entry, classes, channels)
+    return build(plan, replace(entry, host={OPTION: ratio}), classes, channels)
+
+
+# Steps of training
+
+
+def step_seconds(
+    plan: Plan, classes: int, channels: int, keys: Sequence[str], tell: Tell
+) -> dict[str, float]:
+    """By key, seconds of a training step, forward and backward, on noise."""
+    set_up(plan)
+    x = torch.randn(plan.batch_size, channels, *(plan.image_size or ()), device=plan.device)
+    found = {}
+    for entry in plan.entries:
+        if entry.key in keys:
+            model = build(plan, entry, classes, channels).train().to(plan.device)
+            passes = interleaved({"step": partial(_step, model, x)}, 0.0, plan.device, least=2)
+            found[entry.key] = median(passes["step"].ms) / 1e3
+    return found
+
+
+def _step(model: nn.Module, x: torch.Tensor) -> None:
+    model(x).sum().backward()

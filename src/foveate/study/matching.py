@@ -25,12 +25,18 @@ Cost = Callable[[float], float]
 """What a row's model costs with an MLP ratio; never less with a larger one."""
 
 
-def plan_of(plan: Plan, matched: Mapping[str, MatchedHost], entry: Entry) -> Plan:
-    """The plan that the models of an entry are built by."""
-    host = matched.get(entry.key)
-    if host is None:
-        return plan
-    return replace(plan, host_kwargs={**plan.host_kwargs, host.option: host.value})
+def matched_plan(plan: Plan, matched: Mapping[str, MatchedHost]) -> Plan:
+    """The plan, each of whose entries has its own host."""
+
+    def with_host(entry: Entry) -> Entry:
+        host = matched.get(entry.key)
+        return entry if host is None else replace(entry, host={host.option: host.value})
+
+    return replace(
+        plan,
+        attention=tuple(map(with_host, plan.attention)),
+        controls=tuple(map(with_host, plan.controls)),
+    )
 
 
 def fit(cost: Cost, target: float, start: float, label: str) -> tuple[float, float]:

@@ -8,15 +8,14 @@ one process to the next (where memory lies, which core runs) shows as the spread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from foveate.analysis.profile import Passes, median_interval, quartiles
 from foveate.study.disputed import disputed
-from foveate.study.entry import Entry
+from foveate.study.entry import Trained
 from foveate.study.executors import Executor, Failure
-from foveate.study.plan import Plan, Trained
 from foveate.study.progress import ProgressLines
 from foveate.study.records import Counts, Latency, Measurement
 from foveate.study.results import read_results
@@ -30,9 +29,7 @@ PROCESSES = 3
 _COSTING = "foveate.study.costing"
 
 
-def measure_all(
-    run: Run, executor: Executor, show: ProgressLines, plan_of: Callable[[Entry], Plan]
-) -> list[str]:
+def measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
     """Measure one trained model of each thing compared; returns what failed, one line each.
 
     Latencies are comparable only within the same rounds: where one is missing all are timed anew.
@@ -41,9 +38,8 @@ def measure_all(
         run: the run directory.
         executor: where processes run.
         show: is told how it goes.
-        plan_of: the plan that an entry's models are built by.
     """
-    trained = list(_trained(run, plan_of))
+    trained = list(_trained(run))
     if all(run.records.measurement(model.entry.key) for model in trained):
         return []
     failures: list[str] = []
@@ -52,7 +48,9 @@ def measure_all(
     images = [one.image for one in disputed(read_results(run.root, run.plan))]
     for model in trained:
         log = run.root / "measured" / f"{model.entry.key}.log"
-        handle = executor.submit(f"{_COSTING}:look", (run.root, model, BATCH, images), log)
+        handle = executor.submit(
+            f"{_COSTING}:look", (run.root, run.plan, model, BATCH, images), log
+        )
         failure = _finish(run, executor, handle)
         if failure is None:
             counts[model.entry.key] = handle.result
@@ -60,7 +58,7 @@ def measure_all(
             failures.append(f"measuring {model.entry.label}: {failure.reason}; see {log}")
     if images and trained:
         log = run.root / "measured" / "pictures.log"
-        work = (run.root, trained[0].plan, images)
+        work = (run.root, run.plan, images)
         failure = _finish(run, executor, executor.submit(f"{_COSTING}:take_pictures", work, log))
         failures += [f"pictures: {failure.reason}; see {log}"] if failure else []
     timed = [model for model in trained if model.entry.key in counts]
@@ -74,14 +72,14 @@ def measure_all(
     return failures
 
 
-def _trained(run: Run, plan_of: Callable[[Entry], Plan]) -> Sequence[Trained]:
+def _trained(run: Run) -> Sequence[Trained]:
     """The first finished trial of each thing compared."""
     found = []
     for entry in run.plan.entries:
         trials = [run.records.trial(entry.key, seed) for seed in run.plan.seeds]
         seeds = [trial.seed for trial in trials if trial is not None and trial.status == "done"]
         if seeds:
-            found.append(Trained(plan_of(entry), entry, seeds[0]))
+            found.append(Trained(entry, seeds[0]))
     return found
 
 
@@ -101,7 +99,7 @@ def _time_all(
             at = key
 
         models = [model for model in trained if model.entry.key in rounds]
-        work = (run.root, models, BATCH, process)
+        work = (run.root, run.plan, models, BATCH, process)
         handle = executor.submit(f"{_COSTING}:time_models", work, log, remember)
         failure = _finish(run, executor, handle)
         if failure is None:

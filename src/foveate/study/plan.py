@@ -21,6 +21,9 @@ from foveate.study.entry import Entry, PlanError, nearest
 
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
+EMBEDDED = ("characters", "digits")
+_WITHOUT_EFFECT = ("workers", "trial_minutes", "cache")
+"""Settings that change no number."""
 
 
 class Setting(NamedTuple):
@@ -67,10 +70,18 @@ class Plan:
             read.seeds, "how many seeds, or which; one trial of each mechanism for every seed"
         ),
     )
-    data: str = field(
-        default="digits",
+    metric: Metric = field(
+        default=ACCURACY,
         metadata=_stated(
-            read.text, "a folder of images, torchvision/NAME, or the digits of scikit-learn"
+            read.metric, "what mechanisms are judged by: accuracy or balanced_accuracy", "accuracy"
+        ),
+    )
+    data: str = field(
+        default="characters",
+        metadata=_stated(
+            read.text,
+            "a folder, list or array of images, torchvision/NAME, or the embedded characters or "
+            "digits",
         ),
     )
     data_root: str | None = field(
@@ -92,7 +103,29 @@ class Plan:
         metadata=_stated(
             read.size,
             "height and width, or one number for both",
-            "32 for the digits, 64 for others",
+            "32 for the embedded images, 64 for others",
+        ),
+    )
+    duplicates: str = field(
+        default="keep",
+        metadata=_stated(
+            read.one_of("keep", "leave_out"),
+            "training images that are held out as well: keep (and say so) or leave_out",
+        ),
+    )
+    cache: str = field(
+        default="auto",
+        metadata=_stated(
+            read.text, "of large images once reduced: auto, none or a directory; changes no number"
+        ),
+    )
+    folds: int | None = field(
+        default=None,
+        metadata=_stated(
+            read.folds,
+            "for small sets: pool the images and hold every one out once, in so many folds; a "
+            "trial then trains as many models",
+            "the set's own split",
         ),
     )
     host: str = field(
@@ -106,6 +139,12 @@ class Plan:
         default=None,
         metadata=_stated(
             read.match, "widen MLPs until all cost the same: multiply_adds, parameters or latency"
+        ),
+    )
+    start: str = field(
+        default="identity",
+        metadata=_stated(
+            read.text, "of the attention's branch in the host: identity (scaled by zero) or plain"
         ),
     )
     epochs: int = field(default=8, metadata=_stated(read.whole, "passes over the training images"))
@@ -131,6 +170,28 @@ class Plan:
         default=1.0,
         metadata=_stated(
             read.maybe_number, "largest norm of the gradient; null leaves it as it is"
+        ),
+    )
+    tune: str = field(
+        default="none",
+        metadata=_stated(
+            read.one_of("none", "lr"),
+            "lr: for each mechanism and control alike, choose the learning rate of lr_grid on a "
+            "fifth of the training images",
+        ),
+    )
+    lr_grid: tuple[float, ...] = field(
+        default=(),
+        metadata=_stated(
+            read.numbers, "learning rates that tune tries", "lr times 1/4, 1/2, 1, 2 and 4"
+        ),
+    )
+    select: str = field(
+        default="last",
+        metadata=_stated(
+            read.one_of("last", "best"),
+            "the epoch that is reported: last, or best on a fifth of the training images, which "
+            "is then not trained on",
         ),
     )
     augment: str = field(
@@ -161,15 +222,16 @@ class Plan:
             read.maybe_whole, "CPU threads of a trial", "the cores shared among the workers"
         ),
     )
+    trial_minutes: float | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_number, "a trial that takes longer is stopped and counts as failed", "none"
+        ),
+    )
     imports: tuple[str, ...] = field(
         default=(),
         metadata=_stated(read.texts, "modules or files that register mechanisms of your own"),
     )
-
-    @property
-    def metric(self) -> Metric:
-        """What a trial is measured by: a study trains classifiers."""
-        return ACCURACY
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -186,25 +248,12 @@ class Plan:
         values = asdict(self)
         for key in ("attention", "controls"):
             values[key] = [_entry_value(entry) for entry in getattr(self, key)]
+        values["metric"] = self.metric.name
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def to_yaml(self) -> str:
         """The plan as a file that ``--plan`` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-
-class Trained(NamedTuple):
-    """A trained model, as processes are told of it.
-
-    Attributes:
-        plan: that it was built by.
-        entry: what stands in it.
-        seed: of its trial.
-    """
-
-    plan: Plan
-    entry: Entry
-    seed: int
 
 
 SETTINGS: dict[str, Setting] = {f.name: f.metadata["setting"] for f in fields(Plan)}
@@ -277,17 +326,24 @@ def complete(plan: Plan) -> Plan:
         device=device,
         workers=workers,
         threads=plan.threads or max(1, cores // workers),
-        image_size=plan.image_size or ((32, 32) if plan.data == "digits" else (64, 64)),
-        data=plan.data if plan.data == "digits" else _absolute(plan.data),
+        image_size=plan.image_size or ((32, 32) if plan.data in EMBEDDED else (64, 64)),
+        data=plan.data if plan.data in EMBEDDED else _absolute(plan.data),
+        lr_grid=_grid(plan),
         imports=tuple(map(_absolute, plan.imports)),
     )
+
+
+def _grid(plan: Plan) -> tuple[float, ...]:
+    if plan.tune == "none" or plan.lr_grid:
+        return plan.lr_grid
+    return tuple(factor * plan.lr for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
 
 
 def difference(before: Plan, now: Plan) -> str | None:
     """The first key in which two plans differ in a way that changes numbers, in words."""
     old, new = before.to_dict(), now.to_dict()
     for key, value in old.items():
-        if key != "workers" and value != new[key]:
+        if key not in _WITHOUT_EFFECT and value != new[key]:
             return f"{key} is {value!r} there and {new[key]!r} here"
     return None
 

@@ -148,7 +148,7 @@ class ProgressLines:
         """Where a trial is."""
         if told := self._expected(name):
             part = event.batch / event.batches if isinstance(event, BatchDone) else 0.0
-            told.at(name, event.epoch + part, plan.epochs)
+            told.at(name, event.epoch + part, plan.epochs * (plan.folds or 1))
 
     def end(self, name: str, what: str, trial: bool) -> None:
         """A trial or measurement is over."""

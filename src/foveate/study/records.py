@@ -225,7 +225,6 @@ class TrialRecord:
         lr: the highest learning rate; None in records of 0.1.
         reported_epoch: whose weights were measured; likewise.
         health: whether it is one to judge by; likewise.
-        final_score: on the images kept for the very end; None where there are none.
     """
 
     subject: Subject
@@ -244,7 +243,6 @@ class TrialRecord:
     lr: float | None = None
     reported_epoch: int | None = None
     health: Health | None = None
-    final_score: float | None = None
 
     @property
     def status(self) -> Literal["done", "failed"]:
@@ -620,7 +618,6 @@ def _trial_values(trial: TrialRecord) -> dict[str, Any]:
         "lr": trial.lr,
         "reported_epoch": trial.reported_epoch,
         "health": None if trial.health is None else trial.health._asdict(),
-        "final_score": trial.final_score,
     }
 
 
@@ -644,7 +641,6 @@ def _trial(values: Mapping[str, Any]) -> TrialRecord:
         lr=_number(values.get("lr"), optional=True),
         reported_epoch=values.get("reported_epoch"),
         health=Health(**values["health"]) if values.get("health") else None,
-        final_score=_number(values.get("final_score"), optional=True),
     )
 
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from foveate.data.images import ImageSet, drop_pixels, prepare
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
-from foveate.study.matching import matched_lines, plan_of
+from foveate.study.matching import matched_lines, matched_plan
 from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
-from foveate.study.progress import ProgressLines
-from foveate.study.records import DamagedRunError, MatchedHost, Resumption, Subject, TrialRecord
+from foveate.study.progress import ProgressLines, Remaining
+from foveate.study.records import (
+    DamagedRunError,
+    Health,
+    MatchedHost,
+    Resumption,
+    Subject,
+    TrialRecord,
+)
 from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run, StudyError
 from foveate.study.spreadsheets import write_spreadsheets
@@ -60,7 +70,7 @@ def _run_study(
         leftover.unlink(missing_ok=True)
     failures = _work_off(run, executor, show, command)
     results = read_results(run.root, run.plan)
-    verdict = judge(results.scores, results.controls, results.metric)
+    verdict = judge(results.scores, results.controls, results.metric, results.unhealthy)
     write_spreadsheets(results)
     report = write_report(results, verdict)
     drop_pixels(run.data)
@@ -75,6 +85,9 @@ def _work_off(
     _note_environment(run, show, command)
     trials = [(entry, seed, records.trial(entry.key, seed)) for entry, seed in plan.trials]
     pending = [(e, seed) for e, seed, trial in trials if trial is None or trial.status == "failed"]
+    for entry, seed, trial in trials:
+        if trial is not None and trial.status == "done":  # perhaps killed while these were removed
+            _drop_checkpoints(records.trial_folder(entry.key, seed))
     if not pending and all(records.measurement(entry.key) for entry in plan.entries):
         return []
     try:
@@ -86,9 +99,14 @@ def _work_off(
         run.discard_if_new()
         raise
     show.study(len(plan.trials) - len(pending), len(plan.trials))
-    matched = _match(run, executor, images, show)
-    _train_all(run, executor, pending, subjects, show, matched)
-    return measure_all(run, executor, show, partial(plan_of, plan, matched))
+    run.plan = matched_plan(plan, _match(run, executor, images, show))
+    failures = _tune_all(run, executor, pending, show)
+    show.expect(_expected(run, executor, images, pending))
+    _train_all(run, executor, pending, subjects, show)
+    failures += measure_all(run, executor, show)
+    if images.final is not None:
+        failures += _measure_final(run, executor, len(images.final), show)
+    return failures
 
 
 def _note_environment(run: Run, show: ProgressLines, command: Sequence[str] | None) -> None:
@@ -112,6 +130,8 @@ def _prepare(run: Run, show: ProgressLines) -> ImageSet:
             plan.image_size or (0, 0),
             root=plan.data_root,
             limit=plan.limit,
+            duplicates=plan.duplicates,
+            cache=plan.cache,
             progress=show.images,
         )
     except json.JSONDecodeError as error:
@@ -171,45 +191,144 @@ def _match(
     return handle.result
 
 
+def _expected(
+    run: Run, executor: Executor, images: ImageSet, pending: Sequence[tuple[Entry, int]]
+) -> Remaining:
+    """What tells how long these trials will take; by their measured steps where that succeeds."""
+    rows = {_name(entry, seed): entry.key for entry, seed in pending}
+    log = run.root / "steps.log"
+    work = (run.plan, len(images.classes), images.channels, list(dict.fromkeys(rows.values())))
+    handle = executor.submit("foveate.study.costing:step_seconds", work, log)
+    if _finish(run, executor, handle) is None:
+        log.unlink(missing_ok=True)
+    return Remaining(rows, run.plan.workers or 1, handle.result or {})
+
+
+class _Job(NamedTuple):
+    """Work for an executor, with what is done when it is over.
+
+    Attributes:
+        name: that progress shows.
+        work: ``"module:function"``.
+        arguments: of it.
+        log: what it prints goes there.
+        settle: called with its handle when it is over; returns what came of it, in words.
+        trial: whether progress counts it.
+        minutes: after which it is stopped; None for no limit.
+    """
+
+    name: str
+    work: str
+    arguments: tuple[Any, ...]
+    log: Path
+    settle: Callable[[Handle], str]
+    trial: bool
+    minutes: float | None = None
+
+
+def _run_all(run: Run, executor: Executor, jobs: Sequence[_Job], show: ProgressLines) -> None:
+    """Run jobs, as many at a time as the plan says."""
+    waiting = list(reversed(jobs))
+    active: dict[str, tuple[Handle, _Job, float]] = {}
+    try:
+        while waiting or active:
+            while waiting and len(active) < (run.plan.workers or 1):
+                job = waiting.pop()
+                show.begin(job.name)
+                tell = partial(show.event, job.name, plan=run.plan)
+                handle = executor.submit(job.work, job.arguments, job.log, tell)
+                active[job.name] = (handle, job, time.monotonic())
+            limited = any(job.minutes for _, job, _ in active.values())
+            executor.wait([handle for handle, _, _ in active.values()], 1.0 if limited else None)
+            for name, (handle, job, began) in list(active.items()):
+                over = handle.poll()
+                if not over and job.minutes and time.monotonic() - began > 60 * job.minutes:
+                    handle.kill(f"stopped after {job.minutes:g} minutes, as trial_minutes says")
+                    over = True
+                if over:
+                    del active[name]
+                    _raise_if_disk_full(run, handle.failure)
+                    show.end(name, job.settle(handle), trial=job.trial)
+    finally:
+        for handle, _, _ in active.values():
+            handle.kill("stopped")
+
+
+def _tune_all(
+    run: Run, executor: Executor, pending: list[tuple[Entry, int]], show: ProgressLines
+) -> list[str]:
+    """Choose a learning rate for everything that is still to be trained; returns what failed.
+
+    What could not be tuned is not trained either: it would run with another budget than the rest.
+    """
+    plan, records = run.plan, run.records
+    if plan.tune == "none":
+        return []
+    failures: dict[str, str] = {}
+
+    def settle(entry: Entry, handle: Handle) -> str:
+        if handle.failure is not None:
+            failures[entry.key] = f"tuning {entry.label}: {handle.failure.reason}"
+            return f"FAILED: {handle.failure.reason}"
+        return f"{handle.result.lr:g} of {', '.join(f'{lr:g}' for lr in plan.lr_grid)}"
+
+    entries = list(dict.fromkeys(entry.key for entry, _ in pending))
+    jobs = [
+        _Job(
+            f"learning rate of {entry.label}",
+            f"{_TRIAL}:tune",
+            (run.root, plan, entry),
+            run.root / "tuned" / f"{entry.key}.log",
+            partial(settle, entry),
+            trial=False,
+        )
+        for entry in plan.entries
+        if entry.key in entries and records.tuning(entry.key) is None
+    ]
+    _run_all(run, executor, jobs, show)
+    pending[:] = [(entry, seed) for entry, seed in pending if entry.key not in failures]
+    return list(failures.values())
+
+
 def _train_all(
     run: Run,
     executor: Executor,
     pending: list[tuple[Entry, int]],
     subjects: dict[str, Subject],
     show: ProgressLines,
-    matched: Mapping[str, MatchedHost],
 ) -> None:
     plan = run.plan
-    waiting = list(reversed(pending))
-    active: dict[str, tuple[Handle, Entry, int]] = {}
-    try:
-        while waiting or active:
-            while waiting and len(active) < (plan.workers or 1):
-                entry, seed = waiting.pop()
-                name = f"{entry.label}, seed {seed}"
-                show.begin(name)
-                log = run.records.trial_folder(entry.key, seed) / "log.txt"
-                tell = partial(show.event, name, plan=plan)
-                work = (run.root, plan_of(plan, matched, entry), entry, seed)
-                active[name] = (executor.submit(f"{_TRIAL}:run_trial", work, log, tell), *work[2:])
-            executor.wait([handle for handle, _, _ in active.values()])
-            for name, (handle, entry, seed) in list(active.items()):
-                if handle.poll():
-                    del active[name]
-                    _raise_if_disk_full(run, handle.failure)
-                    what = _settle(run, handle, entry, seed, subjects)
-                    show.end(name, what, trial=True)
-                    write_spreadsheets(read_results(run.root, plan))
-    finally:
-        for handle, _, _ in active.values():
-            handle.kill()
+
+    def settle(entry: Entry, seed: int, handle: Handle) -> str:
+        what = _settle(run, handle, entry, seed, subjects)
+        write_spreadsheets(read_results(run.root, plan))
+        return what
+
+    jobs = [
+        _Job(
+            _name(entry, seed),
+            f"{_TRIAL}:run_trial",
+            (run.root, plan, entry, seed),
+            run.records.trial_folder(entry.key, seed) / "log.txt",
+            partial(settle, entry, seed),
+            trial=True,
+            minutes=plan.trial_minutes,
+        )
+        for entry, seed in pending
+    ]
+    _run_all(run, executor, jobs, show)
+
+
+def _name(entry: Entry, seed: int) -> str:
+    """What progress calls a trial."""
+    return f"{entry.label}, seed {seed}"
 
 
 def _settle(run: Run, handle: Handle, entry: Entry, seed: int, subjects: dict[str, Subject]) -> str:
     """Put the record of a failed trial in place; a finished one has done so itself."""
     metric = run.plan.metric
     if handle.failure is None:
-        return f"{metric.name} {show_value(handle.result.score, metric)}"
+        return _said_of(handle.result)
     kind = "control" if entry.control else None
     unknown = Subject(entry.key, entry.name, entry.label, entry.control, kind, kind)
     record = TrialRecord(
@@ -225,10 +344,50 @@ def _settle(run: Run, handle: Handle, entry: Entry, seed: int, subjects: dict[st
     return f"FAILED: {handle.failure.reason}; see {log}"
 
 
+def _said_of(trial: TrialRecord) -> str:
+    """What a trial came to, in words."""
+    if trial.score is None:
+        return f"FAILED: {trial.error}"
+    health = trial.health or Health()
+    notes = [
+        what
+        for holds, what in (
+            (health.at_chance, "at chance: it did not learn"),
+            (health.diverged, "diverged"),
+            (health.rising, "still rising"),
+        )
+        if holds
+    ]
+    said = f"{trial.metric.name} {show_value(trial.score, trial.metric)}"
+    return f"{said} ({', '.join(notes)})" if notes else said
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """What a trial needs only until it is whole; this process does not import what wrote it."""
+    for name in ("last.ckpt", "best.safetensors"):
+        for path in (folder / name, *folder.glob(f"fold*/{name}")):
+            path.unlink(missing_ok=True)
+
+
+def _measure_final(run: Run, executor: Executor, images: int, show: ProgressLines) -> list[str]:
+    """Use the images kept for the very end, once, when everything else is done."""
+    name = f"measuring on the {images:,} images kept for the very end"
+    show.begin(name)
+    log = run.root / "measured" / "final.log"
+    handle = executor.submit(f"{_TRIAL}:measure_final", (run.root, run.plan), log)
+    failure = _finish(run, executor, handle)
+    if failure is None:
+        log.unlink(missing_ok=True)
+        show.end(name, "done", trial=False)
+        return []
+    show.end(name, f"FAILED: {failure.reason}; see {log}", trial=False)
+    return [f"{name}: {failure.reason}"]
+
+
 def _finish(run: Run, executor: Executor, handle: Handle) -> Failure | None:
     """Wait until the work is over; returns why it failed, if it did."""
     while not handle.poll():
-        executor.wait([handle])
+        executor.wait([handle], None)
     _raise_if_disk_full(run, handle.failure)
     return handle.failure
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from foveate.study.entry import Entry, PlanError
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study.entry import Entry, PlanError, nearest
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:
@@ -43,11 +44,44 @@ def maybe_number(key: str, value: Any) -> float | None:
     return None if value is None else number(key, value)
 
 
+def numbers(key: str, value: Any) -> tuple[float, ...]:
+    """Positive numbers, each once, in order; or none."""
+    listed = _listed(key, [value] if _is_number(value) else value)
+    read = tuple(sorted(number(key, item) for item in listed))
+    if 0.0 in read or len(set(read)) < len(read):
+        raise _refuse(key, "positive numbers, each once", value)
+    return read
+
+
+def folds(key: str, value: Any) -> int | None:
+    """A whole number of at least 2, or None."""
+    return None if value is None else whole(key, value, 2)
+
+
 def text(key: str, value: Any) -> str:
     """A word."""
     if not isinstance(value, str) or not value:
         raise _refuse(key, "a name", value)
     return value
+
+
+def one_of(*words: str) -> Callable[[str, Any], str]:
+    """A reader of one of ``words``."""
+
+    def read(key: str, value: Any) -> str:
+        if value not in words:
+            raise PlanError(
+                f"{key} must be {' or '.join(words)}, got {value!r}{nearest(str(value), words)}"
+            )
+        return value
+
+    return read
+
+
+def metric(key: str, value: Any) -> Metric:
+    """A metric that a study can judge by, by its name."""
+    known = {each.name: each for each in (ACCURACY, BALANCED_ACCURACY)}
+    return value if isinstance(value, Metric) else known[one_of(*known)(key, value)]
 
 
 def maybe_text(key: str, value: Any) -> str | None:

@@ -1,44 +1,62 @@
-"""What happens in the processes of a study: looking at a plan, and a trial."""
+"""What happens in the processes of a study: looking at a plan, tuning, a trial."""
 
 from __future__ import annotations
 
 import copy
 import importlib
 import importlib.util
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
 from foveate.analysis.flops import count_flops
 from foveate.arguments import nearest, one_of
-from foveate.data.batches import Augment, held_out_batches, train_batches
-from foveate.data.images import ImageSet, load, loader_processes
+from foveate.data.batches import Augment, Batches, held_out_batches, train_batches
+from foveate.data.images import Images, ImageSet, load, loader_processes
 from foveate.models import CONTROLS, list_for_place
+from foveate.models.pyramid import STARTS
 from foveate.registry import describe, list_attention
 from foveate.study.entry import Entry
+from foveate.study.health import assess
 from foveate.study.lock import lock
+from foveate.study.parts import folds, with_selection
 from foveate.study.plan import Plan
 from foveate.study.records import (
+    FINAL_PREDICTIONS,
     BatchDone,
     EpochRecord,
+    Health,
+    Predictions,
     Records,
     Subject,
     TrialRecord,
+    Tried,
+    Tuning,
 )
 from foveate.surgery.fuse import fuse
 from foveate.tasks import Classification
 from foveate.training import (
+    BEST,
     CHECKPOINT,
+    WEIGHTS,
+    DivergenceError,
     Progress,
     Recipe,
+    TrainingResult,
     check_recipe,
+    load_weights,
     train,
 )
 from foveate.training import EpochRecord as TrainedEpoch
@@ -60,6 +78,7 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subj
     _check_names(plan)
     check_recipe(_recipe(plan))
     one_of(plan.augment, get_args(Augment), "augment")
+    one_of(plan.start, STARTS, "start")
     known = {}
     for entry in plan.entries:
         tell(entry.label)
@@ -77,7 +96,7 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subj
 
 
 def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> TrialRecord:
-    """Train one model and leave its record in the run directory."""
+    """Train one model, or one a fold, and leave the record in the run directory."""
     records = Records(root)
     folder = records.trial_folder(entry.key, seed)
     with lock(folder / ".lock", 30.0) as ours:
@@ -85,46 +104,281 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
             raise RuntimeError(f"another process is at work in {folder}")
         set_up(plan)
         images = load(root / "data")
+        tuning = records.tuning(entry.key)
+        plan = plan if tuning is None else replace(plan, lr=tuning.lr)
         seed_all(seed)
-        model = build(plan, entry, len(images.classes), images.channels)
-        known = costs(model, (images.channels, *(plan.image_size or ())))
-
-        history: list[EpochRecord] = []
-        if (folder / CHECKPOINT).exists():
-            history = records.history(entry.key, seed)
-
-        def on_event(event: Progress | TrainedEpoch) -> None:
-            if isinstance(event, Progress):
-                tell(BatchDone(*event))
-                return
-            epoch = _epoch(event, plan)
-            history[epoch.epoch - 1 :] = [epoch]
-            records.write_history(entry.key, seed, history)
-            tell(epoch)
-
-        task = Classification(
-            len(images.classes), label_smoothing=plan.label_smoothing, mixup=plan.mixup
+        known = costs(
+            build(plan, entry, len(images.classes), images.channels),
+            (images.channels, *(plan.image_size or ())),
         )
-        learning, measuring = _batches(plan, images, seed)
-        outcome = train(model, task, learning, measuring, _recipe(plan), folder, on_event)
-        history = [_epoch(epoch, plan) for epoch in outcome.history]
-        record = TrialRecord(
+        begun = TrialRecord(
             subject=subject_of(entry),
             seed=seed,
             host=plan.host,
             epochs=plan.epochs,
             metric=plan.metric,
-            score=history[-1].score,
-            loss=history[-1].loss,
-            history=tuple(history),
             parameters=known.parameters,
             multiply_adds=known.multiply_adds,
-            train_seconds=outcome.train_seconds,
-            train_images_per_second=outcome.images_per_second,
+            lr=plan.lr,
         )
-        records.write_history(entry.key, seed, history)
+        history = _Told(records, entry, seed, plan, tell)
+        try:
+            fitted = _fit_folds(plan, entry, images, seed, folder, history)
+        except DivergenceError as error:
+            record = replace(begun, error=str(error), health=Health(diverged=True))
+            records.write_trial(record)
+            return record
+        record = _finished(begun, fitted, records)
         records.write_trial(record)
+        drop_checkpoints(folder)
         return record
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what a trial needs only until it is whole."""
+    for name in (CHECKPOINT, BEST):
+        for path in (folder / name, *folder.glob(f"fold*/{name}")):
+            path.unlink(missing_ok=True)
+
+
+def tune(root: Path, plan: Plan, entry: Entry, tell: Tell) -> Tuning:
+    """Train with every learning rate of the grid, and choose on a part of the training images."""
+    records = Records(root)
+    set_up(plan)
+    images, selection = with_selection(load(root / "data"))
+    images = replace(images, test=selection)
+    tried = []
+    for number, lr in enumerate(plan.lr_grid):
+        folder = root / "tuned" / entry.key / f"{lr:g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        at_rate = replace(plan, lr=lr, select="last")
+        score = None
+        try:
+            trained = _fit(
+                at_rate, entry, images, plan.seeds[0], folder, _shifted(tell, plan, number)
+            )
+            score = trained.values[plan.metric.name]
+        except DivergenceError:
+            pass
+        tried.append(Tried(lr, score, time.perf_counter() - started))
+    sign = 1 if plan.metric.higher_is_better else -1
+    scored = [(sign * each.score, -number, each.lr) for number, each in enumerate(tried)
+              if each.score is not None]  # fmt: skip
+    if not scored:
+        raise DivergenceError(f"{entry.label} diverged with every learning rate of the grid")
+    tuning = Tuning(entry.key, tuple(tried), max(scored)[2], len(images.train), len(selection))
+    records.write_tuning(tuning)
+    shutil.rmtree(root / "tuned" / entry.key)
+    return tuning
+
+
+def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
+    """Let every trained model predict the images kept for the very end; returns how many did."""
+    records = Records(root)
+    set_up(plan)
+    images = load(root / "data")
+    if images.final is None:
+        return 0
+    images = replace(
+        folds(images, plan.folds, plan.image_size or (0, 0))[0].images, test=images.final
+    )
+    measured = 0
+    for entry, seed in plan.trials:
+        trial = records.trial(entry.key, seed)
+        if trial is None or trial.status != "done":
+            continue
+        if records.predictions(entry.key, seed, FINAL_PREDICTIONS) is not None:
+            continue
+        model = build(plan, entry, len(images.classes), images.channels)
+        load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
+        model = model.eval().to(plan.device)
+        with torch.inference_mode():
+            predicted = [
+                model(x.to(plan.device)).argmax(1).cpu()
+                for x, _ in _measuring(plan, images.test, images)
+            ]
+        found = _predictions(torch.cat(predicted), torch.tensor(images.test.labels),
+                             np.arange(len(images.test)))  # fmt: skip
+        records.write_predictions(entry.key, seed, found, FINAL_PREDICTIONS)
+        measured += 1
+        tell(entry.label)
+    return measured
+
+
+class _Told:
+    """Passes on what happens in a trial, and keeps its history on disk, over all folds."""
+
+    def __init__(self, records: Records, entry: Entry, seed: int, plan: Plan, tell: Tell) -> None:
+        self.records, self.key, self.seed, self.plan, self.tell = (
+            records,
+            entry.key,
+            seed,
+            plan,
+            tell,
+        )
+        self.before: list[list[EpochRecord]] = []
+        self.now: list[EpochRecord] = []
+        folder = records.trial_folder(entry.key, seed)
+        if plan.folds is None and (folder / CHECKPOINT).exists():
+            self.now = records.history(entry.key, seed)
+
+    def __call__(self, event: Progress | TrainedEpoch) -> None:
+        done = len(self.before) * self.plan.epochs
+        if isinstance(event, Progress):
+            self.tell(BatchDone(done + event.epoch, event.batch, event.batches))
+            return
+        epoch = _epoch(event, self.plan)
+        self.now[epoch.epoch - 1 :] = [epoch]
+        if not self.before:
+            self.write()
+        self.tell(epoch._replace(epoch=done + epoch.epoch))
+
+    def next_fold(self, history: Sequence[TrainedEpoch]) -> None:
+        """A fold is over; its history as its checkpoint has it."""
+        self.before.append([_epoch(epoch, self.plan) for epoch in history])
+        self.now = []
+
+    def write(self) -> None:
+        """Put the history so far on disk."""
+        self.records.write_history(self.key, self.seed, self.history)
+
+    @property
+    def history(self) -> list[EpochRecord]:
+        """Epoch by epoch, the mean over the folds that are over; of the first one until it is."""
+        return _mean_history(self.before) if self.before else self.now
+
+
+def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecord]:
+    if len(histories) == 1:
+        return list(histories[0])
+    return [
+        EpochRecord(
+            epochs[0].epoch,
+            fmean(epoch.train_loss for epoch in epochs),
+            fmean(epoch.loss for epoch in epochs),
+            fmean(epoch.score for epoch in epochs),
+            sum(epoch.seconds for epoch in epochs),
+        )
+        for epochs in zip(*histories, strict=True)
+    ]
+
+
+def _shifted(tell: Tell, plan: Plan, number: int) -> Callable[[Progress | TrainedEpoch], None]:
+    """Pass on what happens while the ``number``-th learning rate of a grid is tried."""
+
+    def report(event: Progress | TrainedEpoch) -> None:
+        done = number * plan.epochs + event.epoch
+        if isinstance(event, Progress):
+            tell(BatchDone(done, event.batch, event.batches))
+        else:
+            tell(_epoch(event, plan)._replace(epoch=done))
+
+    return report
+
+
+class _Fitted(NamedTuple):
+    """What the folds of a trial came to, together."""
+
+    history: list[EpochRecord]
+    predictions: Predictions
+    loss: float
+    reported_epoch: int
+    train_seconds: float
+    images: int
+
+
+def _fit_folds(
+    plan: Plan, entry: Entry, images: ImageSet, seed: int, folder: Path, told: _Told
+) -> _Fitted:
+    """Train a model a fold; the weights of the first one lie in the trial's own folder."""
+    results, predictions = [], []
+    for number, fold in enumerate(folds(images, plan.folds, plan.image_size or (0, 0))):
+        place = folder / f"fold{number}" if number else folder
+        place.mkdir(exist_ok=True)
+        result = _fit(plan, entry, fold.images, seed, place, told)
+        told.next_fold(result.history)
+        predicted, labels = result.evaluator.classes
+        predictions.append(_predictions(predicted, labels, fold.held_out))
+        results.append(result)
+    told.write()
+    together = Predictions(*(np.concatenate(arrays) for arrays in zip(*predictions, strict=True)))
+    order = np.argsort(together.images)
+    weights = [len(each.images) for each in predictions]
+    return _Fitted(
+        told.history,
+        Predictions(*(array[order] for array in together)),
+        float(np.average([result.values["loss"] for result in results], weights=weights)),
+        round(fmean(result.reported_epoch for result in results)),
+        sum(result.train_seconds for result in results),
+        sum(result.images for result in results),
+    )
+
+
+def _fit(
+    plan: Plan,
+    entry: Entry,
+    images: ImageSet,
+    seed: int,
+    folder: Path,
+    report: Callable[[Progress | TrainedEpoch], None],
+) -> TrainingResult:
+    """Train one model on ``images``."""
+    selection = None
+    if plan.select == "best":
+        images, part = with_selection(images)
+        selection = _measuring(plan, part, images)
+    seed_all(seed)
+    model = build(plan, entry, len(images.classes), images.channels)
+    task = Classification(
+        len(images.classes),
+        label_smoothing=plan.label_smoothing,
+        mixup=plan.mixup,
+        metric=plan.metric,
+    )
+    learning = train_batches(
+        images,
+        plan.image_size or (0, 0),
+        plan.batch_size,
+        seed,
+        augment=plan.augment,
+        augment_kwargs=plan.augment_kwargs,
+        processes=loader_processes(images.train, plan.device),
+    )
+    held_out = _measuring(plan, images.test, images)
+    return train(model, task, learning, held_out, _recipe(plan), folder, report, selection)
+
+
+def _measuring(plan: Plan, split: Images, images: ImageSet) -> Batches:
+    """Batches of ``split`` in order, normalised as the training images of ``images`` are."""
+    processes = 0 if split.in_memory else loader_processes(split, plan.device)
+    return held_out_batches(
+        images, plan.image_size or (0, 0), 256, split=split, processes=processes
+    )
+
+
+def _predictions(predicted: Tensor, labels: Tensor, images: np.ndarray) -> Predictions:
+    return Predictions(
+        predicted.cpu().numpy().astype(np.uint16),
+        labels.cpu().numpy().astype(np.uint16),
+        images.astype(np.uint32),
+    )
+
+
+def _finished(begun: TrialRecord, fitted: _Fitted, records: Records) -> TrialRecord:
+    """The record of a trial that is over, its predictions put in place before it."""
+    metric = begun.metric
+    records.write_predictions(begun.subject.attention, begun.seed, fitted.predictions)
+    return replace(
+        begun,
+        score=float(fitted.predictions.scores(metric).mean()),
+        loss=fitted.loss,
+        history=tuple(fitted.history),
+        train_seconds=fitted.train_seconds,
+        train_images_per_second=fitted.images / fitted.train_seconds,
+        reported_epoch=fitted.reported_epoch,
+        health=assess(fitted.history, fitted.predictions, metric),
+    )
 
 
 def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
@@ -135,7 +389,7 @@ def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
         in_chans=channels,
         attention=entry.name,
         attention_kwargs=entry.kwargs,
-        **plan.host_kwargs,
+        **{"start": plan.start, **plan.host_kwargs, **entry.host},
     )
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
@@ -198,11 +452,14 @@ def _check_names(plan: Plan) -> None:
         )
     try:
         with torch.device("meta"):
-            timm.create_model(plan.host, attention="none", attention_kwargs={}, num_classes=2)
+            timm.create_model(
+                plan.host, attention="none", attention_kwargs={}, start="plain", num_classes=2
+            )
     except TypeError as error:
         hosts = ", ".join(timm.list_models(_HOSTS))
         raise ValueError(
-            f"host {plan.host} has no place for an attention by name; hosts that have: {hosts}"
+            f"host {plan.host} has no place for an attention by name (options attention, "
+            f"attention_kwargs and start); hosts that have: {hosts}"
         ) from error
 
 
@@ -225,23 +482,6 @@ def _import_all(names: tuple[str, ...]) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
-
-
-def _batches(plan: Plan, images: ImageSet, seed: int) -> tuple[Any, Any]:
-    size = plan.image_size or (0, 0)
-    learning = train_batches(
-        images,
-        size,
-        plan.batch_size,
-        seed,
-        augment=plan.augment,
-        augment_kwargs=plan.augment_kwargs,
-        processes=loader_processes(images.train, plan.device),
-    )
-    measuring = held_out_batches(
-        images, size, 256, processes=0 if images.test.in_memory else learning.processes
-    )
-    return learning, measuring
 
 
 def _recipe(plan: Plan) -> Recipe:

@@ -15,9 +15,10 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric as TorchMetric
+from torchmetrics.utilities import dim_zero_cat
 
-from foveate.arguments import positive, probability
-from foveate.metrics import ACCURACY, Metric
+from foveate.arguments import one_of, positive, probability
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 
 
 class Classification:
@@ -28,17 +29,25 @@ class Classification:
         label_smoothing: share of the target spread over all classes.
         mixup: timm's mixup alpha; 0 mixes nothing. Images are mixed in pairs, so a batch of an odd
             number is left as it is.
+        metric: the one that ranks: accuracy or balanced accuracy; both are measured.
 
     Raises:
         ValueError: if a number is out of its range.
     """
 
     name = "classification"
-    metrics: tuple[Metric, ...] = (ACCURACY,)
 
     def __init__(
-        self, num_classes: int, *, label_smoothing: float = 0.0, mixup: float = 0.0
+        self,
+        num_classes: int,
+        *,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        metric: Metric = ACCURACY,
     ) -> None:
+        known = (ACCURACY, BALANCED_ACCURACY)
+        one_of(metric.name, [each.name for each in known], "metric")
+        self.metrics: tuple[Metric, ...] = (metric, *(each for each in known if each != metric))
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
         if mixup < 0:
             raise ValueError(f"mixup must be at least 0, got {mixup!r}")
@@ -65,30 +74,43 @@ class Classification:
         """Logits (B, K), float32."""
         return model(images).float()
 
-    def evaluator(self) -> TorchMetric:
-        return _Evaluator()
+    def evaluator(self) -> Evaluator:
+        return Evaluator()
 
 
-class _Evaluator(TorchMetric):
-    """Mean cross entropy and accuracy over images."""
+class Evaluator(TorchMetric):
+    """Mean cross entropy, accuracy, balanced accuracy, and the class given to every image."""
 
-    higher_is_better = None  # of two figures; the metrics of the task say it for each
+    higher_is_better = None  # of several figures; the metrics of the task say it for each
     full_state_update = False
     loss: Tensor
-    hits: Tensor
-    images: Tensor
+    predicted: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("hits", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("predicted", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         self.loss = self.loss + F.cross_entropy(logits, target) * len(logits)
-        self.hits = self.hits + (logits.argmax(1) == target).sum()
-        self.images = self.images + len(logits)
+        self.predicted.append(logits.argmax(1))
+        self.labels.append(target)
+
+    @property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and true class of each image, in the order that they came in."""
+        return dim_zero_cat(self.predicted), dim_zero_cat(self.labels)
 
     def compute(self) -> dict[str, float]:
-        images = int(self.images)
-        return {"loss": float(self.loss) / images, "accuracy": int(self.hits) / images}
+        predicted, labels = self.classes
+        images = torch.bincount(labels)
+        hits = torch.bincount(labels[predicted == labels], minlength=len(images))
+        present = images > 0
+        recalls = hits[present].double() / images[present]
+        return {
+            "loss": float(self.loss) / len(labels),
+            "accuracy": int(hits.sum()) / len(labels),
+            "balanced_accuracy": float(recalls.mean()),
+        }

@@ -3,13 +3,14 @@
 Imports Lightning, which comes with ``pip install 'foveate[train]'``.
 """
 
-from foveate.training.checkpoint import CHECKPOINT, WEIGHTS, CheckpointError, load_weights
+from foveate.training.checkpoint import BEST, CHECKPOINT, WEIGHTS, CheckpointError, load_weights
 from foveate.training.history import DivergenceError, EpochRecord, Progress
 from foveate.training.loop import TrainingResult, train
 from foveate.training.recipe import Recipe, check_recipe
 from foveate.training.task import Task
 
 __all__ = [
+    "BEST",
     "CHECKPOINT",
     "WEIGHTS",
     "CheckpointError",

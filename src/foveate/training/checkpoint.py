@@ -21,10 +21,13 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from foveate._files import replacing
+from foveate.metrics import Metric
+from foveate.training.history import History, best_epoch
 from foveate.training.recipe import Recipe
 
 CHECKPOINT = "last.ckpt"
 WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
 _FORMAT = 2  # 1, of Foveate 0.1, said neither its format nor its task nor its recipe
 _OURS, _MODEL = "foveate", "model."
 
@@ -41,6 +44,22 @@ class SaveEachEpoch(pl.Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class SaveBest(pl.Callback):
+    """Saves the weights of the best epoch so far; stands between the history and the checkpoint.
+
+    So a run that is cut off finds the weights of the best epoch that its checkpoint knows of, or of
+    the next one, which it then runs again.
+    """
+
+    def __init__(self, path: Path, history: History, metric: Metric) -> None:
+        self.path, self.history, self.metric = path, history, metric
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        records = self.history.records
+        if best_epoch(records, self.metric) == len(records):
+            save_weights(pl_module.model, self.path)
 
 
 class CheckpointFiles(TorchCheckpointIO):

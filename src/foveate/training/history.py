@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
 import torch
+
+from foveate.metrics import Metric
 
 
 class EpochRecord(NamedTuple):
@@ -119,6 +121,12 @@ class History(pl.Callback):
         self.images += pl_module.losses.images
         self.batches.set_epoch(epoch)
         self.report(record)
+
+
+def best_epoch(records: Sequence[EpochRecord], metric: Metric) -> int:
+    """The first of the epochs with the best value of ``metric``."""
+    sign = 1 if metric.higher_is_better else -1
+    return max(records, key=lambda record: (sign * record.values[metric.name], -record.epoch)).epoch
 
 
 def _check_finite(values: dict[str, float], epoch: int) -> None:

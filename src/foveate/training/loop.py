@@ -3,6 +3,9 @@
 After each epoch everything that decides the rest (weights, optimizer, schedule, history) is put
 into one checkpoint file, whole; at the start of each epoch the batches set every random generator
 from (seed, epoch). Lightning runs the loop. What is learnt and measured is the task's alone.
+
+What is reported is measured once, at the end: on the last epoch's weights, or on those of the epoch
+that was best on images for selection, where there are such.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 
 from foveate.training.checkpoint import (
+    BEST,
     CHECKPOINT,
     WEIGHTS,
     CheckpointFiles,
+    SaveBest,
     SaveEachEpoch,
+    load_weights,
     save_weights,
 )
-from foveate.training.history import EpochRecord, History, Report, TrainingBatches
+from foveate.training.history import EpochRecord, History, Report, TrainingBatches, best_epoch
 from foveate.training.recipe import Recipe, check_recipe, create_optimizer, create_schedule
 from foveate.training.task import Batch, Task
 
@@ -34,16 +40,17 @@ class TrainingResult(NamedTuple):
         history: a record an epoch.
         train_seconds: spent on training, without evaluation.
         images: trained on in that time.
+        reported_epoch: whose weights were measured and are saved.
+        values: what the evaluator gives for them on the held-out images.
+        evaluator: that gave it.
     """
 
     history: list[EpochRecord]
     train_seconds: float
     images: int
-
-    @property
-    def values(self) -> dict[str, float]:
-        """Losses and metrics of the last epoch."""
-        return self.history[-1].values
+    reported_epoch: int
+    values: dict[str, float]
+    evaluator: Any
 
     @property
     def images_per_second(self) -> float:
@@ -59,6 +66,7 @@ def train(
     recipe: Recipe,
     directory: Path,
     report: Report = lambda event: None,
+    selection: Iterable[Batch] | None = None,
 ) -> TrainingResult:
     """Train, going on from the checkpoint in ``directory`` if there is one.
 
@@ -66,10 +74,12 @@ def train(
         model: maps what the batches hold to what the task expects.
         task: what for.
         batches: to learn from.
-        held_out: to measure on, after every epoch.
+        held_out: to measure on: after every epoch, and at the end; with ``selection`` at the end.
         recipe: how.
         directory: gets ``last.ckpt`` after every epoch and ``model.safetensors`` at the end.
         report: gets a ``Progress`` now and then, and an ``EpochRecord`` after every epoch.
+        selection: images to choose an epoch by, measured after every one: the best by the task's
+            first metric is kept and reported in place of the last.
 
     Raises:
         ValueError: if the recipe is wrong or there is no batch to learn from.
@@ -81,6 +91,9 @@ def train(
         raise ValueError("no batch to learn from: the batch size is larger than the image set")
     history = History(batches, report)
     checkpoint = directory / CHECKPOINT
+    metric = task.metrics[0]
+    keep_best = [] if selection is None else [SaveBest(directory / BEST, history, metric)]
+    trained = _Trained(model, task, recipe, len(batches))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer = pl.Trainer(
@@ -89,7 +102,7 @@ def train(
             devices=_devices(recipe.device),
             precision=recipe.precision,  # pyrefly: ignore
             gradient_clip_val=recipe.clip_grad,
-            callbacks=[history, SaveEachEpoch(checkpoint)],
+            callbacks=[history, *keep_best, SaveEachEpoch(checkpoint)],
             plugins=[CheckpointFiles(task.name, recipe, model)],
             logger=False,
             enable_checkpointing=False,
@@ -99,13 +112,25 @@ def train(
             default_root_dir=directory,
         )
         trainer.fit(
-            _Trained(model, task, recipe, len(batches)),
+            trained,
             batches,
-            held_out,
+            held_out if selection is None else selection,
             ckpt_path=checkpoint if checkpoint.exists() else None,
         )
+        reported = recipe.epochs
+        if selection is not None:
+            reported = best_epoch(history.records, metric)
+            load_weights(model, directory / BEST)
+        trainer.validate(trained, held_out, verbose=False)
     save_weights(model, directory / WEIGHTS)
-    return TrainingResult(history.records, history.train_seconds, history.images)
+    return TrainingResult(
+        history.records,
+        history.train_seconds,
+        history.images,
+        reported,
+        trained.evaluation(),
+        trained.evaluator,
+    )
 
 
 class _Trained(pl.LightningModule):

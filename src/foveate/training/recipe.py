@@ -74,12 +74,18 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def create_schedule(optimizer: Optimizer, recipe: Recipe, updates_per_epoch: int) -> Any:
-    """The schedule of ``recipe``: timm's, stepped by the number of updates so far."""
+    """The schedule of ``recipe``: timm's, stepped by the number of updates so far.
+
+    It falls from where the warm-up ends: without timm's prefix it has fallen by then already, and
+    the highest learning rate is never reached.
+    """
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
     schedule, _ = create_scheduler_v2(
         optimizer,
         recipe.schedule,
-        num_epochs=recipe.epochs,
-        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # pyrefly: ignore
+        num_epochs=recipe.epochs - warmup,  # pyrefly: ignore
+        warmup_epochs=warmup,  # pyrefly: ignore
+        warmup_prefix=True,
         warmup_lr=recipe.lr / 100,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,

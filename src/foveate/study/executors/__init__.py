@@ -39,8 +39,8 @@ class Handle(Protocol):
         """Pass on the events that have come; returns whether the work is over."""
         ...
 
-    def kill(self) -> None:
-        """End the work at once."""
+    def kill(self, reason: str) -> None:
+        """End the work at once; it then failed for ``reason``."""
         ...
 
 
@@ -68,6 +68,10 @@ class Executor(Protocol):
         """
         ...
 
-    def wait(self, handles: Sequence[Handle]) -> None:
-        """Sleep until one of ``handles`` has something to poll."""
+    def wait(self, handles: Sequence[Handle], seconds: float | None = None) -> None:
+        """Sleep until one of ``handles`` has something to poll, or so many seconds."""
+        ...
+
+    def close(self) -> None:
+        """End whatever still stands by for more work."""
         ...

@@ -1,11 +1,13 @@
 """Work in processes of their own on this machine.
 
 The processes are forked from a server that has imported the heavy libraries once, so each starts
-in a fraction of a second. One that outlives the process that asked for it ends itself.
+in a fraction of a second; where they are spawned (Windows, macOS), each does its work one piece
+after another. One that outlives the process that asked for it ends itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import faulthandler
 import importlib
@@ -27,12 +29,29 @@ from foveate.study.executors import Failure, Handle
 _PRELOADED = "foveate.study.trial"
 
 
-def _context() -> Any:
+def _context(method: str | None) -> Any:
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
+    method = method or ("forkserver" if "forkserver" in methods else "spawn")
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
         context.set_forkserver_preload([_PRELOADED])
     return context
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, not even while they import: this one ends them.
+
+    A blocked signal stays blocked in them; here it is only put off.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -46,17 +65,35 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def _ensure_server(context: Any) -> bool:
+    """Start the server that processes are forked from, if that is how they start."""
+    if context.get_start_method() != "forkserver":
+        return False
+    from multiprocessing.forkserver import ensure_running
+
+    with _without_main(), _interrupts_blocked():
+        ensure_running()
+    return True
+
+
 class LocalExecutor:
-    """Runs work in processes that are forked from a server."""
+    """Runs work in processes that are forked from a server, or spawned where that cannot be.
+
+    A process that has done its work well stands by for more, so that only the first trials wait
+    for imports; one whose work failed is not used again.
+
+    Args:
+        method: how processes start; None for what suits the platform.
+    """
+
+    def __init__(self, method: str | None = None) -> None:
+        self._context = _context(method)
+        self._idle: list[_Worker] = []
+        atexit.register(self.close)  # a process that stands by would keep this one from ending
 
     def warm_up(self) -> None:
         """Let the server import what trials need, while this process does something else."""
-        context = _context()
-        if context.get_start_method() == "forkserver":
-            from multiprocessing.forkserver import ensure_running
-
-            with _without_main():
-                ensure_running()
+        _ensure_server(self._context)
 
     def submit(
         self,
@@ -65,89 +102,134 @@ class LocalExecutor:
         log: Path,
         events: Callable[[Any], None] = lambda event: None,
     ) -> Child:
-        """Start a process; see :class:`foveate.study.executors.Executor`."""
-        return Child(work, arguments, log, events)
+        """Start the work; see :class:`foveate.study.executors.Executor`."""
+        self._idle = [worker for worker in self._idle if worker.alive]
+        worker = self._idle.pop() if self._idle else _Worker(self._context)
+        return Child(worker, work, arguments, log, events, self._idle)
 
-    def wait(self, handles: Sequence[Handle]) -> None:
+    def wait(self, handles: Sequence[Handle], seconds: float | None = None) -> None:
         """Sleep until a process has said something or has ended."""
-        wait([child.waitable for child in handles if isinstance(child, Child)])
+        wait([child.waitable for child in handles if isinstance(child, Child)], seconds)
+
+    def close(self) -> None:
+        """End the processes that stand by."""
+        for worker in self._idle:
+            worker.end()
+        self._idle.clear()
+
+
+class _Worker:
+    """A process that does one piece of work after another."""
+
+    def __init__(self, context: Any) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,))
+        if _ensure_server(context):  # processes have its mask; waiting for it can be interrupted
+            with _without_main():
+                self.process.start()
+        else:
+            with _without_main(), _interrupts_blocked():
+                self.process.start()
+        theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive() and not self.connection.closed
+
+    def end(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
 
 class Child:
-    """A process that runs ``work(*arguments, tell)``, and what has come of it.
+    """Work that a process does: ``work(*arguments, tell)``, and what has come of it.
 
     Attributes:
         result: what the work returned.
         failure: why it did not return.
 
     Args:
+        worker: the process.
         work: ``"module:function"``.
         arguments: what pickles.
         log: a file that gets what the process prints.
         events: called with each value that the work passes to ``tell``.
+        idle: where the process stands by when the work went well.
     """
 
     def __init__(
-        self, work: str, arguments: tuple[Any, ...], log: Path, events: Callable[[Any], None]
+        self,
+        worker: _Worker,
+        work: str,
+        arguments: tuple[Any, ...],
+        log: Path,
+        events: Callable[[Any], None],
+        idle: list[_Worker],
     ) -> None:
         self.events = events
         self.result: Any = None
         self.failure: Failure | None = None
         self._over = False
-        context = _context()
-        self._connection, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_run, args=(work, arguments, log, theirs))
-        with _without_main():
-            self._process.start()
-        theirs.close()
+        self._worker, self._idle = worker, idle
+        with suppress(OSError):  # it has ended: poll says so
+            worker.connection.send((work, arguments, log))
 
     @property
     def waitable(self) -> Any:
         """What to wait on: it is ready when there is something to :meth:`poll`."""
-        return self._process.sentinel if self._connection.closed else self._connection
+        connection = self._worker.connection
+        return self._worker.process.sentinel if connection.closed else connection
 
     def poll(self) -> bool:
-        """Take in what the process has said; returns whether it is over."""
+        """Take in what the process has said; returns whether the work is over."""
+        connection = self._worker.connection
         try:
-            while not self._connection.closed and self._connection.poll():
-                kind, value = self._connection.recv()
+            while not self._over and not connection.closed and connection.poll():
+                kind, value = connection.recv()
                 if kind == "event":
                     self.events(value)
+                elif kind == "done":
+                    self._over, self.result = True, value
+                    self._idle.append(self._worker)
                 else:
-                    self._over = True
-                    self.result = value if kind == "done" else None
-                    self.failure = value if kind == "failure" else None
+                    self._over, self.failure = True, value
+                    self._worker.end()
         except (EOFError, OSError):
-            self._connection.close()
-        if self._over or self._connection.closed:
-            self._process.join()
-            self._connection.close()
-            if not self._over:
-                self._over = True
-                self.failure = Failure("failed", _how_it_ended(self._process.exitcode))
+            connection.close()
+        if not self._over and connection.closed:
+            self._worker.process.join()
+            self._over = True
+            self.failure = Failure("failed", _how_it_ended(self._worker.process.exitcode))
         return self._over
 
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+    def kill(self, reason: str) -> None:
+        """End the work at once, and its process."""
+        if not self._over:
+            self._over, self.failure = True, Failure("failed", reason)
+            self._worker.end()
 
 
-def _run(work: str, arguments: tuple[Any, ...], log: Path, pipe: Connection) -> None:
-    """What the process does from its start to its end."""
+def _serve(pipe: Connection) -> None:
+    """What a process does from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
-    try:
-        _print_into(log)
-        module, _, function = work.partition(":")
-        run = getattr(importlib.import_module(module), function)
-        result = run(*arguments, lambda event: pipe.send(("event", event)))
-        pipe.send(("done", result))
-    except Exception as error:
-        with suppress(OSError):
-            traceback.print_exc()
-        pipe.send(("failure", _failure(error)))
+    while True:
+        try:
+            work, arguments, log = pipe.recv()
+        except EOFError:
+            return
+        try:
+            _print_into(log)
+            module, _, function = work.partition(":")
+            run = getattr(importlib.import_module(module), function)
+            result = run(*arguments, lambda event: pipe.send(("event", event)))
+            pipe.send(("done", result))
+        except Exception as error:
+            with suppress(OSError):
+                traceback.print_exc()
+            pipe.send(("failure", _failure(error)))
 
 
 def _end_with_parent() -> None:

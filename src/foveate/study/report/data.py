@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from foveate.data.findings import printable
 from foveate.data.record import SetRecord
 from foveate.data.source import SPLITS
 from foveate.study.report.markup import Markup, count, element, section
@@ -27,15 +28,13 @@ def data(results: Results) -> Markup | None:
         for name, value in facts.items()
         if value
     ]
-    lines = record.findings.lines()
-    warnings = [line for line in lines if line.startswith("warning: ")]
-    others = [line for line in lines if not line.startswith("warning: ")]
+    warnings = [f"warning: {line}" for line in record.findings.warnings]  # at the top of the page
+    lines = [line for line in record.findings.lines() if line not in map(printable, warnings)]
     return section(
         "The images",
         "data",
-        warnings and element("ul", [element("li", line) for line in warnings], class_="warnings"),
         element("table", element("tbody", rows), class_="plain"),
-        others and element("ul", [element("li", line) for line in others], class_="findings"),
+        lines and element("ul", [element("li", line) for line in lines], class_="findings"),
         note="What was found in the images, and what was decided for you.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foveate.data.findings import printable
 from foveate.study.matching import matched_lines
 from foveate.study.report.markup import Markup, element, section
 from foveate.study.results import Results, Row
@@ -15,7 +16,7 @@ def warnings(results: Results) -> Markup | None:
     return element(
         "section",
         element("h2", "Before you believe it", id="warnings-title"),
-        element("ul", [element("li", sentence) for sentence in said], class_="warnings"),
+        element("ul", [element("li", printable(sentence)) for sentence in said], class_="warnings"),
         id="warnings",
         aria_labelledby="warnings-title",
     )
@@ -25,7 +26,8 @@ def health(results: Results) -> Markup | None:
     """The section with what was decided, and the state of every row's trials."""
     rows = [_row(row) for row in results.rows if row.health or row.failed or row.tuning]
     matched = [row.matched for row in results.rows if row.matched is not None]
-    lines = [*results.notes, *matched_lines(matched)]
+    of_images = () if results.data is None else results.data.findings.notes  # said of the images
+    lines = [note for note in results.notes if note not in of_images] + matched_lines(matched)
     if not rows and not lines:
         return None
     head = [element("th", name, scope="col") for name in

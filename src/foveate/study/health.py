@@ -1,0 +1,75 @@
+"""Whether a trial is one to judge a mechanism by.
+
+A mechanism whose trials did not learn is not a worse mechanism: the recipe may have failed it. Each
+trial is therefore looked at for itself:
+
+* *at chance*: with ``n`` held-out images, ``n_k`` of class ``k`` of ``K`` and a share ``m`` in the
+  largest class, its accuracy is not above the 95 % quantile of Binomial(n, m) / n, and its balanced
+  accuracy not above ``1 / K + 1.645 sqrt(1/K (1 - 1/K) sum_k 1 / n_k) / K``;
+* *diverged*: the loss is no number, or ends above that of the first epoch;
+* *rising*: the straight line through the scores of the last quarter of the epochs rises by more
+  than two independent scores of as many images differ by chance, ``sqrt(2 s (1 - s) / n)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+
+import numpy as np
+from scipy import stats
+
+from foveate.metrics import Metric
+from foveate.study.records import EpochRecord, Health, Predictions
+
+CONFIDENCE = 0.95
+
+
+def assess(history: Sequence[EpochRecord], predictions: Predictions, metric: Metric) -> Health:
+    """The health of a trial that has ended.
+
+    Args:
+        history: epoch by epoch.
+        predictions: on the held-out images.
+        metric: what the history's scores are.
+    """
+    counts = np.bincount(predictions.labels)
+    chance = chance_bound(counts)
+    correct = predictions.correct
+    recalls = np.bincount(predictions.labels, weights=correct)[counts > 0] / counts[counts > 0]
+    at_chance = correct.mean() <= chance and recalls.mean() <= _guessing_bound(counts)
+    return Health(
+        at_chance=bool(at_chance),
+        diverged=not history[-1].train_loss <= history[0].train_loss,
+        rising=still_rising([epoch.score for epoch in history], metric, len(correct)),
+        chance=chance,
+    )
+
+
+def chance_bound(counts: np.ndarray) -> float:
+    """The accuracy that always naming the largest class exceeds in one of twenty test sets.
+
+    Args:
+        counts: held-out images of each class.
+    """
+    total = int(counts.sum())
+    return float(stats.binom.ppf(CONFIDENCE, total, counts.max() / total)) / total
+
+
+def _guessing_bound(counts: np.ndarray) -> float:
+    """The balanced accuracy that guessing exceeds in one of twenty test sets."""
+    there = counts[counts > 0]
+    chance = 1 / len(there)
+    deviation = sqrt(chance * (1 - chance) * float((1 / there).sum())) / len(there)
+    return chance + float(stats.norm.ppf(CONFIDENCE)) * deviation
+
+
+def still_rising(scores: Sequence[float], metric: Metric, images: int) -> bool:
+    """Whether scores, epoch by epoch, still improve at the end; see the module."""
+    last = np.asarray(scores[-max(2, ceil(len(scores) / 4)) :], dtype=float)
+    if len(last) < 2:
+        return False
+    slope = float(np.polyfit(np.arange(len(last)), last, 1)[0])
+    gained = slope * (len(last) - 1) * (1 if metric.higher_is_better else -1)
+    share = min(max(float(last.mean()), 1 / images), 1 - 1 / images)
+    return gained > sqrt(2 * share * (1 - share) / images)
