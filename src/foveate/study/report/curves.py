@@ -10,7 +10,7 @@ from foveate.metrics import Metric
 from foveate.study.numbers import scaled, show_number
 from foveate.study.report.axes import Axis, axis
 from foveate.study.report.charts import Frame, axis_title, grid
-from foveate.study.report.markup import Markup, element, section
+from foveate.study.report.markup import Markup, breakable, element, section
 from foveate.study.results import Results, Row
 
 _FRAME = Frame(240, 160, "small", left=34, right=8, top=8, bottom=32)
@@ -111,7 +111,11 @@ def _chart(curve: Curve, x: Axis, y: Axis, metric: Metric) -> Markup:
         aria_label=said,
     )
     end = show_number(curve.mean[-1] / (100 if metric.unit == "%" else 1), metric)
-    caption = element("figcaption", curve.label, element("small", f"{end} {metric.unit}"))
+    caption = element(
+        "figcaption",
+        element("span", breakable(curve.label)),
+        element("small", f"{end} {metric.unit}"),
+    )
     return element("figure", caption, drawing)
 
 

@@ -52,6 +52,12 @@ def count(number: Any, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
+def breakable(label: str) -> list[Any]:
+    """The label, which may be broken after underscores."""
+    first, *rest = label.split("_")
+    return [first, *(["_", element("wbr"), word] for word in rest)]
+
+
 def _text(child: Any) -> str:
     if child is None:
         return ""

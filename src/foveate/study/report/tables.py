@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from foveate.metrics import ACCURACY, Metric
 from foveate.study.numbers import show_ms, show_number, show_signed, unit_of_differences
 from foveate.study.records import TrialRecord
-from foveate.study.report.markup import Markup, count, element, section
+from foveate.study.report.markup import Markup, breakable, count, element, section
 from foveate.study.results import Results, Row
 from foveate.study.statistics import Comparison, Estimate, Verdict
 
@@ -163,16 +163,10 @@ def _name(row: Row) -> list[Any]:
     words = [subject.family or "", (subject.role or "").replace("_", " ")]
     kind = " · ".join(dict.fromkeys(filter(None, words)))
     return [
-        element("span", _breakable(row.label), class_="label"),
+        element("span", breakable(row.label), class_="label"),
         element("small", kind or None),
         [_failure(seed, trial) for seed, trial in sorted(row.failed.items())],
     ]
-
-
-def _breakable(label: str) -> list[Any]:
-    """The label, which may be broken after underscores."""
-    first, *rest = label.split("_")
-    return [first, *(["_", element("wbr"), word] for word in rest)]
 
 
 def _failure(seed: int, trial: TrialRecord) -> Markup:
