@@ -69,7 +69,8 @@ def test_help_of_compare_states_every_setting_with_its_default(capsys):
         assert f"--{name.replace('_', '-')} " in text
         assert " ".join(setting.help.split()) in text
     for default in ("highest learning rate (default: 0.002)", "(default: none depthwise_conv)",
-                    "(default: 32 for the digits, 64 for others)", "(default: 0 1 2)"):  # fmt: skip
+                    "(default: 0 1 2)",
+                    "(default: 32 for the embedded images, 64 for others)"):  # fmt: skip
         assert default in text
     assert "null)" not in text
 
@@ -87,7 +88,9 @@ def test_every_setting_has_its_option():
         "batch_size": "4", "optimizer": "sgd", "lr": "1e-3", "weight_decay": "0", "schedule": "s",
         "warmup_epochs": "2", "label_smoothing": ".1", "mixup": "1", "clip_grad": "null",
         "augment": "none", "augment_kwargs": "scale=[1,2]", "precision": "p", "device": "d",
-        "workers": "6", "threads": "7", "imports": "f.py g",
+        "workers": "6", "threads": "7", "imports": "f.py g", "metric": "balanced_accuracy",
+        "duplicates": "leave_out", "cache": "no", "folds": "3", "start": "plain", "tune": "lr",
+        "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5",
     }  # fmt: skip
     assert typed.keys() == SETTINGS.keys()
     for name, words in typed.items():

@@ -68,3 +68,17 @@ class FillsDisk(_Pointwise):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         os.fsync = full
+
+
+@register("sleeps", family="test", title="Never ends its third step", paper="none")
+class Sleeps(_Pointwise):
+    def trouble(self) -> None:
+        import time
+
+        time.sleep(600)
+
+
+@register("diverges", family="test", title="Gives no numbers", paper="none")
+class Diverges(_Pointwise):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (float("nan") if self.training else 1.0)

@@ -20,10 +20,23 @@ from safetensors.torch import load_file
 import foveate
 from foveate.cli import main
 from foveate.study.lock import lock
-from tests.data.folders import make_folder, truncate
+from foveate.study.plan import load_plan
+from foveate.study.results import read_results
+from tests.data.folders import make_blocks, make_folder, truncate
 
 OWN = str(Path(__file__).with_name("mechanisms_for_tests.py"))
-SMALL = ["--limit", "128", "--epochs", "2", "--image-size", "16", "--imports", OWN]
+SMALL = [
+    "--data",
+    "digits",
+    "--limit",
+    "128",
+    "--epochs",
+    "2",
+    "--image-size",
+    "16",
+    "--imports",
+    OWN,
+]
 
 
 def compare(*arguments: object) -> int:
@@ -256,6 +269,79 @@ def test_a_folder_of_images_with_bad_files(tmp_path, capsys):
     assert {s["file"] for s in skipped} == {"cat/0.png", "dog/notes.txt"}
 
 
+OPTIONS = [
+    "--metric", "balanced_accuracy", "--folds", 2, "--tune", "lr", "--lr-grid", 0.002, 0.0001,
+    "--select", "best", "--duplicates", "leave_out", "--cache", "none", "--trial-minutes", 9,
+]  # fmt: skip
+
+
+def test_folds_tuning_selection_and_the_images_kept_for_the_very_end(tmp_path, capsys):
+    folder = make_blocks(tmp_path / "data", 20, ("train", "val", "test"))
+    run = tmp_path / "run"
+    code = compare(
+        "--data", folder, "--attention", "works", "--controls", "none", "--seeds", 2, "--epochs", 3,
+        "--image-size", 16, "--batch-size", 8, "--imports", OWN, *OPTIONS, "--out", run,
+    )  # fmt: skip
+    assert code == 0
+    results = read_results(run, load_plan(run / "plan.yaml"))
+    for row in results.rows:
+        # The learning rate: the same grid for all, on a part of what is trained on.
+        assert [tried.lr for tried in row.tuning.tried] == [0.0001, 0.002]
+        assert (row.tuning.images, row.tuning.selection) == (32, 8)
+        best = max(tried.score for tried in row.tuning.tried)
+        assert next(t.score for t in row.tuning.tried if t.lr == row.tuning.lr) == best
+        assert row.tuning.seconds > 0
+        for seed, trial in row.done.items():
+            assert trial.lr == row.tuning.lr
+            assert 1 <= trial.reported_epoch <= 3
+            assert [epoch.epoch for epoch in trial.history] == [1, 2, 3]
+            # Every image of train and val was held out once, those of test never.
+            found = row.predictions[seed]
+            assert found.images.tolist() == list(range(80))
+            assert np.bincount(found.labels).tolist() == [40, 40]
+            recalls = [found.correct[found.labels == k].mean() for k in (0, 1)]
+            assert trial.score == pytest.approx(np.mean(recalls))
+            assert row.image_scores[seed].mean() == pytest.approx(trial.score)
+            assert len(row.final_predictions[seed].labels) == 40
+        assert row.confusion.sum() == 2 * 80
+        assert row.estimate.images == 80
+        assert row.final.images == 40
+    assert results.metric.name == "balanced_accuracy"
+    assert [p.name for p in run.glob("tuned/*") if p.suffix == ".json"] != []
+    assert not list(run.rglob("last.ckpt"))
+    assert not list(run.rglob("best.safetensors"))
+    assert "balanced_accuracy" in capsys.readouterr().out
+    # Used once: going on does not measure them again.
+    stamps = {path: path.stat().st_mtime_ns for path in run.rglob("final.npz")}
+    assert len(stamps) == 4
+    assert compare("--resume", run) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("final.npz")} == stamps
+
+
+def test_a_trial_that_takes_too_long_is_stopped_and_the_others_go_on(tmp_path, capsys):
+    run = tmp_path / "run"
+    code = compare(
+        *SMALL, "--attention", "sleeps", "works", "--controls", "--seeds", 1, "--trial-minutes",
+        0.3, "--out", run,
+    )  # fmt: skip
+    assert code == 1
+    trial = json.loads((run / "trials" / "sleeps-seed0" / "trial.json").read_text())
+    assert trial["error"] == "stopped after 0.3 minutes, as trial_minutes says"
+    done = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
+    assert done["status"] == "done"
+
+
+def test_a_loss_that_is_no_number_is_a_failed_trial_that_says_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    code = compare(*SMALL, "--attention", "diverges", "works", "--controls", "--seeds", 1,
+                   "--out", run)  # fmt: skip
+    assert code == 1
+    trial = json.loads((run / "trials" / "diverges-seed0" / "trial.json").read_text())
+    assert trial["error"] == "the loss is not finite in epoch 1"
+    assert trial["health"]["diverged"]
+    assert "diverges, seed 0: the loss is not finite" in capsys.readouterr().out
+
+
 ONE = ["--seeds", 1, "--controls"]
 
 
@@ -303,7 +389,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path, capsys):
 
 KILLED = [
     "--attention", "multi_head", "cbam", "--controls", "none", "--seeds", "2", "--limit", "256",
-    "--epochs", "3", "--image-size", "16",
+    "--epochs", "3", "--image-size", "16", "--data", "digits",
 ]  # fmt: skip
 
 
@@ -341,7 +427,11 @@ def kill_and_resume(run: Path, undisturbed: Path, delay: float) -> int:
     finish("--resume", run)
     assert {path: path.stat().st_mtime_ns for path in finished} == stamps
     assert numbers(run) == numbers(undisturbed)
-    assert not list(run.rglob(".*.tmp"))
+    for file in run.glob("trials/*/predictions.npz"):
+        theirs = undisturbed / file.relative_to(run)
+        assert file.read_bytes() == theirs.read_bytes()
+    left = [file.name for file in run.rglob("*") if file.suffix in (".tmp", ".ckpt")]
+    assert not left
     return len(finished)
 
 
@@ -351,10 +441,10 @@ def test_kill_and_resume_ends_in_the_same_numbers(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_kill_and_resume_at_ten_random_moments(tmp_path, undisturbed):
+def test_kill_and_resume_at_fifty_random_moments(tmp_path, undisturbed):
     rng = np.random.default_rng()
-    for number, delay in enumerate(rng.uniform(0, 8, 10)):
+    for number, delay in enumerate(rng.uniform(0, 8, 50)):
         finished = kill_and_resume(tmp_path / str(number), undisturbed, delay)
         print(f"killed after {delay:.2f} s with {finished} of 6 trials finished: equal")

@@ -11,7 +11,7 @@ from foveate.study.plan import Entry, Plan, PlanError, complete, difference, loa
 def test_the_default_plan_is_five_mechanisms_two_controls_and_three_seeds():
     plan = Plan()
     assert (len(plan.attention), len(plan.controls), len(plan.trials)) == (5, 2, 21)
-    assert plan.data == "digits"
+    assert plan.data == "characters"
     assert plan.host == "pyramid_pico"
 
 
@@ -52,6 +52,19 @@ def test_completing_decides_all_that_was_open():
     assert complete(plan) == plan
 
 
+def test_the_grid_of_learning_rates_is_in_the_plan_where_they_are_tuned():
+    assert complete(Plan()).lr_grid == ()
+    assert complete(Plan(tune="lr", lr=1.0)).lr_grid == (0.25, 0.5, 1.0, 2.0, 4.0)
+    assert complete(read_plan({"tune": "lr", "lr_grid": [0.2, 0.1]})).lr_grid == (0.1, 0.2)
+
+
+def test_the_metric_is_written_by_its_name():
+    plan = complete(read_plan({"metric": "balanced_accuracy"}))
+    assert plan.metric.name == "balanced_accuracy"
+    assert yaml.safe_load(plan.to_yaml())["metric"] == "balanced_accuracy"
+    assert read_plan(yaml.safe_load(plan.to_yaml())) == plan
+
+
 def test_keys_are_file_names():
     assert Entry("window", {"window_size": [4, 8]}).key == "window_window_size=_4,_8"
     assert Entry("x", label="../a b").key == ".._a_b"
@@ -78,6 +91,12 @@ def test_keys_are_file_names():
         ({"attention": [], "controls": []}, "compares nothing"),
         ({"host_kwargs": [1]}, "host_kwargs must be a mapping"),
         ({"data": 3}, "data must be a name"),
+        ({"metric": "acuracy"}, "metric must be accuracy or balanced_accuracy, got 'acuracy'; did"),
+        ({"folds": 1}, "folds must be a whole number of at least 2"),
+        ({"select": "bst"}, "select must be last or best, got 'bst'"),
+        ({"tune": "all"}, "tune must be none or lr"),
+        ({"lr_grid": [0.1, 0.1]}, "lr_grid must be positive numbers, each once"),
+        ({"duplicates": "remove"}, "duplicates must be keep or leave_out"),
     ],
 )
 def test_a_wrong_plan_is_refused(values, message):
@@ -114,7 +133,9 @@ def test_a_device_that_is_not_there_is_refused():
 def test_workers_are_no_difference():
     plan = complete(Plan())
     assert difference(plan, complete(Plan(workers=7, threads=plan.threads))) is None
-    assert difference(plan, complete(Plan(epochs=3))) == "epochs is 8 there and 3 here"
+    assert difference(plan, complete(Plan(trial_minutes=3.0, cache="none"))) is None
+    epochs = plan.epochs
+    assert difference(plan, complete(Plan(epochs=3))) == f"epochs is {epochs} there and 3 here"
 
 
 def test_a_json_file_is_a_plan_too(tmp_path):

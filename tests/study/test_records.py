@@ -8,22 +8,28 @@ import shutil
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import foveate
-from foveate.metrics import ACCURACY, Metric
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.records import (
+    FINAL_PREDICTIONS,
     AttentionMaps,
     DamagedRunError,
     Environment,
     EpochRecord,
+    Health,
     Latency,
     LayerMap,
     Measurement,
+    Predictions,
     Records,
     Resumption,
     Subject,
     TrialRecord,
+    Tried,
+    Tuning,
 )
 from foveate.study.results import read_results
 from foveate.study.run import Run
@@ -71,6 +77,42 @@ def test_the_other_files_are_read_as_they_were_written(records):
     )  # fmt: skip
     records.write_environment(environment)
     assert records.environment() == environment
+
+
+def test_predictions_and_tuning_are_read_as_they_were_written(records):
+    assert records.predictions("a", 0) is None
+    assert records.tuning("a") is None
+    records.trial_folder("a", 0).mkdir(parents=True)
+    found = Predictions(
+        np.array([2, 0, 1, 2], np.uint16), np.array([2, 1, 1, 0], np.uint16),
+        np.arange(4, dtype=np.uint32),
+    )  # fmt: skip
+    records.write_predictions("a", 0, found)
+    again = records.predictions("a", 0)
+    assert all(np.array_equal(one, other) for one, other in zip(again, found, strict=True))
+    assert again.predicted.dtype == np.uint16
+    assert records.predictions("a", 0, FINAL_PREDICTIONS) is None
+    assert again.correct.tolist() == [1, 0, 1, 0]
+    assert again.confusion(3).tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 1]]
+    assert again.scores(BALANCED_ACCURACY).mean() == pytest.approx((0 + 0.5 + 1) / 3)
+    tuning = Tuning("a", (Tried(0.1, 0.5, 2.0), Tried(0.2, None, 1.0)), 0.1, 80, 20)
+    records.write_tuning(tuning)
+    assert records.tuning("a") == tuning
+    assert (tuning.seconds, tuning.at_edge) == (3.0, True)
+    (records.trial_folder("a", 0) / "predictions.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(DamagedRunError, match="beside it removed too"):
+        records.predictions("a", 0)
+
+
+def test_a_trial_keeps_its_health(records):
+    health = Health(True, False, True, 0.03)
+    trial = TrialRecord(
+        SUBJECT, 4, "pyramid_pico", 3, ACCURACY, None, 0.75, 0.5, (), 10, 20, 1.5, 99.0, 0.002, 3,
+        health,
+    )  # fmt: skip
+    records.write_trial(trial)
+    assert records.trial("window_a", 4) == trial
+    assert not health.learned
 
 
 @pytest.fixture

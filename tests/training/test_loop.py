@@ -116,7 +116,8 @@ def test_a_dense_task_learns(tmp_path):
     assert last["train_loss"] == pytest.approx(last["train_pixel"] + 0.01 * last["train_size"])
     assert last["train_loss"] < first["train_loss"]
     assert last["miou"] > max(first["miou"], 0.9)
-    assert result.values == last
+    assert result.values == {key: last[key] for key in ("miou", "pixel_accuracy")}
+    assert result.reported_epoch == 6
     assert result.images == 6 * (3 + 4 + 3)
     assert result.images_per_second > 0
     assert batches.asked == [0, 1, 2, 3, 4, 5]
@@ -133,7 +134,7 @@ def test_the_mean_loss_is_over_images_and_not_over_batches(tmp_path):
             return {"loss": zero + len(batch[0])}
 
     _, result, _ = run(tmp_path, Recipe(epochs=1), task=Counts())
-    assert result.values["train_loss"] == pytest.approx((9 + 16 + 9) / 10)
+    assert result.history[0].values["train_loss"] == pytest.approx((9 + 16 + 9) / 10)
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
@@ -158,9 +159,48 @@ def test_a_whole_training_is_not_run_again(tmp_path):
     _, whole, _ = run(tmp_path, recipe)
     model, result, batches = run(tmp_path, recipe)
     assert batches.asked == []
-    assert result == whole
+    assert result[:-1] == whole[:-1]
     for key, value in load_file(tmp_path / "model.safetensors").items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+class GrowsWorse(TinySegmentation):
+    """Whose metric falls from its third epoch on."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def evaluator(self):
+        task, collection = self, super().evaluator()
+        compute = collection.compute
+
+        def worse():
+            found = compute()
+            task.epoch += 1
+            return {**found, "miou": torch.tensor([0.2, 0.4, 0.9, 0.3, 0.1][task.epoch - 1])}
+
+        collection.compute = worse
+        return collection
+
+
+def test_the_best_epoch_is_reported_where_there_are_images_to_choose_by(tmp_path):
+    def best(directory, epochs):
+        model = net()
+        task = GrowsWorse()
+        result = train(model, task, Dots(3, 1), Dots(2, 2), Recipe(epochs=epochs, schedule="step"),
+                       directory, selection=Dots(2, 3))  # fmt: skip
+        return model, result
+
+    (tmp_path / "whole").mkdir()
+    model, result = best(tmp_path / "whole", 4)
+    assert result.reported_epoch == 3
+    assert [round(r.values["miou"], 1) for r in result.history] == [0.2, 0.4, 0.9, 0.3]
+    assert result.values["miou"] == pytest.approx(0.1)  # measured on the others, once
+    saved = load_file(tmp_path / "whole" / "model.safetensors")
+    at_best = load_file(tmp_path / "whole" / "best.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
+        assert torch.equal(value, at_best[key]), key
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path):

@@ -33,9 +33,23 @@ def test_the_learning_rate_rises_to_its_highest_and_falls():
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.005)
     assert rates[:10] == sorted(rates[:10])
-    assert 0.4 < max(rates) <= 0.5
+    assert max(rates) == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.01
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 3.0, 99.0])
+@pytest.mark.parametrize("schedule", ["cosine", "tanh", "poly"])
+def test_the_highest_is_reached_whatever_the_warm_up(schedule, warmup):
+    recipe = Recipe(epochs=6, lr=0.2, schedule=schedule, warmup_epochs=warmup)
+    optimizer = create_optimizer(nn.Linear(3, 2), recipe)
+    schedule = create_schedule(optimizer, recipe, updates_per_epoch=20)
+    rates = [optimizer.param_groups[0]["lr"]]
+    for update in range(1, 120):
+        schedule.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == pytest.approx(0.2, rel=0.02)
+    assert rates[-1] == min(rates[60:])
 
 
 def test_biases_and_norms_do_not_decay():

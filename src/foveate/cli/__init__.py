@@ -5,16 +5,17 @@ PyTorch is imported by what runs, never by what reads arguments, so that ``--hel
 
 from __future__ import annotations
 
+import io
 import sys
 
 try:
-    import jsonargparse  # noqa: F401
+    from foveate.cli import compare, describe, profile
+    from foveate.cli import list as list_
+    from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
     sys.exit("foveate: the command needs more than the library: pip install 'foveate[study]'")
-
-from foveate.cli import compare, describe, profile
-from foveate.cli import list as list_
-from foveate.cli._parser import Parser, refuse
+except KeyboardInterrupt:
+    sys.exit(130)
 
 COMMANDS = {"list": list_, "describe": describe, "profile": profile, "compare": compare}
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
@@ -22,13 +23,19 @@ COMMANDS = {"list": list_, "describe": describe, "profile": profile, "compare": 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code is 2 where the user's input is at fault."""
+    for stream in (sys.stdout, sys.stderr):  # a name that a cp1252 console lacks ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = Parser(prog="foveate", description="Visual attention: look up, measure, compare.")
     commands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
         its_parser = Parser(description=command.HELP)
         command.add_arguments(its_parser)
         commands.add_subcommand(name, its_parser, help=command.HELP)
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except KeyboardInterrupt:
+        return 130
     run = COMMANDS[options.subcommand].run
     try:
         return run(options[options.subcommand])
@@ -38,4 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         refuse(str(error))
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        refuse("there is no home directory to keep files in; set HOME to a directory")
     return 0

@@ -147,7 +147,7 @@ class Plan:
             read.text, "of the attention's branch in the host: identity (scaled by zero) or plain"
         ),
     )
-    epochs: int = field(default=8, metadata=_stated(read.whole, "passes over the training images"))
+    epochs: int = field(default=10, metadata=_stated(read.whole, "passes over the training images"))
     batch_size: int = field(default=64, metadata=_stated(read.whole, "images a batch"))
     optimizer: str = field(default="adamw", metadata=_stated(read.text, "a timm name"))
     lr: float = field(default=2e-3, metadata=_stated(read.number, "highest learning rate"))

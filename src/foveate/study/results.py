@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foveate.data.record import ImageCounts, SetRecord, count_images
-from foveate.data.source import TEST, DataError
+from foveate.data.source import TEST, TRAIN, DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.plan import Plan
 from foveate.study.records import (
@@ -240,7 +240,10 @@ class Results:
         """What always naming the most frequent class would score."""
         if self.data is None:
             return None
-        counts = np.bincount(self.data.splits[TEST].labels)
+        splits = (TEST,) if self.plan.folds is None else (TRAIN, TEST)
+        counts = np.bincount(
+            [label for split in splits for label in self.data.splits[split].labels]
+        )
         return Majority(self.classes[int(counts.argmax())], float(counts.max() / counts.sum()))
 
     @property
@@ -253,7 +256,7 @@ class Results:
     @property
     def notes(self) -> list[str]:
         """What was decided and how scores came about, a sentence each."""
-        return [] if self.data is None else list(self.data.findings.notes)
+        return [*_notes_of_plan(self.plan), *(self.data.findings.notes if self.data else ())]
 
     @property
     def controls(self) -> list[str]:
@@ -275,6 +278,32 @@ class Results:
         for entry in self.plan.entries:
             trials = rows[entry.key].done | rows[entry.key].failed if entry.key in rows else {}
             yield from (trials[seed] for seed in self.plan.seeds if seed in trials)
+
+
+def _notes_of_plan(plan: Plan) -> list[str]:
+    """How scores came about, a sentence each."""
+    rest = "a fifth of the training images, which is then not trained on"
+    notes = [
+        "scores are those of the last epoch"
+        if plan.select == "last"
+        else f"scores are those of the best epoch on {rest}",
+        "the attention's branch starts scaled by zero: every trial begins as the control none"
+        if plan.start == "identity"
+        else "the attention's branch starts plain: trials of one seed begin as different functions",
+    ]
+    if plan.folds is not None:
+        notes.append(
+            f"training and held-out images are pooled, and each is held out once, in {plan.folds} "
+            "folds; costs, attention maps and the images kept for the very end are of the first "
+            "fold's model"
+        )
+    if plan.tune == "lr":
+        grid = ", ".join(f"{lr:g}" for lr in plan.lr_grid)
+        notes.append(
+            f"the learning rate of each mechanism and control was chosen from {grid}, by one "
+            f"training of {plan.epochs} epochs each, on a fifth of the training images"
+        )
+    return notes
 
 
 def read_results(root: Path, plan: Plan) -> Results:

@@ -73,5 +73,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """End whatever still stands by for more work."""
+        """End whatever still stands by; work that is submitted next starts in a new process."""
         ...

@@ -1,0 +1,91 @@
+"""Processes that do one piece of work after another, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from foveate.study.executors.local import LocalExecutor
+
+WORKS = "tests.study.works"
+
+
+@pytest.fixture(params=["spawn"] if os.name == "nt" else ["spawn", "forkserver"])
+def executor(request):
+    made = LocalExecutor(request.param)
+    yield made
+    made.close()
+
+
+def finish(executor, handle):
+    deadline = time.monotonic() + 120
+    while not handle.poll():
+        assert time.monotonic() < deadline
+        executor.wait([handle], 1.0)
+    return handle
+
+
+def submit(executor, tmp_path, function, *arguments, events=lambda event: None):
+    return executor.submit(f"{WORKS}:{function}", arguments, tmp_path / "log.txt", events)
+
+
+def test_a_process_does_one_piece_of_work_after_another(executor, tmp_path):
+    told = []
+    first = finish(executor, submit(executor, tmp_path, "who", 1, events=told.append))
+    began = time.monotonic()
+    second = finish(executor, submit(executor, tmp_path, "who", 2, events=told.append))
+    assert time.monotonic() - began < 1
+    assert first.result == second.result != os.getpid()
+    assert told == [1, 2]
+    assert (tmp_path / "log.txt").read_text() == "worked on 1\nworked on 2\n"
+
+
+def test_one_whose_work_failed_is_not_used_again(executor, tmp_path):
+    first = finish(executor, submit(executor, tmp_path, "who", 1))
+    failed = finish(executor, submit(executor, tmp_path, "fail"))
+    assert failed.failure == ("refused", "no luck")
+    assert "ValueError: no\nluck" in (tmp_path / "log.txt").read_text()
+    assert finish(executor, submit(executor, tmp_path, "who", 2)).result != first.result
+
+
+def test_two_at_a_time_are_two_processes(executor, tmp_path):
+    handles = [submit(executor, tmp_path, "who", number) for number in range(2)]
+    assert len({finish(executor, handle).result for handle in handles}) == 2
+
+
+def test_killed_work_says_why(executor, tmp_path):
+    handle = submit(executor, tmp_path, "sleep", 60)
+    handle.kill("it took too long")
+    assert handle.poll()
+    assert handle.failure == ("failed", "it took too long")
+    assert finish(executor, submit(executor, tmp_path, "who", 1)).failure is None
+
+
+def test_a_process_that_stands_by_does_not_keep_this_one(tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "from foveate.study.executors.local import LocalExecutor\n"
+        "executor = LocalExecutor('spawn')\n"
+        f"handle = executor.submit('{WORKS}:who', (1,), Path({str(tmp_path / 'log')!r}))\n"
+        "while not handle.poll(): executor.wait([handle])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX's")
+@pytest.mark.parametrize("delay", [1.0, 2.0, 4.0])
+def test_ctrl_c_prints_no_traceback(tmp_path, delay):
+    command = [sys.executable, "-m", "foveate", "compare", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert b"Traceback" not in error, error.decode()
+    assert process.returncode in (130, -signal.SIGINT)

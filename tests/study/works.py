@@ -1,0 +1,26 @@
+"""Work for the executor's tests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+
+def who(value, tell):
+    tell(value)
+    print(f"worked on {value}")
+    return os.getpid()
+
+
+def fail(tell):
+    raise ValueError("no\nluck")
+
+
+def sleep(seconds, tell):
+    time.sleep(seconds)
+
+
+def load_torch(tell):
+    import torch
+
+    return torch.__version__
