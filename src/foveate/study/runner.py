@@ -101,7 +101,8 @@ def _work_off(
     show.study(len(plan.trials) - len(pending), len(plan.trials))
     run.plan = matched_plan(plan, _match(run, executor, images, show))
     failures = _tune_all(run, executor, pending, show)
-    show.expect(_expected(run, executor, images, pending))
+    if pending:
+        show.expect(_expected(run, executor, images, pending))
     _train_all(run, executor, pending, subjects, show)
     failures += measure_all(run, executor, show)
     if images.final is not None:
