@@ -31,7 +31,7 @@ def answer(results: Results, verdict: Verdict) -> str:
     if better:
         return f"Yes: {_lead(max(better, key=lambda made: sign * made.difference), metric)}."
     if all(made.shown for made in tested):
-        return f"No: every mechanism is worse; the best of them, {_lead(best, metric)}."
+        return f"No: every mechanism is worse than the controls; {_lead(best, metric)}."
     return f"Not shown: {_lead(best, metric)}, which chance explains.{_what_it_takes(best, metric)}"
 
 
