@@ -84,6 +84,7 @@ def test_every_setting_has_its_option():
     typed = {
         "attention": "a b:x=1", "controls": "c", "seeds": "2", "data": "007", "data_root": "no",
         "limit": "5", "image_size": "8 16", "host": "h", "host_kwargs": "depth=2", "epochs": "3",
+        "match": "parameters",
         "batch_size": "4", "optimizer": "sgd", "lr": "1e-3", "weight_decay": "0", "schedule": "s",
         "warmup_epochs": "2", "label_smoothing": ".1", "mixup": "1", "clip_grad": "null",
         "augment": "none", "augment_kwargs": "scale=[1,2]", "precision": "p", "device": "d",

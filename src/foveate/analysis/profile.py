@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import os
 import platform
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from foveate.analysis.energy import EnergyCounter
 from foveate.analysis.flops import count_flops
 from foveate.arguments import positive
 
@@ -139,6 +141,68 @@ def latencies(
         _synchronize(device)
         times.append(1e3 * (time.perf_counter() - start))
     return times
+
+
+class Passes(NamedTuple):
+    """Calls of one kind that were measured.
+
+    Attributes:
+        ms: milliseconds of each.
+        joules: of all of them; None without a counter.
+    """
+
+    ms: list[float]
+    joules: float | None
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    seconds: float,
+    device: str | torch.device = "cpu",
+    *,
+    least: int = 5,
+    seed: int = 0,
+) -> dict[str, Passes]:
+    """Measure several calls in rounds, so that what the machine does meanwhile meets all alike.
+
+    A round makes each call once, in an order of its own. Rounds go on until ``seconds`` are over,
+    and there are at least ``least``, after one that warms up.
+
+    Args:
+        calls: by name.
+        seconds: for all of them together.
+        device: where they run.
+        least: rounds, even if they take longer.
+        seed: of the orders.
+    """
+    device, counter, chance = torch.device(device), EnergyCounter(), random.Random(seed)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    joules = dict.fromkeys(calls, 0.0)
+    order = list(calls)
+    for name in order:
+        calls[name]()
+    end = time.perf_counter() + seconds
+    while len(times[order[0]]) < least or time.perf_counter() < end:
+        chance.shuffle(order)
+        for name in order:
+            _synchronize(device)
+            before, start = counter.joules(), time.perf_counter()
+            calls[name]()
+            _synchronize(device)
+            times[name].append(1e3 * (time.perf_counter() - start))
+            joules[name] += counter.joules() - before
+    known = counter.available and device.type == "cpu"
+    return {name: Passes(times[name], joules[name] if known else None) for name in calls}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, between order statistics (binomial, whatever the spread).
+
+    With fewer than six values it is the range, which covers less.
+    """
+    ordered, count = sorted(values), len(values)
+    rank = int((count - 1.96 * count**0.5) / 2)
+    return ordered[max(rank - 1, 0)], ordered[min(count - rank, count - 1)]
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -22,7 +22,10 @@ def print_table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool 
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, title in enumerate(head):
-        table.add_column(title, justify="right" if right and index else "left")
+        # Where the terminal is narrow the first column is folded, and numbers stay whole.
+        numbers = right and index > 0
+        table.add_column(title, justify="right" if numbers else "left", no_wrap=numbers,
+                         overflow="fold")  # fmt: skip
     for row in rows:
         table.add_row(*map(Text, row))
     # What is piped into another program is not broken into lines.

@@ -53,8 +53,8 @@ def run(options: Options) -> int:
         **settings,
     )
     print_table(result.head, result.table, right=True)
-    for line in result.failures:
-        print(f"failed: {line}")
+    for line in result.sentences:
+        print(line)
     print(f"report: {result.report}")
     return 1 if result.failures else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_NEEDED = ("lightning", "plotly", "rich", "scipy", "sklearn", "torchvision", "yaml")
+_NEEDED = ("lightning", "rich", "scipy", "sklearn", "torchvision", "yaml")
 
 _missing = [name for name in _NEEDED if find_spec(name) is None]
 if _missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -30,12 +30,14 @@ class Entry:
         kwargs: its options.
         label: what tables and file names call it.
         control: whether it is there to compare with.
+        host: options of its host alone, beside those of the plan, so that all rows cost the same.
     """
 
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     label: str = ""
     control: bool = False
+    host: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -72,6 +74,18 @@ class Entry:
                 raise PlanError(f"kwargs of {value['name']} must be a mapping, got {kwargs!r}")
             return cls(value["name"], dict(kwargs), str(value.get("label") or ""), control)
         raise PlanError(f"{key} lists names or {{name:, kwargs:, label:}}, got {value!r}")
+
+
+class Trained(NamedTuple):
+    """A trained model, as processes are told of it.
+
+    Attributes:
+        entry: what stands in it.
+        seed: of its trial.
+    """
+
+    entry: Entry
+    seed: int
 
 
 def _options(text: str, whole: str) -> dict[str, Any]:

@@ -35,3 +35,16 @@ def show_distance(distance: float, metric: Metric) -> str:
 def unit_of_differences(metric: Metric) -> str:
     """``points`` for percentages, else the metric's own unit."""
     return "points" if metric.unit == "%" else metric.unit
+
+
+def show_range(low: float, high: float, metric: Metric) -> str:
+    """An interval of a difference, with signs and the unit: ``+0.3 to +1.7 points``."""
+    ends = dict.fromkeys(show_signed(end, metric) for end in (low, high))
+    return f"{' to '.join(ends)} {unit_of_differences(metric)}".rstrip()
+
+
+def show_ms(milliseconds: float) -> str:
+    """A time to three digits, without its unit: ``0.123``, ``8.12``, ``31.2``, ``1,240``."""
+    if milliseconds >= 100:
+        return f"{milliseconds:,.0f}"
+    return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:#.3g}"

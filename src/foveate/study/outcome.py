@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveate.study.numbers import show_number, show_value
+from foveate.study.answer import answer, failures
+from foveate.study.numbers import show_ms, show_number, show_value
 from foveate.study.results import Results, Row
 from foveate.study.statistics import Verdict
 
@@ -30,8 +31,8 @@ class StudyResult:
     def head(self) -> tuple[str, ...]:
         """The titles of the table's columns."""
         name = self.results.metric.name
-        return ("attention", f"{name} (95 % interval)", "parameters", "multiply-adds", "latency",
-                "peak memory")  # fmt: skip
+        name = name.replace("_", " ")
+        return ("attention", f"{name}, 95 %", "params", "mult-adds", "latency", "memory")
 
     @property
     def table(self) -> list[tuple[str, ...]]:
@@ -48,8 +49,19 @@ class StudyResult:
             ).rstrip()
             for line in lines
         ]
-        failures = [f"failed: {line}" for line in self.failures]
-        return "\n".join([*table, "", self.verdict.headline, *failures, f"report: {self.report}"])
+        return "\n".join([*table, "", *self.sentences, f"report: {self.report}"])
+
+    @property
+    def sentences(self) -> list[str]:
+        """The answer, what failed, and what is to be known before believing a number."""
+        data = self.results.data
+        said_before = () if data is None else data.findings.warnings  # when images were read
+        said = [answer(self.results, self.verdict), failures(self.results)]
+        return [
+            *filter(None, said),
+            *(f"failed: {line}" for line in self.failures),
+            *(f"warning: {line}" for line in self.results.warnings if line not in said_before),
+        ]
 
 
 def _line(row: Row) -> tuple[str, ...]:
@@ -58,9 +70,9 @@ def _line(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         _score(row),
-        "-" if row.parameters is None else f"{row.parameters:,}",
-        "-" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:,.2f} M",
-        "-" if row.latency is None else f"{row.latency.median:.2f} ms / {row.latency.batch}",
+        "-" if row.parameters is None else f"{row.parameters / 1e6:#.3g} M",
+        "-" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:#.3g} M",
+        "-" if row.latency is None else f"{show_ms(row.latency.median)} ms",
         "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.1f} MB",
     )
 

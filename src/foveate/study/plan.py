@@ -135,6 +135,12 @@ class Plan:
     host_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_stated(read.mapping, "further options of the host")
     )
+    match: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.match, "widen MLPs until all cost the same: multiply_adds, parameters or latency"
+        ),
+    )
     start: str = field(
         default="identity",
         metadata=_stated(

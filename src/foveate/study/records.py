@@ -6,8 +6,10 @@
                          predictions.npz, image by image               Predictions
                          final.npz, of images kept for the very end    Predictions
     tuned/KEY.json       the learning rates that were tried            Tuning
+    matched.json         the host of each row, at equal cost           MatchedHost
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
+    pictures.json        pixels of the images that the report shows
 
 KEY is the label of what is compared, as a file name. Trials of 0.1 name no metric and hold an
 accuracy in place of the score; they are read as well.
@@ -256,7 +258,12 @@ class Latency(NamedTuple):
         p25: their lower quartile.
         p75: their upper quartile.
         batch: images a pass.
-        repeats: how many passes were timed.
+        repeats: how many passes were timed, in all processes.
+        processes: the median of each process; empty in files of earlier versions, which timed in
+            one.
+        low: lower end of the interval of the median: of the 95 % intervals of the processes the
+            lowest end; None in those files.
+        high: the highest end; likewise.
     """
 
     median: float
@@ -264,6 +271,14 @@ class Latency(NamedTuple):
     p75: float
     batch: int
     repeats: int
+    processes: tuple[float, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the median lies, over processes; None where that was not measured."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -279,6 +294,8 @@ class Measurement:
         multiply_adds: of one image.
         threads: of the CPU.
         device: its name.
+        energy_mj: millijoules an image, of the whole processor while it ran; None where no counter
+            can be read.
     """
 
     attention: str
@@ -286,6 +303,45 @@ class Measurement:
     peak_memory_mb: float | None
     parameters: int
     multiply_adds: int
+    threads: int
+    device: str
+    energy_mj: float | None = None
+
+
+class MatchedHost(NamedTuple):
+    """The host of a row, changed so that its model costs what the costliest row does.
+
+    Attributes:
+        attention: the key of the row.
+        by: what is equal: multiply_adds, parameters or latency.
+        option: of the host that was changed.
+        value: that it got.
+        cost: what the row's model comes to: a count, or milliseconds a batch.
+        target: the cost of the costliest row.
+    """
+
+    attention: str
+    by: str
+    option: str
+    value: float
+    cost: float
+    target: float
+
+
+class Counts(NamedTuple):
+    """What looking at one model tells.
+
+    Attributes:
+        parameters: as deployed.
+        multiply_adds: of one image.
+        peak_memory: bytes, beyond weights and input; None where the device cannot tell.
+        threads: of the CPU.
+        device: its name.
+    """
+
+    parameters: int
+    multiply_adds: int
+    peak_memory: int | None
     threads: int
     device: str
 
@@ -306,6 +362,20 @@ class LayerMap(NamedTuple):
     map: list[list[float]]
 
 
+class ImageMap(NamedTuple):
+    """What one query attends to in one image, in the first block.
+
+    Attributes:
+        image: its number in the held-out split.
+        query: row and column.
+        map: rows of shares, which sum to one.
+    """
+
+    image: int
+    query: tuple[int, int]
+    map: list[list[float]]
+
+
 @dataclass(frozen=True)
 class AttentionMaps:
     """The attention maps of a trained model.
@@ -315,12 +385,14 @@ class AttentionMaps:
         image: one of the held-out images, row by row; a number a pixel, or three.
         images: over how many the maps are averaged.
         layers: a map for the first block of each stage; none where nothing stands there.
+        single: in the images on which the things compared differ most.
     """
 
     subject: Subject
     image: list[list[Any]]
     images: int
     layers: tuple[LayerMap, ...]
+    single: tuple[ImageMap, ...] = ()
 
 
 class Resumption(NamedTuple):
@@ -451,6 +523,17 @@ class Records:
         values = {**vars(tuning), "tried": [tried._asdict() for tried in tuning.tried]}
         write_json(self.root / "tuned" / f"{tuning.attention}.json", values)
 
+    def matched(self) -> dict[str, MatchedHost]:
+        """The hosts at equal cost, by key; none where the plan does not ask for them."""
+        path = self.root / "matched.json"
+        with self._reading(path, "the hosts are then matched again"):
+            values = read_json(path) if path.exists() else []
+            return {value["attention"]: MatchedHost(**value) for value in values}
+
+    def write_matched(self, hosts: Mapping[str, MatchedHost]) -> None:
+        """Put ``matched.json`` in place."""
+        write_json(self.root / "matched.json", [host._asdict() for host in hosts.values()])
+
     def measurement(self, attention: str) -> Measurement | None:
         """What was measured on a trained model, if it was."""
         path = self.root / "measured" / f"{attention}.json"
@@ -477,8 +560,21 @@ class Records:
             "image": maps.image,
             "images": maps.images,
             "layers": [layer._asdict() for layer in maps.layers],
+            "single": [one._asdict() for one in maps.single],
         }
         write_json(self.root / "views" / f"{maps.subject.attention}.json", values)
+
+    def pictures(self) -> dict[int, list[list[Any]]]:
+        """By number in the held-out split, pixels of the images that the report shows."""
+        path = self.root / "pictures.json"
+        with self._reading(path, "the report then shows no pictures of them"):
+            values = read_json(path) if path.exists() else []
+            return {int(one["image"]): one["pixels"] for one in values}
+
+    def write_pictures(self, pictures: Mapping[int, list[list[Any]]]) -> None:
+        """Put ``pictures.json`` in place."""
+        values = [{"image": image, "pixels": pixels} for image, pixels in pictures.items()]
+        write_json(self.root / "pictures.json", values)
 
     def environment(self) -> Environment | None:
         """Where the study ran, if that was noted."""
@@ -589,12 +685,18 @@ def _measurement(values: Mapping[str, Any]) -> Measurement:
     latency = values["latency_ms"]
     return Measurement(
         attention=values["attention"],
-        latency_ms=Latency(*(latency[name] for name in Latency._fields)),
+        latency_ms=Latency(
+            *(latency[name] for name in ("median", "p25", "p75", "batch", "repeats")),
+            processes=tuple(latency.get("processes", ())),
+            low=latency.get("low"),
+            high=latency.get("high"),
+        ),
         peak_memory_mb=_number(values["peak_memory_mb"], optional=True),
         parameters=values["parameters"],
         multiply_adds=values["multiply_adds"],
         threads=values["threads"],
         device=values["device"],
+        energy_mj=values.get("energy_mj"),
     )
 
 
@@ -611,6 +713,10 @@ def _attention_maps(values: Mapping[str, Any]) -> AttentionMaps:
         image=values["image"],
         images=int(values["images"]),
         layers=tuple(_layer(layer) for layer in values["layers"]),
+        single=tuple(
+            ImageMap(one["image"], (one["query"][0], one["query"][1]), one["map"])
+            for one in values.get("single", ())
+        ),
     )
 
 

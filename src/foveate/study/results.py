@@ -39,6 +39,7 @@ from foveate.study.records import (
     Environment,
     Health,
     Latency,
+    MatchedHost,
     Measurement,
     Predictions,
     Records,
@@ -80,6 +81,7 @@ class Row:
         predictions: of finished trials, by seed, where they were kept.
         final_predictions: likewise, of the images kept for the very end.
         tuning: of the learning rate, where it was tuned.
+        matched: its host at equal cost, where the plan asks for that.
     """
 
     subject: Subject
@@ -93,6 +95,7 @@ class Row:
     predictions: dict[int, Predictions] = field(default_factory=dict)
     final_predictions: dict[int, Predictions] = field(default_factory=dict)
     tuning: Tuning | None = None
+    matched: MatchedHost | None = None
 
     @property
     def label(self) -> str:
@@ -359,6 +362,7 @@ def _row(records: Records, plan: Plan, key: str, classes: int) -> Row | None:
         predictions=predictions,
         final_predictions=final,
         tuning=records.tuning(key),
+        matched=records.matched().get(key),
     )
 
 

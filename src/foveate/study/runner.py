@@ -18,13 +18,16 @@ from foveate.data.source import FINAL, DataError
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
+from foveate.study.matching import matched_lines, matched_plan
+from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
-from foveate.study.progress import ProgressLines
+from foveate.study.progress import ProgressLines, Remaining
 from foveate.study.records import (
     FINAL_PREDICTIONS,
     DamagedRunError,
     Health,
+    MatchedHost,
     Resumption,
     Subject,
     TrialRecord,
@@ -104,9 +107,12 @@ def _work_off(
         run.discard_if_new()
         raise
     show.study(len(plan.trials) - len(pending), len(plan.trials))
+    run.plan = matched_plan(plan, _match(run, executor, images, show))
     failures = _tune_all(run, executor, pending, show)
+    if pending:
+        show.expect(_expected(run, executor, images, pending))
     _train_all(run, executor, pending, subjects, show)
-    failures += _measure_all(run, executor, show)
+    failures += measure_all(run, executor, show)
     if images.final is not None and _final_is_open(run):
         failures += _measure_final(run, executor, len(images.final), show)
     return failures
@@ -171,6 +177,40 @@ def _probe(
         raise StudyError(failure.reason)
     show.say(f"looking at {looking or 'the plan'} failed ({failure.reason}); its trials will tell")
     return {}
+
+
+def _match(
+    run: Run, executor: Executor, images: ImageSet, show: ProgressLines
+) -> dict[str, MatchedHost]:
+    """The hosts at equal cost, where the plan asks for them; said row by row."""
+    plan, known = run.plan, run.records.matched()
+    if plan.match is None or known:
+        return known
+    log = run.root / "match.log"
+    arguments = (plan, len(images.classes), images.channels)
+    handle = executor.submit("foveate.study.costing:match_hosts", arguments, log)
+    failure = _finish(run, executor, handle)
+    if failure is not None:
+        run.discard_if_new()
+        raise StudyError(failure.reason)
+    log.unlink(missing_ok=True)
+    run.records.write_matched(handle.result)
+    for line in matched_lines(handle.result.values()):
+        show.say(line)
+    return handle.result
+
+
+def _expected(
+    run: Run, executor: Executor, images: ImageSet, pending: Sequence[tuple[Entry, int]]
+) -> Remaining:
+    """What tells how long these trials will take; by their measured steps where that succeeds."""
+    rows = {_name(entry, seed): entry.key for entry, seed in pending}
+    log = run.root / "steps.log"
+    work = (run.plan, len(images.classes), images.channels, list(dict.fromkeys(rows.values())))
+    handle = executor.submit("foveate.study.costing:step_seconds", work, log)
+    if _finish(run, executor, handle) is None:
+        log.unlink(missing_ok=True)
+    return Remaining(rows, run.plan.workers or 1, handle.result or {})
 
 
 class _Job(NamedTuple):
@@ -275,7 +315,7 @@ def _train_all(
 
     jobs = [
         _Job(
-            f"{entry.label}, seed {seed}",
+            _name(entry, seed),
             f"{_TRIAL}:run_trial",
             (run.root, plan, entry, seed),
             run.records.trial_folder(entry.key, seed) / "log.txt",
@@ -286,6 +326,11 @@ def _train_all(
         for entry, seed in pending
     ]
     _run_all(run, executor, jobs, show)
+
+
+def _name(entry: Entry, seed: int) -> str:
+    """What progress calls a trial."""
+    return f"{entry.label}, seed {seed}"
 
 
 def _settle(run: Run, handle: Handle, entry: Entry, seed: int, subjects: dict[str, Subject]) -> str:
@@ -363,29 +408,6 @@ def _measure_final(run: Run, executor: Executor, images: int, show: ProgressLine
         return []
     show.end(name, f"FAILED: {failure.reason}; see {log}", trial=False)
     return [f"{name}: {failure.reason}"]
-
-
-def _measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
-    """Measure one trained model of each, one after the other with nothing else running."""
-    failures = []
-    for entry in run.plan.entries:
-        trials = [run.records.trial(entry.key, seed) for seed in run.plan.seeds]
-        seeds = [trial.seed for trial in trials if trial is not None and trial.status == "done"]
-        if not seeds or run.records.measurement(entry.key) is not None:
-            continue
-        name = f"measuring {entry.label}"
-        show.begin(name)
-        log = run.root / "measured" / f"{entry.key}.log"
-        work = (run.root, run.plan, entry, seeds[0])
-        handle = executor.submit(f"{_TRIAL}:measure", work, log)
-        failure = _finish(run, executor, handle)
-        if failure is not None:
-            failures.append(f"measuring {entry.label}: {failure.reason}")
-            show.end(name, f"FAILED: {failure.reason}; see {log}", trial=False)
-        else:
-            latency = handle.result.latency_ms
-            show.end(name, f"{latency.median:.2f} ms for {latency.batch} images", trial=False)
-    return failures
 
 
 def _finish(run: Run, executor: Executor, handle: Handle) -> Failure | None:

@@ -89,6 +89,17 @@ def maybe_text(key: str, value: Any) -> str | None:
     return None if value is None else text(key, value)
 
 
+MATCHES = ("multiply_adds", "parameters", "latency")
+"""What the rows of a study can be made to cost the same of."""
+
+
+def match(key: str, value: Any) -> str | None:
+    """One of :data:`MATCHES`, or None."""
+    if value is not None and value not in MATCHES:
+        raise _refuse(key, f"one of {', '.join(MATCHES)}", value)
+    return value
+
+
 def mapping(key: str, value: Any) -> dict[str, Any]:
     """Options by their names."""
     if not isinstance(value or {}, Mapping):

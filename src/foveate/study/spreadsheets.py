@@ -64,8 +64,12 @@ def _summary_line(row: Row) -> dict[str, Any]:
         "parameters": row.parameters,
         "multiply_adds": row.multiply_adds,
         **_latency_columns(row.latency),
+        "latency_ms_low": row.latency and row.latency.low,
+        "latency_ms_high": row.latency and row.latency.high,
         "peak_memory_mb": row.peak_memory_mb,
+        "energy_mj": row.measured and row.measured.energy_mj,
         "train_images_per_second": row.train_images_per_second,
+        "matched": row.matched and f"{row.matched.option}={row.matched.value:g}",
     }
 
 

@@ -1,4 +1,4 @@
-"""What happens in the processes of a study: looking at a plan, tuning, a trial, a measurement."""
+"""What happens in the processes of a study: looking at a plan, tuning, a trial."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from torch import Tensor, nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
-from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
-from foveate.analysis.profile import profile
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, Batches, held_out_batches, train_batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
@@ -37,13 +35,9 @@ from foveate.study.parts import folds, with_selection
 from foveate.study.plan import Plan
 from foveate.study.records import (
     FINAL_PREDICTIONS,
-    AttentionMaps,
     BatchDone,
     EpochRecord,
     Health,
-    Latency,
-    LayerMap,
-    Measurement,
     Predictions,
     Records,
     Subject,
@@ -68,7 +62,6 @@ from foveate.training import (
 from foveate.training import EpochRecord as TrainedEpoch
 
 Tell = Callable[[Any], None]
-LATENCY_BATCH = 16
 _HOSTS = "pyramid_*"
 
 
@@ -98,7 +91,7 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subj
             raise ValueError(f"{entry.label} in {plan.host} at {size}: {error}") from error
         except Exception:
             continue
-        known[entry.key] = _subject(entry)
+        known[entry.key] = subject_of(entry)
     return known
 
 
@@ -109,7 +102,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
     with lock(folder / ".lock", 30.0) as ours:
         if not ours:
             raise RuntimeError(f"another process is at work in {folder}")
-        _set_up(plan)
+        set_up(plan)
         images = load(root / "data")
         tuning = records.tuning(entry.key)
         plan = plan if tuning is None else replace(plan, lr=tuning.lr)
@@ -119,7 +112,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
             (images.channels, *(plan.image_size or ())),
         )
         begun = TrialRecord(
-            subject=_subject(entry),
+            subject=subject_of(entry),
             seed=seed,
             host=plan.host,
             epochs=plan.epochs,
@@ -151,7 +144,7 @@ def drop_checkpoints(folder: Path) -> None:
 def tune(root: Path, plan: Plan, entry: Entry, tell: Tell) -> Tuning:
     """Train with every learning rate of the grid, and choose on a part of the training images."""
     records = Records(root)
-    _set_up(plan)
+    set_up(plan)
     images, selection = with_selection(load(root / "data"))
     images = replace(images, test=selection)
     tried = []
@@ -183,7 +176,7 @@ def tune(root: Path, plan: Plan, entry: Entry, tell: Tell) -> Tuning:
 def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
     """Let every trained model predict the images kept for the very end; returns how many did."""
     records = Records(root)
-    _set_up(plan)
+    set_up(plan)
     images = load(root / "data")
     if images.final is None:
         return 0
@@ -388,39 +381,6 @@ def _finished(begun: TrialRecord, fitted: _Fitted, records: Records) -> TrialRec
     )
 
 
-def measure(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Measurement:
-    """Time the trained model, and compute its attention maps."""
-    records = Records(root)
-    _set_up(plan)
-    images = load(root / "data")
-    seed_all(seed)
-    model = build(plan, entry, len(images.classes), images.channels)
-    load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
-    model = model.eval().to(plan.device)
-    records.write_attention_maps(_attention_maps(plan, entry, model, images))
-    model = fuse(model)
-    size = (images.channels, *(plan.image_size or ()))
-    cost = profile(model, size, LATENCY_BATCH, plan.device, repeats=50)
-    memory = cost.peak_memory
-    measurement = Measurement(
-        attention=entry.key,
-        latency_ms=Latency(
-            median=cost.latency_ms,
-            p25=cost.latency_p25_ms,
-            p75=cost.latency_p75_ms,
-            batch=cost.batch_size,
-            repeats=cost.repeats,
-        ),
-        peak_memory_mb=None if memory is None else memory / 1e6,
-        parameters=cost.parameters,
-        multiply_adds=cost.multiply_adds,
-        threads=cost.threads,
-        device=cost.device,
-    )
-    records.write_measurement(measurement)
-    return measurement
-
-
 def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
     """The host with what is compared in its blocks."""
     model = timm.create_model(
@@ -429,7 +389,7 @@ def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
         in_chans=channels,
         attention=entry.name,
         attention_kwargs=entry.kwargs,
-        **{"start": plan.start, **plan.host_kwargs},
+        **{"start": plan.start, **plan.host_kwargs, **entry.host},
     )
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
@@ -455,7 +415,8 @@ def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
     return Costs(parameters, flops // 2)
 
 
-def _subject(entry: Entry) -> Subject:
+def subject_of(entry: Entry) -> Subject:
+    """What the files of a study say of an entry."""
     if entry.name in CONTROLS:
         role = family = "control"
     else:
@@ -502,7 +463,8 @@ def _check_names(plan: Plan) -> None:
         ) from error
 
 
-def _set_up(plan: Plan) -> None:
+def set_up(plan: Plan) -> None:
+    """What every process of a study does first: its threads, and the user's own mechanisms."""
     torch.set_num_threads(plan.threads or 1)
     _import_all(plan.imports)
 
@@ -525,24 +487,3 @@ def _import_all(names: tuple[str, ...]) -> None:
 def _recipe(plan: Plan) -> Recipe:
     shared = [name for name in Recipe.__dataclass_fields__ if hasattr(plan, name)]
     return Recipe(**{name: getattr(plan, name) for name in shared})
-
-
-def _attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
-    """Of the middle query in the first block of each stage, averaged over held-out images."""
-    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
-    x = x.to(plan.device)
-    shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
-    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
-    chosen = places or attention_layers(model)
-    layers = []
-    for name, features in layer_inputs(model, x, list(chosen)).items():
-        query = (features.shape[2] // 2, features.shape[3] // 2)
-        found = attention_map(chosen[name], features, query)
-        shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
-        layers.append(LayerMap(name, query, found.measure, shares))
-    return AttentionMaps(
-        subject=_subject(entry),
-        image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
-        images=len(x),
-        layers=tuple(layers),
-    )

@@ -42,7 +42,7 @@ def _image(maps: AttentionMaps) -> Markup:
     pixels = maps.image
     return element(
         "figure",
-        element("div", _map_image(picture(pixels), len(pixels), len(pixels[0]), None,
+        element("div", framed(picture(pixels), len(pixels), len(pixels[0]), None,
                                   "One of the held-out images", "big")),
         element("figcaption", "One of the images", element("small", _size(pixels))),
     )  # fmt: skip
@@ -71,12 +71,13 @@ def _layer_image(label: str, layer: LayerMap, class_: str = "") -> Markup:
         f"Attention map of {label} for the query at row {query[0]}, column {query[1]}, "
         f"{_size(values)}"
     )
-    return _map_image(heat_map(values), len(values), len(values[0]), query, alt, class_)
+    return framed(heat_map(values), len(values), len(values[0]), query, alt, class_)
 
 
-def _map_image(
-    source: str, height: int, width: int, query: tuple[int, int] | None, alt: str, class_: str
+def framed(
+    source: str, height: int, width: int, query: tuple[int, int] | None, alt: str, class_: str = ""
 ) -> Markup:
+    """A picture of ``height`` x ``width`` positions, with a ring around a query."""
     ring = None
     if query is not None:
         spot = {"cx": query[1] + 0.5, "cy": query[0] + 0.5, "r": max(0.32, 0.03 * width)}
@@ -88,8 +89,7 @@ def _map_image(
             aria_hidden="true",
         )
     image = element("img", src=source, alt=alt, width=width, height=height)
-    return element("div", image, ring, class_=f"map {class_}".strip(),
-                   style=f"aspect-ratio:{width}/{height}")  # fmt: skip
+    return element("div", image, ring, class_=f"map {class_}".strip())
 
 
 def _size(rows: list[Any]) -> str:

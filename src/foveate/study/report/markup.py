@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import Any
 
 _VOID = {"img", "meta", "wbr"}
@@ -53,12 +52,10 @@ def count(number: Any, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
-def embed_json(value: Any) -> Markup:
-    """JSON that may stand inside a ``<script>``, whatever text it holds."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+def breakable(label: str) -> list[Any]:
+    """The label, which may be broken after underscores."""
+    first, *rest = label.split("_")
+    return [first, *(["_", element("wbr"), word] for word in rest)]
 
 
 def _text(child: Any) -> str:

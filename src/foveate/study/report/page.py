@@ -1,26 +1,32 @@
-"""The report of a comparison: one HTML file that opens offline.
+"""The report of a comparison: one HTML file that opens offline and loads nothing.
 
-Text, tables and heat maps are plain HTML made here; the charts are drawn by plotly.js in the
-browser, from numbers embedded in the page. plotly.js travels compressed inside it.
+Everything is plain HTML and SVG made here, so the page reads without a script; the only script
+sorts the table. A Content-Security-Policy allows that script and that style sheet by their hashes
+and images that lie in the page, and forbids everything else, whatever text the page shows.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
+import hashlib
 import shlex
-from dataclasses import asdict
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import foveate
 from foveate._files import write_text
+from foveate.study.answer import answer, failures
 from foveate.study.records import Environment
 from foveate.study.report.attention_maps import attention_maps
-from foveate.study.report.charts import chart_data, costs, curves
-from foveate.study.report.markup import Markup, count, element, embed_json, join, section
+from foveate.study.report.charts import costs
+from foveate.study.report.cite import citations
+from foveate.study.report.classes import classes
+from foveate.study.report.curves import curves
+from foveate.study.report.data import data
+from foveate.study.report.disputed import disputed_images
+from foveate.study.report.health import health, warnings
+from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.report.tables import results_table, tests_table
 from foveate.study.results import Results
 from foveate.study.statistics import Verdict
@@ -45,28 +51,48 @@ def write_report(results: Results, verdict: Verdict) -> Path:
 
 def _page(results: Results, verdict: Verdict) -> str:
     title = _title(results)
+    style, script = _asset("report.css"), _asset("report.js")
     head = element(
         "head",
         element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} · Foveate"),
-        element("style", Markup(_asset("report.css"))),
+        element("style", Markup(style)),
     )
     main = element(
         "main",
         _header(results, title),
-        _verdict(verdict),
+        _answer(results, verdict),
+        warnings(results),
         results_table(results),
         costs(results),
         curves(results),
+        classes(results),
+        disputed_images(results),
         attention_maps(results),
         tests_table(verdict, results.metric),
+        health(results),
+        data(results),
+        citations(results),
         _repeat(results),
         class_="page",
     )
-    body = element("body", main, _scripts(results))
+    body = element("body", main, element("script", Markup(script)))
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may do; all else is forbidden."""
+    return (
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 # Head
@@ -124,12 +150,15 @@ def _device(results: Results) -> str:
     return f"{measured.device}, {count(measured.threads, 'thread')}"
 
 
-def _verdict(verdict: Verdict) -> Markup:
+def _answer(results: Results, verdict: Verdict) -> Markup:
+    first = answer(results, verdict)
+    sentences = [verdict.headline] if first != verdict.headline else []
+    sentences += filter(None, [failures(results)])
     return element(
         "section",
-        element("h2", "Verdict", id="verdict-title"),
-        element("p", verdict.headline, class_="headline"),
-        element("ul", [element("li", sentence) for sentence in verdict.sentences]),
+        element("h2", "Answer", id="verdict-title"),
+        element("p", first, class_="headline"),
+        element("ul", [element("li", sentence) for sentence in (*sentences, *verdict.sentences)]),
         id="verdict",
         aria_labelledby="verdict-title",
     )
@@ -184,30 +213,6 @@ def _environment(environment: Environment) -> list[Markup]:
         for name, value in lines.items()
         if value is not None
     ]
-
-
-# Scripts
-
-
-def _scripts(results: Results) -> Markup:
-    data = chart_data(results)
-    values = {**asdict(data), "curves": [curve._asdict() for curve in data.curves]}
-    return join(
-        [
-            element("script", embed_json(values), type="application/json", id="data"),
-            element("script", Markup(_plotly()), type="text/plain", id="plotly"),
-            element("script", Markup(_asset("report.js"))),
-        ]
-    )
-
-
-@cache
-def _plotly() -> str:
-    """plotly.js, compressed; a browser unpacks it faster than it would read it from a disk."""
-    from plotly.offline import get_plotlyjs
-
-    packed = gzip.compress(get_plotlyjs().encode(), 9, mtime=0)
-    return base64.b64encode(packed).decode()
 
 
 def _asset(name: str) -> str:

@@ -6,9 +6,9 @@ from math import isnan, sqrt
 from typing import Any, Literal, NamedTuple
 
 from foveate.metrics import ACCURACY, Metric
-from foveate.study.numbers import show_number, show_signed, unit_of_differences
+from foveate.study.numbers import show_ms, show_number, show_signed, unit_of_differences
 from foveate.study.records import TrialRecord
-from foveate.study.report.markup import Markup, count, element, section
+from foveate.study.report.markup import Markup, breakable, count, element, section
 from foveate.study.results import Results, Row
 from foveate.study.statistics import Comparison, Estimate, Verdict
 
@@ -39,16 +39,21 @@ def _columns(metric: Metric) -> tuple[Column, ...]:
     )
 
 
+_ENERGY = Column("Energy", "mJ an image", "ascending")
+
+
 def results_table(results: Results) -> Markup:
     """The section with the table of everything measured; its columns sort."""
     strip = _Strip(results)
-    columns = _columns(results.metric)
+    energy = any(row.measured and row.measured.energy_mj is not None for row in results.rows)
+    columns = (*_columns(results.metric), *([_ENERGY] if energy else []))
     head = [_column(column, sorted_=index == 1) for index, column in enumerate(columns)]
-    rows = [_row(row, strip) for row in results.rows]
+    rows = [_row(row, strip, energy) for row in results.rows]
     table = element(
         "table",
         element("thead", element("tr", head)),
         element("tbody", rows),
+        _majority(results, len(columns)),
         class_="results",
     )
     return section(
@@ -60,19 +65,60 @@ def results_table(results: Results) -> Markup:
     )  # fmt: skip
 
 
+def _majority(results: Results, columns: int) -> Markup | None:
+    """What naming one class for every image would score: no row should be there."""
+    found = results.majority
+    if found is None or results.metric != ACCURACY:
+        return None
+    name = [element("span", "always the same class", class_="label"), element("small", found.name)]
+    cells = [element("td", "") for _ in range(columns - 2)]
+    row = element(
+        "tr",
+        element("th", name, scope="row"),
+        element("td", show_number(found.share, results.metric)),
+        cells,
+        class_="control",
+    )
+    return element("tfoot", row)
+
+
 def _table_note(results: Results) -> str:
-    latency = next((row.latency for row in results.rows if row.latency), None)
-    timed = (
-        f" Latency is the median of {latency.repeats} forward passes of "
-        f"{count(latency.batch, 'image')}, with its quartiles; memory is the most held at once in "
-        "one, beyond weights and input."
-        if latency
-        else ""
+    return (
+        f"{results.metric.name.capitalize()} is the mean over seeds with its 95 % interval; dots "
+        f"are the seeds.{_sampling(results)}{_timing(results)} Choose a column's name to sort by "
+        "it."
+    )
+
+
+def _timing(results: Results) -> str:
+    """How latency, memory and energy were measured."""
+    measured = next((row.measured for row in results.rows if row.measured), None)
+    if measured is None:
+        return ""
+    latency = measured.latency_ms
+    batch = count(latency.batch, "image")
+    how = (
+        f"{len(latency.processes)} processes, in each of which the mechanisms took turns pass by "
+        f"pass; the interval holds those of every process, {_spread(results)}"
+        if latency.processes
+        else f"{latency.repeats} forward passes, with its quartiles"
+    )
+    energy = (
+        "energy is the whole processor's while it ran"
+        if measured.energy_mj is not None
+        else "no energy counter can be read here"
     )
     return (
-        f"{results.metric.name.capitalize()} is the mean over seeds with its 95 % t interval; dots "
-        f"are the seeds.{_sampling(results)}{timed} Choose a column's name to sort by it."
+        f" Latency is the median time of {batch}, over {how}. Memory is the most held at once in a "
+        f"pass, beyond weights and input; {energy}."
     )
+
+
+def _spread(results: Results) -> str:
+    """How far the medians of the processes lie apart, in the row where it is most."""
+    timed = [row.latency for row in results.rows if row.latency and row.latency.processes]
+    apart = max(max(one.processes) / min(one.processes) - 1 for one in timed)
+    return f"whose medians differ by up to {100 * apart:.0f} %"
 
 
 def _sampling(results: Results) -> str:
@@ -97,7 +143,7 @@ def _column(column: Column, sorted_: bool) -> Markup:
     return element("th", button, scope="col", aria_sort=column.order if sorted_ else None)
 
 
-def _row(row: Row, strip: _Strip) -> Markup:
+def _row(row: Row, strip: _Strip, energy: bool) -> Markup:
     return element(
         "tr",
         element("th", _name(row), scope="row", data_sort=row.label.lower()),
@@ -107,6 +153,7 @@ def _row(row: Row, strip: _Strip) -> Markup:
         element("td", _latency(row), data_sort=_sortable(row.latency and row.latency.median)),
         _number(row.peak_memory_mb, "{:,.1f}"),
         _number(row.train_images_per_second, "{:,.0f}"),
+        _number(row.measured and row.measured.energy_mj, "{:,.2g}") if energy else None,
         class_="control" if row.control else None,
     )
 
@@ -116,16 +163,10 @@ def _name(row: Row) -> list[Any]:
     words = [subject.family or "", (subject.role or "").replace("_", " ")]
     kind = " · ".join(dict.fromkeys(filter(None, words)))
     return [
-        element("span", _breakable(row.label), class_="label"),
+        element("span", breakable(row.label), class_="label"),
         element("small", kind or None),
         [_failure(seed, trial) for seed, trial in sorted(row.failed.items())],
     ]
-
-
-def _breakable(label: str) -> list[Any]:
-    """The label, which may be broken after underscores."""
-    first, *rest = label.split("_")
-    return [first, *(["_", element("wbr"), word] for word in rest)]
 
 
 def _failure(seed: int, trial: TrialRecord) -> Markup:
@@ -152,9 +193,10 @@ def _latency(row: Row) -> list[Any]:
     latency = row.latency
     if latency is None:
         return [DASH]
+    low, high = latency.interval or (latency.p25, latency.p75)
     return [
-        element("span", f"{latency.median:.1f}", class_="value"),
-        element("small", f"{latency.p25:.1f} to {latency.p75:.1f}"),
+        element("span", show_ms(latency.median), class_="value"),
+        element("small", f"{show_ms(low)} to {show_ms(high)}"),
     ]
 
 

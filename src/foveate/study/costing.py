@@ -1,0 +1,282 @@
+"""What happens in the processes that measure: one model looked at, all timed, hosts matched."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from foveate._random import seed_all
+from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
+from foveate.analysis.flops import count_flops
+from foveate.analysis.profile import Passes, device_name, interleaved, peak_memory
+from foveate.data.batches import Fit, held_out_batches
+from foveate.data.images import ImageSet, load
+from foveate.study.entry import Entry, Trained
+from foveate.study.matching import OPTION, fit
+from foveate.study.plan import Plan
+from foveate.study.records import (
+    AttentionMaps,
+    Counts,
+    ImageMap,
+    LayerMap,
+    MatchedHost,
+    Records,
+)
+from foveate.study.trial import build, costs, set_up, subject_of
+from foveate.surgery.fuse import fuse
+from foveate.training import WEIGHTS, load_weights
+
+Tell = Callable[[Any], None]
+
+SECONDS_A_ROW, MOST_SECONDS = 0.6, 20.0
+"""Of a process's rounds: for each model, and for all of them."""
+
+_ROUNDS, _SECONDS, _BATCH = 5, 0.5, 16
+"""Of timing while hosts are matched by latency."""
+
+
+def look(
+    root: Path, plan: Plan, model: Trained, size: int, single: Sequence[int], tell: Tell
+) -> Counts:
+    """Write a trained model's attention maps, and count what a pass takes.
+
+    Args:
+        root: the run directory.
+        plan: of the study.
+        model: that is looked at.
+        size: images a pass.
+        single: held-out images to show by themselves.
+        tell: is told nothing.
+    """
+    images = _begin(root, plan)
+    network = _load(root, plan, model, images)
+    maps = attention_maps(plan, model.entry, network, images)
+    Records(root).write_attention_maps(
+        replace(maps, single=single_maps(plan, network, images, single))
+    )
+    deployed = fuse(network)
+    one, batch = (_input(plan, images, count) for count in (1, size))
+    with torch.no_grad():
+        multiply_adds = count_flops(deployed, one) // 2
+        memory = peak_memory(partial(deployed, batch), plan.device)
+    return Counts(
+        parameters=sum(p.numel() for p in deployed.parameters()),
+        multiply_adds=multiply_adds,
+        peak_memory=memory,
+        threads=torch.get_num_threads(),
+        device=device_name(plan.device),
+    )
+
+
+def time_models(
+    root: Path, plan: Plan, models: Sequence[Trained], size: int, process: int, tell: Tell
+) -> dict[str, Passes]:
+    """Time passes of ``size`` images, all models in turns; ``tell`` gets each key at first."""
+    images = _begin(root, plan)
+    x = _input(plan, images, size)
+    calls = {}
+    with torch.inference_mode():
+        for model in models:
+            tell(model.entry.key)
+            network = fuse(_load(root, plan, model, images))
+            network(x)
+            calls[model.entry.key] = partial(network, x)
+        tell("")
+        seconds = min(SECONDS_A_ROW * len(calls), MOST_SECONDS)
+        return interleaved(calls, seconds, plan.device, seed=process)
+
+
+def _begin(root: Path, plan: Plan) -> ImageSet:
+    set_up(plan)
+    seed_all(0)
+    return load(root / "data")
+
+
+def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module:
+    entry, seed = model
+    network = build(plan, entry, len(images.classes), images.channels)
+    load_weights(network, Records(root).trial_folder(entry.key, seed) / WEIGHTS)
+    return network.eval().to(plan.device)
+
+
+def _input(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:
+    return torch.randn(batch, images.channels, *(plan.image_size or ()), device=plan.device)
+
+
+def attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
+    """Of the middle query in the first block of each stage, averaged over held-out images."""
+    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
+    x = x.to(plan.device)
+    shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
+    places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
+    chosen = places or attention_layers(model)
+    layers = []
+    for name, features in layer_inputs(model, x, list(chosen)).items():
+        query = (features.shape[2] // 2, features.shape[3] // 2)
+        found = attention_map(chosen[name], features, query)
+        shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
+        layers.append(LayerMap(name, query, found.measure, shares))
+    return AttentionMaps(
+        subject=subject_of(entry),
+        image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
+        images=len(x),
+        layers=tuple(layers),
+    )
+
+
+def single_maps(
+    plan: Plan, model: nn.Module, images: ImageSet, chosen: Sequence[int]
+) -> tuple[ImageMap, ...]:
+    """Of the middle query in the first block, in each of the chosen held-out images by itself."""
+    places = [n for n, _ in model.named_modules() if n.endswith("blocks.0.attention")]
+    names = (places or list(attention_layers(model)))[:1]
+    found = []
+    for image in chosen if names else ():
+        x = _normalized(_fitted(plan, images, image), images).to(plan.device)
+        layer = model.get_submodule(names[0])
+        for features in layer_inputs(model, x, names).values():
+            query = (features.shape[2] // 2, features.shape[3] // 2)
+            shares = attention_map(layer, features, query).map.tolist()
+            found.append(ImageMap(image, query, [[round(v, 5) for v in row] for row in shares]))
+    return tuple(found)
+
+
+def take_pictures(root: Path, plan: Plan, chosen: Sequence[int], tell: Tell) -> None:
+    """Write the pixels of some held-out images, as models get them."""
+    images = _begin(root, plan)
+    pixels = [_fitted(plan, images, image).permute(1, 2, 0).squeeze(-1) for image in chosen]
+    Records(root).write_pictures(
+        {image: shown.tolist() for image, shown in zip(chosen, pixels, strict=True)}
+    )
+
+
+def _fitted(plan: Plan, images: ImageSet, image: int) -> torch.Tensor:
+    """(C, H, W) uint8: a held-out image at the size of the study."""
+    return Fit(plan.image_size or (0, 0))(Image.fromarray(images.test[image]))
+
+
+def _normalized(pixels: torch.Tensor, images: ImageSet) -> torch.Tensor:
+    """(1, C, H, W): as models get it."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in images.moments[:2])
+    return ((pixels.float() / 255 - mean) / std).unsqueeze(0)
+
+
+# Hosts at equal cost
+
+
+def match_hosts(
+    plan: Plan, classes: int, channels: int, tell: Callable[[Any], None]
+) -> dict[str, MatchedHost]:
+    """The host option of each row; ``tell`` gets the label of the one at hand.
+
+    Raises:
+        ValueError: if the host has no MLP ratio, or a row cannot be made to cost as much.
+    """
+    set_up(plan)
+    seed_all(0)
+    start = _ratio_of_host(plan)
+    cost_of = partial(_cost, plan, classes, channels)
+    rows = [cost_of(entry, start) for entry in plan.entries]
+    target = max(rows)
+    costliest = plan.entries[rows.index(target)]
+    found = {}
+    for entry in plan.entries:
+        tell(entry.label)
+        if entry == costliest:
+            value, reached = start, target
+        elif plan.match == "latency":
+            beside = partial(_latency_beside, plan, classes, channels, entry, costliest, start)
+            value, share = fit(beside, 1.0, start, entry.label)
+            reached = share * target
+        else:
+            value, reached = fit(partial(cost_of, entry), target, start, entry.label)
+        found[entry.key] = MatchedHost(
+            entry.key, plan.match or "", OPTION, round(value, 4), reached, target
+        )
+    return found
+
+
+def _ratio_of_host(plan: Plan) -> float:
+    """The MLP ratio that the plan's host has as it is."""
+    if OPTION in plan.host_kwargs:
+        return float(plan.host_kwargs[OPTION])
+    with torch.device("meta"):
+        host = timm.create_model(plan.host, attention="none", attention_kwargs={}, num_classes=2)
+    known = inspect.signature(type(host).__init__).parameters.get(OPTION)
+    if known is None or not isinstance(known.default, (int, float)):
+        raise ValueError(f"match widens MLPs, and host {plan.host} has no option {OPTION}")
+    return float(known.default)
+
+
+def _cost(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -> float:
+    model = _model(plan, classes, channels, entry, ratio)
+    if plan.match == "latency":
+        x = torch.zeros(_BATCH, channels, *(plan.image_size or ()), device=plan.device)
+        return _times({"it": (model, x)}, plan.device)["it"]
+    known = costs(model, (channels, *(plan.image_size or ())))
+    return float(known.parameters if plan.match == "parameters" else known.multiply_adds)
+
+
+def _latency_beside(
+    plan: Plan,
+    classes: int,
+    channels: int,
+    entry: Entry,
+    other: Entry,
+    start: float,
+    ratio: float,
+) -> float:
+    """The row's latency over that of the costliest row, in turns."""
+    x = torch.zeros(_BATCH, channels, *(plan.image_size or ()), device=plan.device)
+    both = {
+        "row": (_model(plan, classes, channels, entry, ratio), x),
+        "costliest": (_model(plan, classes, channels, other, start), x),
+    }
+    times = _times(both, plan.device)
+    return times["row"] / times["costliest"]
+
+
+def _times(models: Mapping[str, tuple[Any, torch.Tensor]], device: str) -> dict[str, float]:
+    calls = {}
+    for name, (model, x) in models.items():
+        calls[name] = partial(fuse(copy.deepcopy(model).eval().to(device)), x)
+    with torch.inference_mode():
+        found = interleaved(calls, _SECONDS, device, least=_ROUNDS)
+    return {name: median(passes.ms) for name, passes in found.items()}
+
+
+def _model(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -> Any:
+    return build(plan, replace(entry, host={OPTION: ratio}), classes, channels)
+
+
+# Steps of training
+
+
+def step_seconds(
+    plan: Plan, classes: int, channels: int, keys: Sequence[str], tell: Tell
+) -> dict[str, float]:
+    """By key, seconds of a training step, forward and backward, on noise."""
+    set_up(plan)
+    x = torch.randn(plan.batch_size, channels, *(plan.image_size or ()), device=plan.device)
+    found = {}
+    for entry in plan.entries:
+        if entry.key in keys:
+            model = build(plan, entry, classes, channels).train().to(plan.device)
+            passes = interleaved({"step": partial(_step, model, x)}, 0.0, plan.device, least=2)
+            found[entry.key] = median(passes["step"].ms) / 1e3
+    return found
+
+
+def _step(model: nn.Module, x: torch.Tensor) -> None:
+    model(x).sum().backward()

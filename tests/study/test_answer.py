@@ -1,0 +1,73 @@
+"""The sentence that answers the question, and what the terminal prints beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foveate.cli._printing import print_table
+from foveate.study.answer import answer, failures
+from foveate.study.outcome import StudyResult
+from foveate.study.records import Latency, Measurement
+from foveate.study.results import read_results
+from foveate.study.statistics import judge
+from tests.study.test_report import begin, trial
+
+CONTROL = (0.951, 0.955, 0.949)
+
+
+def result(root: Path, *slide: float | None, control: tuple[float, ...] = CONTROL) -> StudyResult:
+    """A study of one mechanism with these scores by seed, None where the trial failed."""
+    run = begin(root, "slide", "cross_covariance", seeds=tuple(range(len(slide))))
+    for seed, score in enumerate(slide):
+        error = "out of memory" if score is None else None
+        run.records.write_trial(trial("slide", seed, score, error=error))
+        for name in ("none", "depthwise_conv"):
+            run.records.write_trial(trial(name, seed, control[seed]))
+    for name in ("slide", "none", "depthwise_conv"):
+        latency = Latency(1234.5, 1.0, 2000.0, 16, 9, (1.0, 2.0), 1.0, 2000.0)
+        run.records.write_measurement(Measurement(name, latency, 1024.5, 1, 1, 1, "a processor"))
+    results = read_results(run.root, run.plan)
+    verdict = judge(results.scores, results.controls, results.metric)
+    return StudyResult(results, verdict, results.failures, run.root / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("slide", "said"),
+    [
+        ((0.985, 0.989, 0.984), "Yes: slide is 3.4 points above depthwise convolution in held-out "
+         "accuracy (95 % interval +3.3 to +3.6 points; 3 seeds)."),
+        ((0.911, 0.915, 0.908), "No: every mechanism is worse than the controls; slide is 4.0 "
+         "points below depthwise convolution"),
+        ((0.985, 0.925, 0.954), "Not shown: slide is 0.3 points above depthwise convolution in "
+         "held-out accuracy (95 % interval -"),
+    ],
+)  # fmt: skip
+def test_the_answer_comes_first_with_its_uncertainty(tmp_path, slide, said):
+    found = result(tmp_path, *slide)
+    assert answer(found.results, found.verdict).startswith(said)
+    assert found.sentences[0] == answer(found.results, found.verdict)
+    assert said in repr(found)
+
+
+def test_one_seed_gives_no_more_than_the_verdict(tmp_path):
+    found = result(tmp_path, 0.9)
+    assert answer(found.results, found.verdict) == found.verdict.headline
+
+
+def test_failed_trials_are_named_beside_the_answer(tmp_path):
+    found = result(tmp_path, 0.985, None, 0.984)
+    said = "1 of 9 trials failed: slide (seed 1); the others are what is compared."
+    assert failures(found.results) == said
+    assert found.sentences[1:3] == [said, "failed: slide, seed 1: out of memory"]
+    assert failures(result(tmp_path / "whole", 0.9).results) is None
+
+
+def test_the_table_fits_eighty_columns(tmp_path, capsys, monkeypatch):
+    found = result(tmp_path, 0.985, 0.989, 0.984)
+    print_table(found.head, found.table, right=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, map(str.rstrip, lines))) <= 80
+    assert any("98.6 % (98.0 to 99.3)" in line for line in lines)
+    assert "1,234 ms" in repr(found)
