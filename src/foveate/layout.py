@@ -53,6 +53,10 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 def merge_heads(x: Tensor) -> Tensor:
     """``(..., h, D) -> (..., h*D)``."""
+    if torch.compiler.is_exporting():
+        # Whether this is a view depends on the strides of attention's output, which an exporter
+        # may choose anew once the graph is recorded.
+        x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(-2)
 
 
