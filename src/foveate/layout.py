@@ -88,6 +88,18 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.index_select(1, rows).index_select(2, columns)
 
 
+def rolled(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """``(B, H, W, C)`` moved down and right by ``shift``, what leaves at an end coming in again."""
+    if is_known(shift[0]) and is_known(shift[1]):
+        return x if shift == (0, 0) else x.roll(shift, (1, 2))
+    for axis, move in zip((1, 2), shift, strict=True):  # exporters roll by numbers alone
+        places = torch.arange(x.shape[axis], device=x.device) - move
+        places = torch.where(places < 0, places + x.shape[axis], places)
+        places = torch.where(places >= x.shape[axis], places - x.shape[axis], places)
+        x = x.index_select(axis, places)
+    return x
+
+
 def is_known(size: int) -> bool:
     """Whether ``size`` is a number, not a symbol.
 

@@ -25,7 +25,7 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrapper, prefix):
     source, model = create(), create()
     state = {prefix + key: value for key, value in source.state_dict().items()}
     torch.save({wrapper: state, "args": argparse.Namespace(lr=0.1)}, tmp_path / "weights.pth")
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="took") as said:
         foveate.load_published(model, tmp_path / "weights.pth")
     (message,) = (str(warning.message) for warning in said)
     assert f"under {wrapper!r}" in message
