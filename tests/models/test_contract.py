@@ -431,6 +431,20 @@ def test_exported(name):
     assert_close(exported(images()), model(images()))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@every_model
+@torch.no_grad()
+def test_a_trace_is_right_at_every_size_or_refused(name, kwargs):
+    model = create(name, kwargs)
+    try:
+        traced = torch.jit.trace(model, images(), check_trace=False)
+    except RuntimeError as error:
+        assert re.fullmatch(r".* torch\.jit\.trace keeps .* use torch\.export.*", str(error))  # noqa: PT017
+        return
+    for size in ((75, 61), (97, 130)):
+        assert_close(traced(images(*size, batch=1)), model(images(*size, batch=1)))
+
+
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_the_deployed_form_is_exported(name):
