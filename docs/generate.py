@@ -2,6 +2,8 @@
 
 Run from a checkout with the ``docs`` and ``test`` extras: ``python docs/generate.py`` writes all,
 ``python docs/generate.py api`` that page alone (so ``parity``, ``models``, ``mechanisms``).
+``python docs/generate.py tools`` tries every family under the tools that people run on a timm
+model, for the table of ``models.md``; it compiles and exports, takes hours, and so is not of all.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import tempfile
+import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +37,16 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
 NOTES = DOCS / "models-notes.md"
+TOOLS = DOCS / "models-tools.md"
 SIZE = (24, 36)
 QUERY = (9, 21)
 SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_published")
 
 sys.path.insert(0, str(ROOT))
+from tests.models import test_contract as contract  # noqa: E402
+from tests.models.small import SMALL  # noqa: E402
 from tests.models.test_contract import agrees  # noqa: E402
+from tests.models.test_distributed import run as run_distributed  # noqa: E402
 from tests.published.golden import largest_differences  # noqa: E402
 from tests.published.test_published import ROWS  # noqa: E402
 from tests.test_public_api import public_modules, public_names  # noqa: E402
@@ -160,9 +169,78 @@ def write_models() -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         sources[figures.source].append(name)
-    lines += ["", *NOTES.read_text().splitlines(), "", "## Where the published figures stand", ""]
+    lines += ["", *TOOLS.read_text().splitlines(), "", *NOTES.read_text().splitlines()]
+    lines += ["", "## Where the published figures stand", ""]
     lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
     (DOCS / "models.md").write_text("\n".join(lines) + "\n")
+
+
+#: What people do with a timm model, each by the test that holds it.
+HOLDS: dict[str, Callable[[str, Path], None]] = {
+    "hub": lambda name, folder: contract.test_what_timm_saves_for_its_hub_comes_back(
+        name, SMALL[name], folder
+    ),
+    "meta": lambda name, _: (
+        contract.test_memory_taken_after_the_meta_device_is_filled_by_the_state_alone(
+            name, SMALL[name]
+        )
+    ),
+    "fx": lambda name, _: contract.test_any_tracer_of_symbols_reads_it(name, SMALL[name]),
+    "vmap(grad)": lambda name, _: contract.test_gradients_of_each_sample(name, SMALL[name]),
+    "fp16": lambda name, _: contract.test_other_precisions(
+        name, SMALL[name], *contract.PRECISIONS["float16"]
+    ),
+    "bf16": lambda name, _: contract.test_other_precisions(
+        name, SMALL[name], *contract.PRECISIONS["bfloat16"]
+    ),
+    "DDP": lambda name, folder: run_distributed("data_parallel", name, folder),
+    "ONNX": lambda name, folder: contract.test_exported_with_free_sizes_it_is_right_at_each(
+        name, folder
+    ),
+    "compile": lambda name, _: contract.test_compiled(name),
+    "ten sizes": lambda name, _: contract.test_ten_sizes_are_compiled_twice_at_most(name),
+}
+
+
+def write_tools() -> None:
+    """One row a family: what holds for its small form, tried now."""
+    sizes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in contract.EXPORTED_TO)
+    lines = [
+        "## What holds, family by family",
+        "",
+        "Computed by `python docs/generate.py tools`, which runs the project's tests on a small "
+        "form of each family. *hub*: saved by timm's `save_for_hf` and read by `local-dir:`. "
+        "*meta*: built on the meta device, `to_empty`, a state loaded. *fx*: traced by "
+        "`torch.fx` and torchvision. *vmap(grad)*: a gradient for each sample. *fp16*, *bf16*: "
+        "the whole model, forward and backward. *DDP*: two processes, "
+        "`find_unused_parameters=False`. *ONNX*: as it is and after `foveate.fuse`, with free "
+        f"batch, height and width (`Dim.DYNAMIC`), opset {contract.OPSET}, run at {sizes}. "
+        "*compile*: `fullgraph=True`. *ten sizes*: at most two compilations with `dynamic=True`.",
+        "",
+        f"| family | {' | '.join(HOLDS)} |",
+        f"|---|{'---|' * len(HOLDS)}",
+    ]
+    reasons = []
+    for name in SMALL:
+        family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+        faults = {what: fault(check, name) for what, check in HOLDS.items()}
+        cells = ["no" if found else "yes" for found in faults.values()]
+        lines.append(f"| `{family}` | {' | '.join(cells)} |")
+        reasons += [f"* {family}, {what}: {found}" for what, found in faults.items() if found]
+        # Row by row, so that hours are not lost to an interruption.
+        TOOLS.write_text("\n".join([*lines, "", *reasons]).rstrip() + "\n")
+
+
+def fault(check: Callable[[str, Path], None], name: str) -> str:
+    """Why a check fails, in a line; empty where it holds."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            check(name, Path(folder))
+        except Exception as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            return said[0].replace("|", "/")[:200]
+    return ""
 
 
 def large(number: int) -> str:
@@ -280,6 +358,7 @@ PAGES = {
     "api": write_api,
     "parity": write_parity,
     "models": write_models,
+    "tools": write_tools,
     "mechanisms": write_mechanisms,
 }
 
@@ -287,5 +366,5 @@ if __name__ == "__main__":
     torch.set_grad_enabled(True)
     if unknown := set(sys.argv[1:]) - set(PAGES):
         sys.exit(f"unknown page {', '.join(sorted(unknown))}; known: {', '.join(PAGES)}")
-    for page in sys.argv[1:] or PAGES:
+    for page in sys.argv[1:] or [page for page in PAGES if page != "tools"]:
         PAGES[page]()

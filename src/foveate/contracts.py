@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -35,9 +36,19 @@ class OneStep(nn.Module):
     """A module that symbolic tracing (``torch.fx``, torchvision's features) takes as one step.
 
     Such a module chooses its path by shapes or values, which a symbol does not have.
+    ``torch.jit.trace``, which would keep the path of its example for all sizes, is refused.
     """
 
+    by_shape: ClassVar[bool] = True
+    """Whether shapes choose the path, so that no trace of one example is right for others."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.by_shape and torch.jit.is_tracing():
+            raise RuntimeError(
+                f"{type(self).__name__} goes by the size of its input, and torch.jit.trace keeps "
+                "that of the example: use torch.export.export, or torch.onnx.export with "
+                "dynamo=True"
+            )
         tracer = _tracer((*args, *kwargs.values()))
         if tracer is None:
             return super().__call__(*args, **kwargs)
@@ -123,6 +134,7 @@ class Gate(Attention):
     """
 
     role = "gate"
+    by_shape = False
     dim: int
 
     def gate(self, x: Tensor) -> Tensor:

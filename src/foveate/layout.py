@@ -53,6 +53,10 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 def merge_heads(x: Tensor) -> Tensor:
     """``(..., h, D) -> (..., h*D)``."""
+    if torch.compiler.is_exporting():
+        # Whether this is a view depends on the strides of attention's output, which an exporter
+        # may choose anew once the graph is recorded.
+        x = x.clone(memory_format=torch.contiguous_format)
     return x.flatten(-2)
 
 
@@ -82,6 +86,18 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     # Strides of a symbolic slice would tie an export to sizes that need, or do not need, padding.
     rows, columns = (torch.arange(length, device=x.device) for length in size)
     return x.index_select(1, rows).index_select(2, columns)
+
+
+def rolled(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """``(B, H, W, C)`` moved down and right by ``shift``, what leaves at an end coming in again."""
+    if is_known(shift[0]) and is_known(shift[1]):
+        return x if shift == (0, 0) else x.roll(shift, (1, 2))
+    for axis, move in zip((1, 2), shift, strict=True):  # exporters roll by numbers alone
+        places = torch.arange(x.shape[axis], device=x.device) - move
+        places = torch.where(places < 0, places + x.shape[axis], places)
+        places = torch.where(places >= x.shape[axis], places - x.shape[axis], places)
+        x = x.index_select(axis, places)
+    return x
 
 
 def is_known(size: int) -> bool:

@@ -6,8 +6,9 @@ import argparse
 import copy
 import os
 import pickle
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from foveate.arguments import nearest
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
-_LISTED = 20
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.", "model.", "net.")
+_LINES = 8  # of an error, between its first line and its last
+_LISTED = 5  # names in one line
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -36,26 +39,40 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
             ``"model_ema"``, ``"ema"``, ``"state_dict"``, ``"model"`` or ``"net"``, the first of
             these that is there; or the path of a ``.safetensors`` or PyTorch file of either (read
             with ``weights_only=True``; an ``argparse.Namespace`` beside the weights is read, and
-            nothing is executed). A ``module.``, ``_orig_mod.``, ``backbone.`` or ``encoder.``
-            before every name is taken off. What the module's ``load_state_dict`` resamples, such as
-            the position embeddings of another image size, is resampled, with a warning.
+            nothing is executed). A ``module.``, ``_orig_mod.``, ``backbone.``, ``encoder.``,
+            ``model.`` or ``net.`` before every name is taken off. What the module's
+            ``load_state_dict`` resamples, such as the position embeddings of another image size,
+            is resampled.
 
     Returns:
         ``module``.
 
+    Warns:
+        UserWarning: which of a file's states was taken, what was taken off the names, and what was
+            resampled.
+
     Raises:
         TypeError: if ``module``, ``state`` or an entry of it is of the wrong type.
         ValueError: if the file cannot be read as weights, or entries are missing, left over or
-            of the wrong shape; the message names them.
+            of the wrong shape; the message names the file, what was found and what to pass.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to load into, got {type(module).__name__}")
-    if isinstance(state, str | os.PathLike):
-        state = _read(Path(state))
+    if not isinstance(state, str | os.PathLike):
+        return _load(module, state)
+    path = Path(state)
+    read = _read(path)
+    try:
+        return _load(module, read)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _load(module: _Module, state: Any) -> _Module:
     own = module.state_dict()
     tensors = _under_own_names(module, tensors_of(state, own), own)
     if not _resamples(module, own, tensors):
-        _check_fit(type(module).__name__, own, tensors)
+        _check_fit(module, own, tensors)
     module.load_state_dict(tensors)
     return module
 
@@ -76,6 +93,10 @@ def _resamples(module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Te
 
 
 def _read(path: Path) -> Any:
+    if path.is_dir():
+        names = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
+        inside = f"pass one of its files: {_some(names)}" if names else "it holds no weights"
+        raise ValueError(f"{path} is a folder; {inside}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -85,14 +106,32 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as weights alone: {error}\n"
-            "If you trust the file, name the classes it holds in "
-            "torch.serialization.safe_globals([...]) around this call"
-        ) from error
+        raise ValueError(f"{path} cannot be read as weights alone: {_reason(error)}") from error
+
+
+def _harmless() -> list[Any]:
+    """What stands beside weights, and runs no code when it is read: options, numpy's numbers."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]  # the function that makes a number of its bytes
+    kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, bool)}
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *kinds, *named]
+
+
+def _reason(error: Exception) -> str:
+    """In a line or two; PyTorch's own are many, and about its options."""
+    foreign = re.search(r"GLOBAL (\S+)", str(error))
+    if foreign is None:
+        return str(error).strip().splitlines()[0] if str(error).strip() else "it is cut off"
+    return (
+        f"it holds {foreign[1]}, which reading could run as code.\n"
+        "If you trust the file, call this within "
+        f"torch.serialization.safe_globals([{foreign[1]}])"
+    )
 
 
 def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
@@ -102,10 +141,23 @@ def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
         state: as for :func:`load_published`, but no path.
         own: the names that the module itself has.
 
+    Warns:
+        UserWarning: what was taken out and off.
+
     Raises:
         TypeError: if ``state`` or an entry of it is of the wrong type.
     """
-    return _without_prefix(_tensors(state), own)
+    held, wrappers = _unwrapped(state)
+    tensors, prefix = _without_prefix(held, own)
+    said = []
+    if wrappers:
+        beside = [key for key in _WRAPPERS if key != wrappers[0] and _is_state(state.get(key))]
+        said.append(f"the weights under {wrappers[0]!r}" + f", not {_some(beside)}" * bool(beside))
+    if prefix:
+        said.append(f"the names without {prefix!r}")
+    if said:
+        warnings.warn(f"took {' and '.join(said)}", stacklevel=2)
+    return tensors
 
 
 def _under_own_names(
@@ -122,32 +174,41 @@ def _under_own_names(
     return given if is_own and tensors.keys() != own.keys() else tensors
 
 
-def _tensors(state: Any) -> dict[str, Tensor]:
-    """The tensors by name, out of their wrapper."""
+def _unwrapped(state: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by name, and the names of the wrappers that they were in, outermost first."""
     if isinstance(state, nn.Module):
         raise TypeError("expected tensors by name, got a module; pass its state_dict()")
     if not isinstance(state, Mapping):
         raise TypeError(f"expected tensors by name, or a path, got {type(state).__name__}")
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
-            return _tensors(state[wrapper])
+            inside, wrappers = _unwrapped(state[wrapper])
+            return inside, [wrapper, *wrappers]
+    states = [f"state[{key!r}]" for key, value in state.items() if _is_state(value)]
+    hint = f"; tensors are in {_some(states, str)}: pass one of these" if states else ""
     for key, value in state.items():
         if not isinstance(key, str):
-            raise TypeError(f"entries must be named by strings, got {key!r}")
+            raise TypeError(f"entries must be named by strings, got {key!r}{hint}")
         if not isinstance(value, Tensor):
-            raise TypeError(f"entry {key!r} must be a torch.Tensor, got {type(value).__name__}")
-    return dict(state)
+            found = type(value).__name__
+            raise TypeError(f"entry {key!r} must be a torch.Tensor, got {found}{hint}")
+    return dict(state), []
 
 
-def _without_prefix(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """Take off what wrappers (nn.DataParallel, torch.compile, ...) put before every name."""
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(part, Tensor) for part in value.values())
+
+
+def _without_prefix(state: dict[str, Tensor], own: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Take off, and name, what wrappers (nn.DataParallel, torch.compile, ...) put before names."""
     own = list(own)
     for prefix in _PREFIXES:
         wrapped = state and all(key.startswith(prefix) for key in state)
         if wrapped and not any(key.startswith(prefix) for key in own):
             bare = {key.removeprefix(prefix): value for key, value in state.items()}
-            return _without_prefix(bare, own)
-    return state
+            inside, more = _without_prefix(bare, own)
+            return inside, prefix + more
+    return state, ""
 
 
 def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,11 +231,11 @@ def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"{type(module).__name__} cannot load these weights: an entry of unexpected shape "
-            f"({error}) among {_some(names)}"
+            f"({str(error).splitlines()[0]}) among {_some(names)}"
         ) from error
 
 
-def _check_fit(name: str, own: dict[str, Any], state: dict[str, Tensor]) -> None:
+def _check_fit(module: nn.Module, own: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Raise unless ``state`` has the names, shapes and kinds of numbers of ``own``."""
     missing = [key for key in own if key not in state]
     surplus = [key for key in state if key not in own]
@@ -183,35 +244,72 @@ def _check_fit(name: str, own: dict[str, Any], state: dict[str, Tensor]) -> None
     mistyped = [
         key for key in both if own[key].is_floating_point() != state[key].is_floating_point()
     ]
-    problems = [
-        *_report("missing", missing, lambda key: _shape(own[key]) + nearest(key, surplus or state)),
-        *_report("left over", surplus, lambda key: _shape(state[key]) + nearest(key, own)),
-        *_report(
+    problems: list[tuple[str, list[str], Callable[[str], str]]] = [
+        ("missing", missing, lambda key: _shape(own[key]) + nearest(key, surplus or state)),
+        ("left over", surplus, lambda key: _shape(state[key]) + nearest(key, own)),
+        (
             "of the wrong shape",
             misshapen,
             lambda key: f"{_shape(state[key])} where the module has{_shape(own[key])}",
         ),
-        *_report(
+        (
             "of the wrong type",
             mistyped,
             lambda key: f" {state[key].dtype} where the module has {own[key].dtype}",
         ),
     ]
-    if problems:
-        raise ValueError("\n  ".join([f"{name} cannot load these weights:", *problems]))
+    problems = [problem for problem in problems if problem[1]]
+    if not problems:
+        return
+    each = max(_LINES // len(problems), 2)
+    lines = [
+        f"{type(module).__name__} cannot load these weights, {len(both)} of whose {len(state)} "
+        f"entries have names of the module's {len(own)}:",
+        *(line for problem in problems for line in _report(*problem, each)),
+        _advice(module, missing, surplus, misshapen, state),
+    ]
+    raise ValueError("\n  ".join(lines))
 
 
-def _report(problem: str, keys: list[str], detail: Any) -> list[str]:
-    lines = [f"{problem}: {key!r}{detail(key)}" for key in keys[:_LISTED]]
-    if len(keys) > _LISTED:
-        lines.append(f"{problem}: {len(keys) - _LISTED} more")
+def _report(problem: str, keys: list[str], detail: Callable[[str], str], at_most: int) -> list[str]:
+    """At most so many lines, the last of which counts what is not named."""
+    named = keys if len(keys) <= at_most else keys[: at_most - 1]
+    lines = [f"{problem}: {key!r}{detail(key)}" for key in named]
+    if len(named) < len(keys):
+        lines.append(f"{problem}: {len(keys) - len(named)} more")
     return lines
+
+
+def _advice(
+    module: nn.Module,
+    missing: list[str],
+    surplus: list[str],
+    misshapen: list[str],
+    state: dict[str, Tensor],
+) -> str:
+    """What to pass instead."""
+    classifier = _classifier(module)
+    if classifier and not surplus and missing and all(key in classifier for key in missing):
+        return "pass a module built with num_classes=0: these weights have no classifier"
+    if classifier and not (missing or surplus) and all(key in classifier for key in misshapen):
+        return f"pass a module built with num_classes={len(state[misshapen[0]])}"
+    if missing and len(surplus) == len(state):
+        return "pass the weights of this module: none of these names is known here"
+    return "pass the weights of a module with the same options, or build the module as theirs"
+
+
+def _classifier(module: nn.Module) -> set[str]:
+    """The names of a timm model's classifier's entries."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    name = config.get("classifier") or ()
+    parts = name if isinstance(name, tuple | list) else (name,)
+    return {f"{part}.{leaf}" for part in parts for leaf in ("weight", "bias")}
 
 
 def _shape(tensor: Tensor) -> str:
     return f" {tuple(tensor.shape)}"
 
 
-def _some(keys: list[str]) -> str:
-    listed = ", ".join(map(repr, keys[:_LISTED]))
-    return listed if len(keys) <= _LISTED else f"{listed} and {len(keys) - _LISTED} more"
+def _some(names: list[str], show: Callable[[str], str] = repr) -> str:
+    listed = ", ".join(map(show, names[:_LISTED]))
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -18,6 +19,7 @@ from timm.layers import (
 )
 from timm.models import group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import feature_extraction
@@ -370,12 +372,15 @@ def test_gradients_of_each_sample(name, kwargs):
         assert (each[key][1] - value).abs().max() <= 1e-3 * value.abs().max() + 1e-6 * largest, key
 
 
+PRECISIONS = {
+    "float64": (torch.float64, 1e-4),
+    "bfloat16": (torch.bfloat16, 0.1),
+    "float16": (torch.float16, 0.02),
+}
+
+
 @every_model
-@pytest.mark.parametrize(
-    ("dtype", "share"),
-    [(torch.float64, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)],
-    ids=["float64", "bfloat16", "float16"],
-)
+@pytest.mark.parametrize(("dtype", "share"), PRECISIONS.values(), ids=PRECISIONS)
 def test_other_precisions(name, kwargs, dtype, share):
     """Forward within a share of float32's largest logit, backward finite."""
     model = create(name, kwargs)
@@ -424,6 +429,77 @@ def test_exported(name):
     model = create(name, SMALL[name])
     exported = torch.export.export(model, (images(),)).module()
     assert_close(exported(images()), model(images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@every_model
+@torch.no_grad()
+def test_a_trace_is_right_at_every_size_or_refused(name, kwargs):
+    model = create(name, kwargs)
+    try:
+        traced = torch.jit.trace(model, images(), check_trace=False)
+    except RuntimeError as error:
+        assert re.fullmatch(r".* torch\.jit\.trace keeps .* use torch\.export.*", str(error))  # noqa: PT017
+        return
+    for size in ((75, 61), (97, 130)):
+        assert_close(traced(images(*size, batch=1)), model(images(*size, batch=1)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_the_deployed_form_is_exported(name):
+    """In PyTorch's core operators, which choose other strides than those that were recorded."""
+    model = lively(name, SMALL[name])
+    fused = foveate.fuse(copy.deepcopy(model))
+    exported = torch.export.export(fused, (images(),)).run_decompositions().module()
+    assert_close(exported(images()), model(images()))
+
+
+OPSET = 20
+"""Of the exported ONNX: the first with grids and windows that overhang as PyTorch has them."""
+EXPORTED_FROM = (2, 224, 192)
+EXPORTED_TO = ((2, 224, 192), (1, 97, 130), (3, 64, 96), (1, 225, 301), (3, 128, 75))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_exported_with_free_sizes_it_is_right_at_each(name, tmp_path):
+    """ONNX with free batch, height and width, at sizes most of which are no multiples of 32."""
+    model = lively(name, SMALL[name])
+    batch, *size = EXPORTED_FROM
+    free = torch.export.Dim.DYNAMIC
+    for form in (model, foveate.fuse(copy.deepcopy(model))):
+        torch.onnx.export(
+            form,
+            (images(*size, batch=batch),),
+            tmp_path / "model.onnx",
+            dynamo=True,
+            dynamic_shapes=({0: free, 2: free, 3: free},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        for batch, *size in EXPORTED_TO:
+            x = images(*size, batch=batch)
+            (given,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            assert_close(torch.from_numpy(given), model(x), share=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_ten_sizes_are_compiled_twice_at_most(name):
+    model = create(name, SMALL[name])
+    torch.compiler.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    for step in range(10):
+        x = images(64 + 13 * step, 96 + 7 * step)
+        assert_close(compiled(x), model(x))
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("name", sorted(published_figures()))

@@ -100,7 +100,7 @@ class Stripes(OneStep):
 
     def _stripe(self, x: Tensor, index: int) -> Tensor:
         centre = (2 * index + 1) / self.parts - 1
-        theta = x.new_tensor([[1, 0, 0], [0, 1 / self.parts, centre]]).expand(len(x), 2, 3)
+        theta = x.new_tensor([[1, 0, 0], [0, 1 / self.parts, centre]]).expand(x.shape[0], 2, 3)
         grid = F.affine_grid(theta, list(x.shape), align_corners=True)
         return F.grid_sample(x, grid, align_corners=True)
 

@@ -85,7 +85,7 @@ class DualStream(OneStep):
     def forward(self, x: Tensor) -> Tensor:
         coarse, local = self.enter(x).chunk(2, 1)
         size = local.shape[2:]
-        grid = [max(1, side // self.scale) for side in size]
+        grid = [torch.sym_max(1, side // self.scale) for side in size]
         coarse = map_to_tokens(F.interpolate(coarse, grid, mode="bilinear"))
 
         local = local + self.local(self.local_norm(local))

@@ -93,7 +93,7 @@ class PatchesAndToken(OneStep):
         trunc_normal_(self.cls_pos_embed, std=0.02)
 
     def forward(self, x: Tensor) -> MapAndToken:
-        return self.patches(x), (self.cls_token + self.cls_pos_embed).expand(len(x), -1)
+        return self.patches(x), (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1)
 
 
 class TokenStage(OneStep, Stage):

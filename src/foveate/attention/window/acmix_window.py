@@ -100,8 +100,8 @@ class ACmixWindowAttention(WindowAttention):
 
     def _mix(self, attended: Tensor, qkv: Tensor, x: Tensor) -> Tensor:
         down, across = self._shift(*x.shape[2:])
-        maps = layout.split_heads(qkv.roll((-down, -across), (1, 2)), 3 * self.num_heads)
-        convolved = self.convolution(maps).roll((down, across), (1, 2))
+        maps = layout.split_heads(layout.rolled(qkv, (-down, -across)), 3 * self.num_heads)
+        convolved = layout.rolled(self.convolution(maps), (down, across))
         y = self.proj_drop(self.rate1 * self.proj(attended) + self.rate2 * convolved)
         return layout.to_channels_first(y, like=x)
 

@@ -162,9 +162,15 @@ class WindowAttention(Mixer):
 
     def _shift(self, height: int, width: int) -> tuple[int, int]:
         """None for a map that fits in a window, whose cells all see each other as they are."""
-        window = self.window_size
-        fits = self.pad == "mask" and (height <= window[0] or width <= window[1])
-        return (0, 0) if fits else self.shift_size
+        (rows, columns), shift = self.window_size, self.shift_size
+        if self.pad != "mask" or shift == (0, 0):
+            return shift
+        if layout.is_known(height) and layout.is_known(width):
+            return (0, 0) if height <= rows or width <= columns else shift
+        # 1 for a larger map, 0 for one that fits; a branch would fix an export to one of the two.
+        larger = torch.sym_min(torch.sym_max(height - rows, 0), 1)
+        larger = larger * torch.sym_min(torch.sym_max(width - columns, 0), 1)
+        return shift[0] * larger, shift[1] * larger
 
     def _bias(self, window: tuple[int, int]) -> Tensor:
         """``(h, T, T)``; a window that shrank to the map takes the middle of the table."""

@@ -74,10 +74,11 @@ def _checked(
     q, k, v = autocast(q, k, v)
     check_together(q, k, v, bias=bias)
     window = fitted((q.shape[1], q.shape[2]), _sides(window_size))
-    shift = pair(shift_size, "shift_size", at_least=0)
-    if spread and shift != (0, 0):
+    shift = _moves(shift_size)
+    known = all(map(is_known, shift))
+    if spread and known and shift != (0, 0):
         raise ValueError("spread windows cannot be shifted; shift_size must be 0")
-    if any(move and move >= side for move, side in zip(shift, window, strict=True)):
+    if known and any(move and move >= side for move, side in zip(shift, window, strict=True)):
         raise ValueError(f"shift_size must be less than a window's {window}, got {shift_size}")
     _check_bias(bias, q, window)
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
@@ -89,6 +90,13 @@ def _sides(window_size: int | WindowSize) -> WindowSize:
     both = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
     pair([1 if side is None or not is_known(side) else side for side in both], "window_size")
     return both[0], both[1]
+
+
+def _moves(shift_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Down and right; a caller that lets symbolic sizes decide has symbols."""
+    if isinstance(shift_size, tuple) and not all(map(is_known, shift_size)):
+        return shift_size
+    return pair(shift_size, "shift_size", at_least=0)
 
 
 def _check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, int]) -> None:

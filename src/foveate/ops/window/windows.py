@@ -63,22 +63,18 @@ class Windows(NamedTuple):
     def split(self, x: Tensor) -> Tensor:
         """``(B, H, W, C) -> (B, n, T, C)``."""
         x = layout.pad_to_size(x, self.padded)
-        if self.shift != (0, 0):
-            x = x.roll((-self.shift[0], -self.shift[1]), (1, 2))
-        return self._partition(x)
+        return self._partition(layout.rolled(x, (-self.shift[0], -self.shift[1])))
 
     def merge(self, y: Tensor) -> Tensor:
         """``(B, n, T, C) -> (B, H, W, C)``."""
         merge = layout.grid_merge if self.spread else layout.window_merge
-        y = merge(y, self.size, self.padded)
-        if self.shift != (0, 0):
-            y = y.roll(self.shift, (1, 2))
+        y = layout.rolled(merge(y, self.size, self.padded), self.shift)
         return layout.crop(y, self.map)
 
     def together(self, device: torch.device) -> Tensor | None:
         """``(n, T, T)``: which cells of a window may attend to each other; None: all."""
         known = layout.is_known(self.map[0]) and layout.is_known(self.map[1])
-        if self.shift == (0, 0) and known and self.padded == self.map:
+        if known and self.shift == (0, 0) and self.padded == self.map:
             return None
         rows, columns = (self._labels(i, device) for i in (0, 1))
         # Padding is alone with itself, so that no row of the mask is empty.
