@@ -13,6 +13,8 @@ from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.autograd import forward_ad
+from torch.fx import traceback
+from torch.utils.checkpoint import CheckpointPolicy
 
 __all__ = [
     "FunctionalTensorMode",
@@ -20,6 +22,7 @@ __all__ = [
     "below_autograd",
     "has_tangent",
     "in_transform",
+    "saved_for_backward",
     "triton_outside_graphs",
 ]
 
@@ -57,3 +60,17 @@ def triton_outside_graphs() -> Iterator[None]:
     """Triton kernels started inside run at once, and not as part of a graph."""
     with set_wrap_triton_enabled(False):
         yield
+
+
+@contextmanager
+def saved_for_backward() -> Iterator[None]:
+    """What is traced inside is kept for the backward and never computed again there."""
+    meta = traceback.current_meta
+    before = meta.get("recompute")
+    meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    try:
+        yield
+    finally:
+        meta["recompute"] = before
+        if before is None:
+            del meta["recompute"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive, probability
+from foveate.attention._softmax import wide_product
 
 SELF_LOGIT = -5e4  # where q and k are shared, a token attends to itself only if it has no other key
 
@@ -88,9 +89,10 @@ class KMeansAttention(nn.Module):
                 for t in (self.mem_key, self.mem_value)
             )
             keys, values = (torch.cat(both, 3) for both in zip(slots, (keys, values), strict=True))
-        logits = _pick(q, query_places) @ keys.mT * q.shape[3] ** -0.5  # (B, h, K, w, m + w')
+        q = q * q.shape[3] ** -0.5
+        logits = wide_product(_pick(q, query_places), keys.mT)  # (B, h, K, w, m + w')
         logits = self._restrict(logits, query_places, key_places, query_mask, key_mask)
-        y = self.attn_drop(logits.softmax(-1)) @ values  # (B, h, K, w, D)
+        y = self.attn_drop(logits.softmax(-1).to(values.dtype)) @ values  # (B, h, K, w, D)
         return _mean_at(y.flatten(2, 3), query_places.flatten(2), q.shape[2])
 
     def window(self, tokens: int, context: bool = False) -> int:
