@@ -15,7 +15,7 @@ from foveate.checks.running import check, outputs, require_close
 from foveate.checks.subject import Subject
 
 _SIZE = (6, 5)
-_BUDGETS = (0.5, 0.1)  # of memory; with none at all PyTorch draws its own random numbers again
+_BUDGET = 0.5  # of memory; with nearly none PyTorch draws its own random numbers again
 
 Run = Callable[..., tuple[Tensor, ...]]
 
@@ -38,8 +38,7 @@ def check_recomputed(subject: Subject) -> None:
 def check_recomputed_compiled(subject: Subject) -> None:
     """Compiled under an activation memory budget, with dropout: the same output and gradients."""
     expected = _compiled(subject, 1.0)
-    for budget in _BUDGETS:
-        require_close(_compiled(subject, budget), expected, f"memory budget {budget}", 1e-8)
+    require_close(_compiled(subject, _BUDGET), expected, f"memory budget {_BUDGET}", 1e-8)
 
 
 def _trained(subject: Subject, run: Run) -> tuple[Tensor, ...]:

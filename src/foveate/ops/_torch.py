@@ -21,6 +21,7 @@ __all__ = [
     "autograd_in_body",
     "below_autograd",
     "has_tangent",
+    "in_backward",
     "in_transform",
     "saved_for_backward",
     "triton_outside_graphs",
@@ -35,6 +36,11 @@ def in_transform() -> bool:
     if torch.compiler.is_compiling():  # the compiler would trace the question itself as True
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_backward() -> bool:
+    """Whether autograd is computing gradients: what runs then is recomputed."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def has_tangent(tensors: list[Tensor]) -> bool:
