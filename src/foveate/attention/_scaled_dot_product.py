@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveate.attention._softmax import masked_softmax
+from foveate.attention._softmax import masked_softmax, wide_product
 
 
 def scaled_dot_product(
@@ -41,7 +41,7 @@ def scaled_dot_product(
     queries, keys = query.shape[2], key.shape[2]
     grouped = query.unflatten(1, (key.shape[1], -1))  # (B, g, h / g, T, D)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    logits = (factor * grouped) @ key[:, :, None].mT  # (B, g, h / g, T, S)
+    logits = wide_product(factor * grouped, key[:, :, None].mT)  # (B, g, h / g, T, S)
     logits = logits.flatten(1, 2)
     allowed = None
     if mask is not None and mask.dtype is torch.bool:
@@ -52,7 +52,7 @@ def scaled_dot_product(
         rows = torch.arange(queries, device=query.device)
         past = rows[:, None] >= torch.arange(keys, device=query.device)
         allowed = past if allowed is None else allowed & past
-    weights = masked_softmax(logits, allowed)
+    weights = masked_softmax(logits, allowed).to(value.dtype)
     dropped = F.dropout(weights, dropout_p).unflatten(1, (key.shape[1], -1))
     return (dropped @ value[:, :, None]).flatten(1, 2), weights
 

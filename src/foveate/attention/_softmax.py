@@ -1,9 +1,23 @@
-"""Softmax over keys of which some, or all, are masked."""
+"""Logits that stay in range, and a softmax over keys of which some, or all, are masked."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` in float32 at least, under autocast too.
+
+    Logits are sums of products: float16 ends at 65504, where queries and keys of a few hundred
+    are far in its range.
+    """
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    a, b, device = a.to(dtype), b.to(dtype), a.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return a @ b
+    return a @ b
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -20,9 +20,12 @@ from foveate.checks import (  # noqa: F401  (importing a theme adds its checks)
     masks,
     memory,
     precision,
+    quantization,
+    recomputation,
     refusals,
     shapes,
     states,
+    transforms,
 )
 from foveate.checks.running import (
     CHECKS,

@@ -175,6 +175,23 @@ def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return result if isinstance(result, tuple) else (result,)
 
 
+def layer_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What ``module`` and each layer within gives for ``inputs``."""
+    found: list[Tensor] = []
+
+    def keep(layer: nn.Module, given: Any, result: Any) -> None:
+        values = result if isinstance(result, tuple) else (result,)
+        found.extend(y for y in values if isinstance(y, Tensor) and y.numel())
+
+    handles = [layer.register_forward_hook(keep) for layer in module.modules()]
+    try:
+        outputs(module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def require(condition: bool, message: str) -> None:
     """Fail with ``message`` unless ``condition``."""
     if not condition:

@@ -63,6 +63,23 @@ def check_meta_device(subject: Subject) -> None:
     require(shapes[0] == shapes[1], f"meta tensors give {shapes[0]}, others {shapes[1]}")
 
 
+@check()
+def check_fresh_memory(subject: Subject) -> None:
+    """Built on the meta device and given memory and a state, it gives the same numbers.
+
+    So do loaders of sharded and of big models; what the state does not hold must be computed.
+    """
+    module = subject.build()
+    with torch.device("meta"):
+        fresh = subject.create().eval()
+    fresh.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*fresh.parameters(), *fresh.buffers()):
+            tensor.fill_(3)  # what fresh memory may hold
+    fresh.load_state_dict(module.state_dict())
+    require_close(_run(fresh, subject), _run(module, subject), "loaded into fresh memory")
+
+
 def _run(module: nn.Module, subject: Subject) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
         return outputs(module, subject.inputs((6, 5)))

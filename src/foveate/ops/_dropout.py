@@ -8,16 +8,47 @@ C.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from foveate.ops._torch import FunctionalTensorMode, saved_for_backward
 
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 
 def draw_seed() -> Tensor:
-    """A fresh 62-bit seed, a scalar on the CPU."""
+    """A fresh 62-bit seed, a scalar on the CPU.
+
+    In compiled code an operator draws it whose result is always kept for the backward: whatever
+    else is computed again there, to save memory, drops what the first computation dropped. A memory
+    budget of zero keeps nothing at all, PyTorch's own random numbers included.
+    """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return torch.ops.foveate.draw_seed()
+    return _draw()
+
+
+def _draw() -> Tensor:
     return torch.randint(2**62, (), dtype=torch.int64)
+
+
+def _draw_kept(mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Tensor:
+    with saved_for_backward():
+        return mode.__torch_dispatch__(op, types, args, kwargs)
+
+
+_library = torch.library.Library("foveate", "FRAGMENT")
+_library.define("draw_seed() -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_library.impl("draw_seed", _draw, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "foveate::draw_seed", lambda: torch.empty((), dtype=torch.int64), lib=_library
+)
+torch.library.register_torch_dispatch(
+    "foveate::draw_seed", FunctionalTensorMode, _draw_kept, lib=_library
+)
 
 
 def threshold(p: float) -> int:

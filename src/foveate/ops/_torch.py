@@ -13,13 +13,17 @@ from torch import Tensor
 from torch._library.triton import set_wrap_triton_enabled
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.autograd import forward_ad
+from torch.fx import traceback
+from torch.utils.checkpoint import CheckpointPolicy
 
 __all__ = [
     "FunctionalTensorMode",
     "autograd_in_body",
     "below_autograd",
     "has_tangent",
+    "in_backward",
     "in_transform",
+    "saved_for_backward",
     "triton_outside_graphs",
 ]
 
@@ -32,6 +36,11 @@ def in_transform() -> bool:
     if torch.compiler.is_compiling():  # the compiler would trace the question itself as True
         return False
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_backward() -> bool:
+    """Whether autograd is computing gradients: what runs then is recomputed."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def has_tangent(tensors: list[Tensor]) -> bool:
@@ -57,3 +66,17 @@ def triton_outside_graphs() -> Iterator[None]:
     """Triton kernels started inside run at once, and not as part of a graph."""
     with set_wrap_triton_enabled(False):
         yield
+
+
+@contextmanager
+def saved_for_backward() -> Iterator[None]:
+    """What is traced inside is kept for the backward and never computed again there."""
+    meta = traceback.current_meta
+    before = meta.get("recompute")
+    meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    try:
+        yield
+    finally:
+        meta["recompute"] = before
+        if before is None:
+            del meta["recompute"]

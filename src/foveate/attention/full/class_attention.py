@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
-from foveate.attention._softmax import masked_softmax
+from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register
@@ -81,8 +81,9 @@ class ClassAttention(TokenMixer):
         """``(B, h, N, N)``: row 0 is the class token's; a patch, unchanged, has itself alone."""
         self._check(x, key_mask)
         q, k = self._heads(self.q(x[:, :1])), self._heads(self.k(x))
-        logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, h, 1, N)
-        row = masked_softmax(logits, None if key_mask is None else key_mask[:, None, None, :])
+        logits = wide_product(q * self.head_dim**-0.5, k.transpose(-2, -1))  # (B, h, 1, N)
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        row = masked_softmax(logits, mask).to(x.dtype)
         tokens = x.shape[1]
         patches = torch.eye(tokens, dtype=x.dtype, device=x.device)[1:]
         patches = patches.expand(x.shape[0], self.num_heads, tokens - 1, tokens)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
-from foveate.attention._softmax import masked_softmax
+from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
 from foveate.registry import register
@@ -72,8 +72,9 @@ class MultiHeadAttention(TokenMixer):
 
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, _ = self._project(x, key_mask)
-        logits = q @ k.transpose(-2, -1) * self.head_dim**-0.5  # (B, h, N, N)
-        return masked_softmax(logits, None if key_mask is None else key_mask[:, None, None, :])
+        logits = wide_product(q * self.head_dim**-0.5, k.transpose(-2, -1))  # (B, h, N, N)
+        mask = None if key_mask is None else key_mask[:, None, None, :]
+        return masked_softmax(logits, mask).to(x.dtype)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return self._finish(weights @ self._project(x, None)[2])

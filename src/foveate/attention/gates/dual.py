@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map
+from foveate.attention._softmax import wide_product
 from foveate.attention.gates._common import as_linear, reduced_width, rename
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, tokens_to_map
@@ -50,7 +51,8 @@ class PositionAttention(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         tokens = map_to_tokens(x)
-        return (self.query(tokens) @ self.key(tokens).transpose(1, 2)).softmax(-1)[:, None]
+        logits = wide_product(self.query(tokens), self.key(tokens).transpose(1, 2))
+        return logits.softmax(-1).to(x.dtype)[:, None]
 
 
 class ChannelAttention(nn.Module):
@@ -62,8 +64,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = map_to_tokens(x)  # (B, N, C)
-        energy = tokens.transpose(1, 2) @ tokens  # (B, C, C)
-        weights = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
+        energy = wide_product(tokens.transpose(1, 2), tokens)  # (B, C, C)
+        weights = (energy.amax(-1, keepdim=True) - energy).softmax(-1).to(x.dtype)
         y = tokens @ weights.transpose(1, 2)
         return self.gamma * tokens_to_map(y, *x.shape[2:], like=x) + x
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, pair, positive
+from foveate.attention._softmax import wide_product
 from foveate.attention.gates._common import reduced_width
 from foveate.contracts import Gate
 from foveate.registry import register
@@ -66,10 +67,20 @@ class RelationGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        relations = self.theta(x).transpose(1, 2) @ self.phi(x)  # (B, nodes, nodes)
+        relations = wide_product(self.theta(x).transpose(1, 2), self.phi(x))  # (B, nodes, nodes)
         both = torch.cat([relations.transpose(1, 2), relations], 1)  # (B, 2 nodes, nodes)
         own = self.embed(x).mean(1, keepdim=True)  # (B, 1, nodes)
-        return self.score(torch.cat([own, self.relate(both)], 1)).sigmoid()  # (B, 1, nodes)
+        related = self._relate(both).to(own.dtype)
+        return self.score(torch.cat([own, related], 1)).sigmoid()  # (B, 1, nodes)
+
+    def _relate(self, both: Tensor) -> Tensor:
+        """``relate``, whose convolution takes the relations in the precision that holds them."""
+        conv, *rest = self.relate
+        y = wide_product(conv.weight.squeeze(-1), both)
+        y = y if conv.bias is None else y + conv.bias[:, None]
+        for layer in rest:
+            y = layer(y.to(conv.weight.dtype))
+        return y
 
     def multiply_adds(self) -> int:
         embeddings = (3 * self.features + self.nodes) * self.inner

@@ -21,6 +21,7 @@ its weights load. Its ``levels=0`` has no hourglass and adds nothing.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,12 +106,13 @@ class ResidualAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
+        form = memory_format(x)
         x = self.first(x)
         trunk = self.trunk(x)
-        mask = self.head(self._hourglass(x, trunk)).sigmoid()
+        mask = self.head(self._hourglass(x, trunk, form)).sigmoid()
         return self.last((1 + mask) * trunk)
 
-    def _hourglass(self, x: Tensor, trunk: Tensor) -> Tensor:
+    def _hourglass(self, x: Tensor, trunk: Tensor, form: torch.memory_format) -> Tensor:
         if self.levels == 0:
             return self.bottom(x)
         features = []
@@ -121,12 +123,12 @@ class ResidualAttention(Mixer):
         for feature, skip, block in zip(
             reversed(features), reversed(self.skip), reversed(self.up), strict=True
         ):
-            x = block(self._grow(x, feature) + skip(feature))
-        return self._grow(x, trunk)
+            x = block(self._grow(x, feature, form) + skip(feature))
+        return self._grow(x, trunk, form)
 
-    def _grow(self, x: Tensor, like: Tensor) -> Tensor:
+    def _grow(self, x: Tensor, like: Tensor, form: torch.memory_format) -> Tensor:
         x = F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=True)
-        x = in_format(x, memory_format(like))  # a 1x1 map does not tell its own
+        x = in_format(x, form)  # a 1x1 map does not tell its own
         return x + like if self.variant == "port" else x
 
     def _halve(self, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class ScoreAligner(Aligner):
     ) -> tuple[Tensor, Tensor]:
         self.check(query, memory, memory_mask)
         mask = None if memory_mask is None else memory_mask[:, None]  # (B, 1, S)
-        weights = masked_softmax(self.score(query, memory), mask)  # (B, T, S)
+        weights = masked_softmax(self.score(query, memory), mask).to(memory.dtype)  # (B, T, S)
         return weights @ memory, weights
 
     def multiply_adds(self, queries: int, positions: int) -> int:

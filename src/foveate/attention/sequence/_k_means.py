@@ -10,12 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive, probability
+from foveate.attention._softmax import wide_product
+from foveate.ops._torch import in_backward
 
 SELF_LOGIT = -5e4  # where q and k are shared, a token attends to itself only if it has no other key
 
 
 class KMeansAttention(nn.Module):
     """Attention within clusters, on projected heads: the published ``KmeansAttention``.
+
+    A training step moves the means. A forward that ``torch.utils.checkpoint`` computes again goes
+    by the means of the last forward and leaves them; a module that is called twice before its
+    backward, both times under checkpointing, is not recomputed as it was.
 
     Args:
         num_heads: heads h.
@@ -63,6 +69,7 @@ class KMeansAttention(nn.Module):
             self.mem_value = nn.Parameter(torch.randn(shape))
         means = F.normalize(torch.randn(num_heads, num_clusters, head_dim), dim=-1)
         self.register_buffer("means", means)
+        self.routed_by: Tensor | None = None  # the means before the last training step moved them
 
     def forward(
         self,
@@ -73,13 +80,15 @@ class KMeansAttention(nn.Module):
         key_mask: Tensor | None = None,
     ) -> Tensor:
         """``(B, h, T, D)`` of queries (B, h, T, D), keys and values (B, h, S, D)."""
-        query_places = self._route(q, query_mask, self.window(q.shape[2]))  # (B, h, K, w)
+        again = self.training and in_backward()  # a forward that checkpointing recomputes
+        means = self.means if not again or self.routed_by is None else self.routed_by
+        query_places = self._route(q, means, query_mask, self.window(q.shape[2]))  # (B, h, K, w)
         key_places = query_places
         if self.shared_qk:
             k = F.normalize(k, dim=-1)
         else:
-            key_places = self._route(k, key_mask, self.window(k.shape[2], context=True))
-        if self.training:
+            key_places = self._route(k, means, key_mask, self.window(k.shape[2], context=True))
+        if self.training and not again:
             self._follow(q if self.shared_qk else torch.cat([q, k], 2))
         keys, values = _pick(k, key_places), _pick(v, key_places)  # (B, h, K, w', D)
         if self.slots:
@@ -88,9 +97,10 @@ class KMeansAttention(nn.Module):
                 for t in (self.mem_key, self.mem_value)
             )
             keys, values = (torch.cat(both, 3) for both in zip(slots, (keys, values), strict=True))
-        logits = _pick(q, query_places) @ keys.mT * q.shape[3] ** -0.5  # (B, h, K, w, m + w')
+        q = q * q.shape[3] ** -0.5
+        logits = wide_product(_pick(q, query_places), keys.mT)  # (B, h, K, w, m + w')
         logits = self._restrict(logits, query_places, key_places, query_mask, key_mask)
-        y = self.attn_drop(logits.softmax(-1)) @ values  # (B, h, K, w, D)
+        y = self.attn_drop(logits.softmax(-1).to(values.dtype)) @ values  # (B, h, K, w, D)
         return _mean_at(y.flatten(2, 3), query_places.flatten(2), q.shape[2])
 
     def window(self, tokens: int, context: bool = False) -> int:
@@ -118,9 +128,9 @@ class KMeansAttention(nn.Module):
             self.means.copy_(k_means_step(x, self.means))
 
     @torch.no_grad()
-    def _route(self, x: Tensor, mask: Tensor | None, size: int) -> Tensor:
+    def _route(self, x: Tensor, means: Tensor, mask: Tensor | None, size: int) -> Tensor:
         """The ``size`` tokens nearest to each mean, nearest first: ``(B, h, K, size)``."""
-        similarity = F.normalize(x, dim=-1) @ self.means.to(x.dtype).mT  # (B, h, N, K)
+        similarity = F.normalize(x, dim=-1) @ means.to(x.dtype).mT  # (B, h, N, K)
         if mask is not None and not self.masked_compete:
             similarity = similarity.masked_fill(~mask[:, None, :, None], float("-inf"))
         return self.choose(similarity, size)
@@ -133,6 +143,8 @@ class KMeansAttention(nn.Module):
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
         if x.shape[0]:
+            if not torch.compiler.is_compiling():  # which recomputes from what it has kept
+                self.routed_by = self.means.clone()
             means = k_means_step(F.normalize(x, dim=-1).to(self.means.dtype), self.means)
             self.means.lerp_(means, 1 - self.ema_decay)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive
+from foveate.attention._vectors import Vectors
 from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
@@ -60,7 +61,7 @@ class AdditiveAligner(ScoreAligner):
         self.hidden = dim if hidden is None else positive(hidden, "hidden")
         self.query = nn.Linear(dim, self.hidden, bias=bias)
         self.memory = nn.Linear(self.memory_dim, self.hidden, bias=False)
-        self.v = nn.Linear(self.hidden, 1, bias=False)
+        self.v = Vectors(self.hidden, 1)
         self.g = nn.Parameter(torch.tensor(self.hidden**-0.5)) if normalize else None
 
     def score(self, query: Tensor, memory: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foveate.attention._softmax import wide_product
 from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
@@ -45,7 +46,7 @@ class DotProductAligner(ScoreAligner):
         self.scale = nn.Parameter(torch.tensor(float(scale))) if learned_scale else float(scale)
 
     def score(self, query: Tensor, memory: Tensor) -> Tensor:
-        return (self.scale * query) @ memory.transpose(1, 2)  # (B, T, S)
+        return wide_product(self.scale * query, memory.transpose(1, 2))  # (B, T, S)
 
     def score_multiply_adds(self, queries: int, positions: int) -> int:
         return queries * positions * self.dim

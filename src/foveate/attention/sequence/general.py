@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from foveate.attention._softmax import wide_product
 from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
@@ -43,7 +44,7 @@ class GeneralAligner(ScoreAligner):
         self.query = nn.Linear(dim, self.memory_dim, bias=False)
 
     def score(self, query: Tensor, memory: Tensor) -> Tensor:
-        return self.query(query) @ memory.transpose(1, 2)  # (B, T, S)
+        return wide_product(self.query(query), memory.transpose(1, 2))  # (B, T, S)
 
     def score_multiply_adds(self, queries: int, positions: int) -> int:
         return (queries * self.dim + queries * positions) * self.memory_dim

@@ -101,7 +101,8 @@ class LocalMonotonicAligner(LocalAligner):
     ) -> tuple[Tensor, Tensor]:
         centre = torch.arange(query.shape[1], device=query.device)[None]  # (1, T)
         near = self._near(query, memory, memory_mask, centre)
-        weights = masked_softmax(self.scorer.score(query, memory), near)
+        scores = self.scorer.score(query, memory)
+        weights = masked_softmax(scores, near).to(memory.dtype)
         return weights @ memory, weights
 
 

@@ -12,10 +12,11 @@ EMNLP 2015, arXiv:1508.04025 (score *location*).
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.arguments import positive
+from foveate.attention._vectors import Vectors
 from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
@@ -43,7 +44,7 @@ class LocationAligner(ScoreAligner):
     ) -> None:
         super().__init__(dim, memory_dim)
         self.max_positions = positive(max_positions, "max_positions")
-        self.position = nn.Linear(dim, max_positions, bias=False)
+        self.position = Vectors(dim, max_positions)
 
     def score(self, query: Tensor, memory: Tensor) -> Tensor:
         positions = memory.shape[1]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from foveate.arguments import probability
 from foveate.attention._scaled_dot_product import scaled_dot_product
+from foveate.attention._softmax import wide_product
 from foveate.attention.sequence._alignment import ScoreAligner
 from foveate.registry import register
 
@@ -73,7 +74,7 @@ class ScaledDotProductAligner(ScoreAligner):
         return context.squeeze(1), weights.squeeze(1)
 
     def score(self, query: Tensor, memory: Tensor) -> Tensor:
-        return (self.scale * query) @ memory.transpose(1, 2)  # (B, T, S)
+        return wide_product(self.scale * query, memory.transpose(1, 2))  # (B, T, S)
 
     def score_multiply_adds(self, queries: int, positions: int) -> int:
         return queries * positions * self.dim

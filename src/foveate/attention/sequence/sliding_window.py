@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, positive, probability
+from foveate.attention._softmax import wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import is_known, merge_heads, split_heads
 from foveate.ops import local_attention
@@ -182,7 +183,8 @@ class SlidingWindowAttention(TokenMixer):
         """Widen the window's softmax by the global keys: the window is one more, of logit lse."""
         lowest = torch.finfo(lse.dtype).min
         there = there[:, None, None]  # (B, 1, 1, g)
-        logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * self.head_dim**-0.5  # (B, h, N, g)
+        q = q * self.head_dim**-0.5
+        logits = wide_product(q.transpose(1, 2), k.permute(0, 2, 3, 1))  # (B, h, N, g)
         logits = logits.to(lse.dtype).masked_fill(~there, lowest)
         lse = lse.transpose(1, 2)[..., None].clamp(min=lowest)
         weights = torch.cat([lse, logits], -1).softmax(-1)

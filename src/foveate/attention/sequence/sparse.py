@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, one_of, positive, probability
-from foveate.attention._softmax import masked_softmax
+from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
 from foveate.registry import register
@@ -137,7 +137,7 @@ class SparseAttention(TokenMixer):
         mask = self.mask(x.shape[1], x.device)
         if key_mask is not None:
             mask = mask & key_mask[:, None, None]
-        return masked_softmax(q * self.head_dim**-0.5 @ k.mT, mask)  # (B, h, N, N)
+        return masked_softmax(wide_product(q * self.head_dim**-0.5, k.mT), mask).to(x.dtype)  # (B, h, N, N)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         self._check(x, None)

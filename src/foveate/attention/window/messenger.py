@@ -22,15 +22,18 @@ region that overhangs keeps the slices meant for windows that are not there.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
 from foveate.attention.window._inside import cut_into, table_bias
 from foveate.contracts import Mixer
+from foveate.ops._torch import in_transform
 from foveate.ops.window.windows import Windows
 from foveate.registry import register
 
@@ -115,7 +118,10 @@ class MessengerAttention(Mixer):
         if not all(map(layout.is_known, windows.map)) or windows.padded != windows.map:
             bias = bias.masked_fill(~self._real(x, windows), float("-inf"))
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+        # Under torch.func transforms PyTorch takes a kernel without a gradient for the bias.
+        kernels = sdpa_kernel(SDPBackend.MATH) if in_transform() else nullcontext()
+        with kernels:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
         y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, count))  # (B, n, 1 + T, C)
         cells = self._finish(windows.merge(y[:, :, 1:]))
         return layout.to_channels_first(cells, like=x), self._finish(y[:, :, 0])
