@@ -169,7 +169,9 @@ def write_models() -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         sources[figures.source].append(name)
-    lines += ["", *TOOLS.read_text().splitlines(), "", *NOTES.read_text().splitlines()]
+    if TOOLS.exists():  # hours to compute, and then kept
+        lines += ["", *TOOLS.read_text().splitlines()]
+    lines += ["", *NOTES.read_text().splitlines()]
     lines += ["", "## Where the published figures stand", ""]
     lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
     (DOCS / "models.md").write_text("\n".join(lines) + "\n")

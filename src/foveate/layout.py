@@ -103,8 +103,13 @@ def rolled(x: Tensor, shift: tuple[int, int]) -> Tensor:
 def is_known(size: int) -> bool:
     """Whether ``size`` is a number, not a symbol.
 
-    In a dynamic export sizes are symbols; a branch on one would fix the export to that case.
+    In a dynamic export sizes are symbols, and so they are to the compiler, though it shows them as
+    integers; a branch on one would fix the export to that case, or compile anew for the other.
     """
+    if torch.compiler.is_dynamo_compiling():
+        from torch.fx.experimental.symbolic_shapes import has_static_value
+
+        return has_static_value(size)
     return not isinstance(size, torch.SymInt)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from foveate.arguments import pair
 from foveate.attention.adapt import Place, adapt
 from foveate.contracts import OneStep
-from foveate.layout import in_format, pad_to_multiple, to_channels_last
+from foveate.layout import ceil_to_multiple, in_format, pad_to_multiple, to_channels_last
 
 
 class MapMlp(nn.Module):
@@ -112,9 +112,9 @@ class CornerPool(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        over = (0, 1 + width % 2, 0, 1 + height % 2)
-        return F.max_pool2d(F.pad(x, over, value=float("-inf")), 3, 2)
+        # Not 1 + side % 2: with free sizes the remainder would stay in the size of every later map.
+        down, right = (1 + ceil_to_multiple(side, 2) - side for side in x.shape[2:])
+        return F.max_pool2d(F.pad(x, (0, right, 0, down), value=float("-inf")), 3, 2)
 
 
 class Block(nn.Module):

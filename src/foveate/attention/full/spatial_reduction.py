@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -118,7 +119,8 @@ class SpatialReductionAttention(Mixer):
         if self.sr_ratio == 1:
             return layout.map_to_tokens(x)
         height, width = x.shape[2:]
-        if layout.is_known(height) and layout.is_known(width):
+        # The compiler has integers here, and compiles small maps anew.
+        if not isinstance(height, torch.SymInt) and not isinstance(width, torch.SymInt):
             down, right = max(self.sr_ratio - height, 0), max(self.sr_ratio - width, 0)
             x = F.pad(x, (0, right, 0, down)) if down or right else x
         return self.norm(layout.map_to_tokens(self.sr(x)))
