@@ -26,6 +26,7 @@ from foveate.ops.window.windows import fitted
 # Largest difference, relative to the largest number; half storage rounds results and gradients.
 BOUNDS = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 PROGRESS = 500
+LARGEST_WINDOW = 1024  # cells, of the native kernel
 
 
 class Call(NamedTuple):
@@ -85,15 +86,14 @@ def draw_window(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
     batch, height, width, heads, dim, values = _sizes(rng)
     window = tuple(rng.choice((None, rng.randint(1, 9))) for _ in range(2))
     size = fitted((height, width), window)
+    if size[0] * size[1] > LARGEST_WINDOW:
+        window, size = (7, 7), fitted((height, width), (7, 7))
     tensors = _maps(draw, batch, height, width, heads, dim, values)
     if rng.random() < 0.5 and size[0] * size[1] <= 400:
         tensors["bias"] = draw(heads, size[0] * size[1], size[0] * size[1])
     options: dict[str, Any] = {"window_size": window, "spread": rng.random() < 0.3}
     if not options["spread"]:
-        options["shift_size"] = tuple(
-            rng.randrange(length if side is None else side)
-            for side, length in zip(window, (height, width), strict=True)
-        )
+        options["shift_size"] = tuple(rng.randrange(side) for side in size)
     return Call(tensors, options)
 
 
@@ -147,7 +147,9 @@ def _run(
     function: Callable[..., Tensor], call: Call, dtype: torch.dtype, backend: str
 ) -> dict[str, Tensor]:
     """The output and the gradient of every tensor, for one gradient of the output."""
-    tensors = {name: x.to(dtype).requires_grad_() for name, x in call.tensors.items()}
+    tensors = {
+        name: x.detach().to(dtype, copy=True).requires_grad_() for name, x in call.tensors.items()
+    }
     with ops.use_backend(backend):
         out = function(**tensors, **call.options)
         coming = torch.linspace(-1, 1, max(out.numel(), 1))[: out.numel()].sin().view(out.shape)

@@ -158,9 +158,7 @@ class ResidualAttention(Mixer):
                 give other numbers.
         """
         levels = self.levels
-        of_port = any(
-            key.startswith(("first_residual_blocks.", "trunk_branches.")) for key in state
-        )
+        of_port = any(key.startswith(("first_residual_", "trunk_branches.")) for key in state)
         if levels and of_port and self.variant == "authors":
             raise ValueError(
                 "these are weights of tengshaofeng/ResidualAttentionNetwork-pytorch, which is "
