@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from benchmarks.fuzz import OPERATORS, faults
+
 from foveate.ops.native import library
 
 
