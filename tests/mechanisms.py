@@ -378,3 +378,45 @@ class ContextOfProjection(CleanAligner):
     ) -> tuple[Tensor, Tensor]:
         context, weights = super().forward(query, memory, memory_mask)
         return context.tanh(), weights
+
+
+class OverflowsInHalf(CleanMixer):
+    def weights(self, x: Tensor) -> Tensor:
+        q, k, _ = self._project(x)
+        return (q @ k.transpose(-2, -1)).mul(self.scale / 1e3).softmax(-1)
+
+
+class SlicesItsLayer(CleanAligner):
+    def forward(
+        self, query: Tensor, memory: Tensor, memory_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return super().forward(F.linear(query, self.score.weight[:, :1] * 0 + 1) + query, memory)
+
+
+class DrawsFromElsewhere(ConvMixer):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls if self.training else super().forward(x)
+
+
+class HoldsWhatItsStateLacks(ConvMixer):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("ones", torch.ones(dim, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.ones
+
+
+class AsksForValues(ConvMixer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (2.0 if x.sum().item() > 1e9 else 1.0)
+
+
+class CopiesItsWeights(ConvMixer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.conv.weight.detach().sum().item()

@@ -74,6 +74,13 @@ BROKEN = [
     (m.GradientOfInfinity, "mask_of_false", ("weights",)),
     (m.SeesAll, "attends_locally", ("weights", "local")),
     (m.ContextOfProjection, "alignment", ()),
+    (m.OverflowsInHalf, "half_range", ()),
+    (m.OverflowsInHalf, "weights_in_half_range", ("weights",)),
+    (m.SlicesItsLayer, "quantized", ()),
+    (m.DrawsFromElsewhere, "recomputed", ()),
+    (m.HoldsWhatItsStateLacks, "fresh_memory", ()),
+    (m.AsksForValues, "gradients_by_sample", ()),
+    (m.CopiesItsWeights, "ensemble", ()),
 ]
 
 #: A form lacks what the tags of its mechanism promise, for the reason given.

@@ -19,7 +19,7 @@ def test_cross_covariance_equals_timm_and_its_cost_is_counted():
     torch.manual_seed(0)
     published = XCA(24, 3, qkv_bias=True).eval()
     nn.init.normal_(published.temperature)
-    ours = CrossCovarianceAttention(24, 3).eval()
+    ours = CrossCovarianceAttention(24, 3, qkv_bias=True).eval()
     foveate.load_published(ours, published.state_dict())
     x = torch.randn(2, 11, 24)
     torch.testing.assert_close(ours(x), published(x))

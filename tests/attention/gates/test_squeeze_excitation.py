@@ -76,3 +76,16 @@ def test_equals_timm(theirs: torch.nn.Module, ours: SqueezeExcitation) -> None:
     x = torch.randn(2, ours.dim, 7, 5)
     foveate.load_published(ours, theirs.state_dict())
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "hard_sigmoid", "tanh"])
+def test_the_gate_layer_is_timms(x, name: str) -> None:
+    theirs = SEModule(DIM, rd_channels=8, gate_layer=name).eval()
+    ours = SqueezeExcitation(DIM, 1, divisor=8, gate_layer=name).eval()
+    foveate.load_published(ours, theirs.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_an_unknown_gate_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match="softplus"):
+        SqueezeExcitation(DIM, gate_layer="softplus")

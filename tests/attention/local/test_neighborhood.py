@@ -84,3 +84,15 @@ def test_the_padding_of_a_small_map_keeps_its_share():
 def test_refuses_kernels_without_a_middle_or_neighbours(kernel_size):
     with pytest.raises(ValueError, match="odd and at least 3"):
         NeighborhoodAttention(8, 2, kernel_size=kernel_size)
+
+
+def test_the_factor_of_the_products_may_be_given():
+    m = _module(kernel_size=3, rel_pos_bias=False, qk_scale=0.9)
+    x = torch.randn(1, 8, 5, 6)
+    weights = m.weights(x)
+    plain = _module(kernel_size=3, rel_pos_bias=False)
+    with torch.no_grad():
+        plain.qkv.weight[:8] *= 0.9 * plain.head_dim**0.5
+        plain.qkv.bias[:8] *= 0.9 * plain.head_dim**0.5
+    torch.testing.assert_close(plain.weights(x), weights)
+    torch.testing.assert_close(plain(x), m(x))

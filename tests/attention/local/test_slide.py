@@ -145,3 +145,16 @@ def test_a_published_kernel_of_the_values_is_read():
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         build(**options)
+
+
+def test_the_factor_of_the_products_may_be_given():
+    torch.manual_seed(0)
+    scaled = SlideAttention(8, 2, position_bias=False, qk_scale=0.9).eval()
+    plain = SlideAttention(8, 2, position_bias=False).eval()
+    plain.load_state_dict(scaled.state_dict())
+    x = torch.randn(1, 8, 5, 6)
+    assert not torch.allclose(plain(x), scaled(x), atol=1e-4)
+    with torch.no_grad():
+        plain.qkv.weight[:8] *= 0.9 * 2.0  # heads of four channels
+        plain.qkv.bias[:8] *= 0.9 * 2.0
+    torch.testing.assert_close(plain(x), scaled(x))

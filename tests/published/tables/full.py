@@ -121,8 +121,10 @@ def _class_attention(dim: int, num_heads: int, **_: object) -> ClassAttention:
     return ClassAttention(dim, num_heads)
 
 
-def _cross_covariance(dim: int, num_heads: int, **_: object) -> CrossCovarianceAttention:
-    return CrossCovarianceAttention(dim, num_heads)
+def _cross_covariance(
+    dim: int, num_heads: int, qkv_bias: bool = True, **_: object
+) -> CrossCovarianceAttention:
+    return CrossCovarianceAttention(dim, num_heads, qkv_bias=qkv_bias)
 
 
 def _local(in_features: int, **_: int) -> LocalPatchInteraction:

@@ -48,7 +48,8 @@ class CrossCovarianceAttention(TokenMixer):
     Args:
         dim: channels C.
         num_heads: heads; must divide ``dim``.
-        qkv_bias: whether q, k, v projections have a bias.
+        qkv_bias: whether q, k, v projections have a bias; by itself the published module has none,
+            in every published network it has.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -58,7 +59,7 @@ class CrossCovarianceAttention(TokenMixer):
         dim: int,
         num_heads: int = 8,
         *,
-        qkv_bias: bool = True,
+        qkv_bias: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:

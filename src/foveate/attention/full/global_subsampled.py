@@ -86,7 +86,8 @@ class GlobalSubsampledAttention(SpatialReductionAttention):
         check_map(x, self.dim)
         q = self._heads(self.q(layout.map_to_tokens(x)))
         k = self._heads(self.kv(self._reduce(x))[..., : self.dim])
-        weights = wide_product(q * self.head_dim**-0.5, k.mT).softmax(-1).to(x.dtype)  # (B, h, H*W, K)
+        logits = wide_product(q * self.head_dim**-0.5, k.mT)  # (B, h, H*W, K)
+        weights = logits.softmax(-1).to(x.dtype)
         members = self._members(x, weights)
         return weights @ (members / members.sum(0)).mT
 

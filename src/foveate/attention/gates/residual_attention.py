@@ -151,8 +151,19 @@ class ResidualAttention(Mixer):
         return (size + 1) // 2 if self.variant == "port" else max(1, size // 2)
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Read the port's names; drop the shortcut that its blocks own and never use."""
+        """Read the port's names; drop the shortcut that its blocks own and never use.
+
+        Raises:
+            ValueError: if the port's weights are for the authors' variant, where they would fit and
+                give other numbers.
+        """
         levels = self.levels
+        of_port = any(key.startswith(("first_residual_", "trunk_branches.")) for key in state)
+        if levels and of_port and self.variant == "authors":
+            raise ValueError(
+                "these are weights of tengshaofeng/ResidualAttentionNetwork-pytorch, which is "
+                "another function; build the module with variant='port'"
+            )
         names = {
             "first_residual_blocks": "first",
             "trunk_branches": "trunk",

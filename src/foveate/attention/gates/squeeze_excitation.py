@@ -25,7 +25,10 @@ with ``bias=False``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foveate.arguments import check_map, odd, one_of
 from foveate.attention.gates._common import as_linear, reduced_width, rename
@@ -33,6 +36,11 @@ from foveate.attention.gates.efficient_channel import kernel_for
 from foveate.contracts import Gate
 from foveate.registry import register
 
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": Tensor.sigmoid,
+    "hard_sigmoid": F.hardsigmoid,
+    "tanh": Tensor.tanh,
+}
 AXES = {"map": (2, 3), "height": (2,), "width": (3,)}
 
 
@@ -48,7 +56,7 @@ AXES = {"map": (2, 3), "height": (2,), "width": (3,)}
     "their papers, no code",
 )
 class SqueezeExcitation(Gate):
-    """A weight in (0, 1) for every channel, from what the map holds.
+    """A weight for every channel, from what the map holds.
 
     Args:
         dim: channels C.
@@ -59,6 +67,8 @@ class SqueezeExcitation(Gate):
         over: squeeze the "map", or its "height" or "width" alone.
         excitation: "linear" (two layers), "conv" (along the channels) or "attention" (between
             channels).
+        gate_layer: what makes weights of the excitation: "sigmoid", "hard_sigmoid" (MobileNetV3)
+            or "tanh", as timm calls them.
         kernel_size: channels that the convolutions of "conv" and "attention" span, odd; None
             computes it from ``dim`` as ECA-Net does.
     """
@@ -73,12 +83,14 @@ class SqueezeExcitation(Gate):
         pool: str = "avg",
         over: str = "map",
         excitation: str = "linear",
+        gate_layer: str = "sigmoid",
         kernel_size: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
         hidden = reduced_width(dim, reduction, divisor)
         self.pool = one_of(pool, ("avg", "max", "project"), "pool")
+        self.gate_layer = one_of(gate_layer, GATES, "gate_layer")
         self.axes = AXES[one_of(over, AXES, "over")]
         self.project = nn.Conv2d(dim, 1, 1, bias=False) if pool == "project" else None
         one_of(excitation, ("linear", "conv", "attention"), "excitation")
@@ -94,7 +106,8 @@ class SqueezeExcitation(Gate):
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         z = self._squeeze(x)  # (B, C, 1 or H, 1 or W)
-        return self.excite(z.flatten(2).mT).sigmoid().mT.reshape(z.shape)
+        a = GATES[self.gate_layer](self.excite(z.flatten(2).mT))  # (B, L, C)
+        return a.mT.reshape(z.shape)
 
     def multiply_adds(self, height: int, width: int) -> int:
         descriptors = {(2, 3): 1, (2,): width, (3,): height}[self.axes]

@@ -49,6 +49,7 @@ class NeighborhoodAttention(Mixer):
         dilation: distance between the positions of a neighbourhood.
         rel_pos_bias: whether logits get a learned bias per head and offset.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` by default.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -62,6 +63,7 @@ class NeighborhoodAttention(Mixer):
         *,
         rel_pos_bias: bool = True,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
@@ -69,6 +71,7 @@ class NeighborhoodAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
+        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
         self.kernel_size = positive(kernel_size, "kernel_size")
         if kernel_size % 2 == 0 or kernel_size < 3:
             raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}")
@@ -124,7 +127,7 @@ class NeighborhoodAttention(Mixer):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         return local_attention(
-            q, k, v, self.kernel_size, self.dilation, self.rpb, dropout_p=dropout_p
+            q, k, v, self.kernel_size, self.dilation, self.rpb, self.scale, dropout_p=dropout_p
         )
 
     def _size(self, height: int, width: int) -> tuple[int, int]:

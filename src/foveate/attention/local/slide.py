@@ -64,6 +64,8 @@ class SlideAttention(Mixer):
         share_qkv: whether q, k and v are one projection.
         position_bias: whether a head adds a bias to the keys of each shift.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``(dim / num_heads)**-0.5`` by
+            default, whatever ``dim_reduction``.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -79,13 +81,15 @@ class SlideAttention(Mixer):
         share_qkv: bool = False,
         position_bias: bool = True,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.num_heads = num_heads
-        self.scale = head_dim(dim, num_heads) ** -0.5
+        scale = head_dim(dim, num_heads) ** -0.5
+        self.scale = scale if qk_scale is None else float(qk_scale)
         inner = head_dim(dim, positive(dim_reduction, "dim_reduction"))
         self.head_dim = head_dim(inner, num_heads)
         self.kernel_size = pair(kernel_size, "kernel_size")

@@ -137,7 +137,8 @@ class SparseAttention(TokenMixer):
         mask = self.mask(x.shape[1], x.device)
         if key_mask is not None:
             mask = mask & key_mask[:, None, None]
-        return masked_softmax(wide_product(q * self.head_dim**-0.5, k.mT), mask).to(x.dtype)  # (B, h, N, N)
+        logits = wide_product(q * self.head_dim**-0.5, k.mT)  # (B, h, N, N)
+        return masked_softmax(logits, mask).to(x.dtype)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         self._check(x, None)

@@ -26,8 +26,8 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability

@@ -1,0 +1,195 @@
+"""Random calls of the native operators against float64, forward and backward.
+
+    python -m benchmarks.fuzz [--operator local|slide|window] [--first 0] [--calls 1000]
+
+A call is a function of its operator and seed: to go on, start at the next seed; to repeat a fault,
+pass its seed as ``--first`` with ``--calls 1``. Each call draws sizes from 1 to 40, batches from
+none, channels, windows, borders, dilations, masks, biases and the storage (float32, bfloat16 or
+float16), runs the native kernels, and compares output and gradients with the portable form of the
+same numbers in float64. Prints the faults and their count; exits 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from foveate import ops
+from foveate.ops.window.windows import fitted
+
+# Largest difference, relative to the largest number; half storage rounds results and gradients.
+BOUNDS = {torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+PROGRESS = 500
+LARGEST_WINDOW = 1024  # cells, of the native kernel
+
+
+class Call(NamedTuple):
+    """Tensors with gradients, and what else the operator is given."""
+
+    tensors: dict[str, Tensor]
+    options: dict[str, Any]
+
+
+class Fault(NamedTuple):
+    """What differs in the call of a seed."""
+
+    operator: str
+    seed: int
+    what: str
+
+
+def draw_local(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    batch, height, width, heads, dim, values = _sizes(rng)
+    border = rng.choice(("shift", "zero", "mask", "reflect"))
+    kernel = [rng.randint(1, 7), rng.randint(1, 7)]
+    dilation = [rng.randint(1, 3), rng.randint(1, 3)]
+    for i, length in enumerate((height, width)):  # what the map allows under this border
+        while border == "shift" and kernel[i] * dilation[i] > length:
+            kernel[i], dilation[i] = max(1, kernel[i] - 1), max(1, dilation[i] - 1)
+        while border == "reflect" and kernel[i] // 2 * dilation[i] >= length:
+            kernel[i], dilation[i] = max(1, kernel[i] - 1), max(1, dilation[i] - 1)
+    tensors = _maps(draw, batch, height, width, heads, dim, values)
+    bias = rng.choice((None, "table", "each"))
+    if bias == "table":
+        tensors["bias"] = draw(heads, 2 * kernel[0] - 1, 2 * kernel[1] - 1)
+    elif bias == "each":
+        tensors["bias"] = draw(batch, height, width, heads, *kernel)
+    options: dict[str, Any] = {
+        "kernel_size": tuple(kernel), "dilation": tuple(dilation), "border": border
+    }  # fmt: skip
+    if rng.random() < 0.4:
+        options["key_mask"] = draw(batch, height, width) > rng.choice((-1.0, 0.0, 2.0))
+    return Call(tensors, options)
+
+
+def draw_slide(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    batch, height, width, heads, dim, values = _sizes(rng)
+    kernel = rng.randint(1, 4), rng.randint(1, 4)
+    taps = kernel[0] * kernel[1]
+    tensors = _maps(draw, batch, height, width, heads, dim, values)
+    tensors |= {
+        "key_weight": draw(taps, taps, dim),
+        "key_bias": draw(rng.choice((1, heads)), taps, dim),
+        "value_weight": draw(taps, taps, values),
+        "value_bias": draw(rng.choice((1, heads)), taps, values),
+    }
+    return Call(tensors, {"kernel_size": kernel})
+
+
+def draw_window(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    batch, height, width, heads, dim, values = _sizes(rng)
+    window = tuple(rng.choice((None, rng.randint(1, 9))) for _ in range(2))
+    size = fitted((height, width), window)
+    if size[0] * size[1] > LARGEST_WINDOW:
+        window, size = (7, 7), fitted((height, width), (7, 7))
+    tensors = _maps(draw, batch, height, width, heads, dim, values)
+    if rng.random() < 0.5 and size[0] * size[1] <= 400:
+        tensors["bias"] = draw(heads, size[0] * size[1], size[0] * size[1])
+    options: dict[str, Any] = {"window_size": window, "spread": rng.random() < 0.3}
+    if not options["spread"]:
+        options["shift_size"] = tuple(rng.randrange(side) for side in size)
+    return Call(tensors, options)
+
+
+OPERATORS = {
+    "local": (ops.local_attention, draw_local),
+    "slide": (ops.slide_attention, draw_slide),
+    "window": (ops.window_attention, draw_window),
+}
+
+
+def fault(operator: str, seed: int) -> Fault | None:
+    """What is wrong with the call of this seed; None if nothing is."""
+    function, draw_call = OPERATORS[operator]
+    rng = random.Random(f"{operator} {seed}")
+    generator = torch.Generator().manual_seed(rng.getrandbits(60))
+    dtype = rng.choice(tuple(BOUNDS))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    call = draw_call(rng, draw)
+    try:
+        actual = _run(function, call, dtype, "native")
+        expected = _run(function, call, torch.float64, "portable")
+    except (RuntimeError, ValueError) as error:
+        return Fault(operator, seed, f"{type(error).__name__}: {error}")
+    for name, a in actual.items():
+        b = expected[name]
+        if a.shape != b.shape:
+            return Fault(operator, seed, f"{name} has shape {tuple(a.shape)}, not {tuple(b.shape)}")
+        if a.numel() == 0:
+            continue
+        error = (a.double() - b).abs().max().item()
+        bound = BOUNDS[dtype] * max(1.0, b.abs().max().item())
+        if not error <= bound:  # a NaN is a fault
+            return Fault(operator, seed, f"{name} differs by {error:.3g}, more than {bound:.3g}")
+    return None
+
+
+def faults(operator: str, first: int, calls: int) -> Iterator[Fault]:
+    """The faults of so many seeds, in order."""
+    for seed in range(first, first + calls):
+        if seed > first and seed % PROGRESS == 0:
+            print(f"{operator}: up to seed {seed}", file=sys.stderr, flush=True)
+        found = fault(operator, seed)
+        if found is not None:
+            yield found
+
+
+def _run(
+    function: Callable[..., Tensor], call: Call, dtype: torch.dtype, backend: str
+) -> dict[str, Tensor]:
+    """The output and the gradient of every tensor, for one gradient of the output."""
+    tensors = {
+        name: x.detach().to(dtype, copy=True).requires_grad_() for name, x in call.tensors.items()
+    }
+    with ops.use_backend(backend):
+        out = function(**tensors, **call.options)
+        coming = torch.linspace(-1, 1, max(out.numel(), 1))[: out.numel()].sin().view(out.shape)
+        out.backward(coming.to(out.dtype))
+    grads = {f"the gradient of {name}": x.grad for name, x in tensors.items()}
+    return {"the output": out.detach(), **{k: g for k, g in grads.items() if g is not None}}
+
+
+def _sizes(rng: random.Random) -> tuple[int, ...]:
+    """Batch, height, width, heads, channels of queries and of values."""
+    sides = [rng.choice((rng.randint(1, 10), rng.randint(1, 40))) for _ in range(2)]
+    channels = rng.randint(1, 40)
+    values = rng.choice((channels, rng.randint(1, 40)))
+    return rng.choice((0, 1, 1, 2)), *sides, rng.randint(1, 3), channels, values
+
+
+def _maps(
+    draw: Callable[..., Tensor], batch: int, height: int, width: int, heads: int, d: int, dv: int
+) -> dict[str, Tensor]:
+    sizes = (batch, height, width, heads)
+    return {"q": draw(*sizes, d), "k": draw(*sizes, d), "v": draw(*sizes, dv)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--operator", choices=OPERATORS, action="append")
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
+    parser.add_argument("--calls", type=int, default=1000, help="calls of each operator")
+    args = parser.parse_args()
+    count = 0
+    for operator in args.operator or OPERATORS:
+        found = 0
+        for one in faults(operator, args.first, args.calls):
+            found += 1
+            print(f"{one.operator}, seed {one.seed}: {one.what}", flush=True)
+        last = args.first + args.calls - 1
+        print(f"{operator}: {args.calls} calls, seeds {args.first} to {last}, {found} faults")
+        count += found
+    sys.exit(count > 0)
+
+
+if __name__ == "__main__":
+    main()
