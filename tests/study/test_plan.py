@@ -78,11 +78,18 @@ def test_keys_are_file_names():
         ({"attention": [], "controls": []}, "compares nothing"),
         ({"host_kwargs": [1]}, "host_kwargs must be a mapping"),
         ({"data": 3}, "data must be a name"),
+        ({"attention": ["slide:kernel_size=[1"]}, "kernel_size cannot be read from"),
     ],
 )
 def test_a_wrong_plan_is_refused(values, message):
     with pytest.raises(PlanError, match=message):
         read_plan(values)
+
+
+def test_numbers_with_an_exponent_and_no_point_are_numbers():
+    """YAML reads them as text."""
+    plan = read_plan({"lr": "1e-3", "label_smoothing": "1e-1", "clip_grad": "1e1"})
+    assert (plan.lr, plan.label_smoothing, plan.clip_grad) == (0.001, 0.1, 10.0)
 
 
 @pytest.mark.parametrize(
