@@ -187,6 +187,13 @@ def test_profile_table(run):
         ("profile multi_head --device nonsense", "device 'nonsense' is not available"),
         ("profile multi_head --batch 0", "batch_size must be"),
         ("profile resnet18 --option kernel=3", "cannot be built"),
+        ("profile multi_head --option kernel=[3", "--option kernel cannot be read from '[3'"),
+        ("compare --epochs [1", "--epochs cannot be read from '[1'"),
+        ("compare --lr {", "--lr cannot be read from '{'"),
+        ("compare --set epochs=[1", "--set epochs cannot be read from '[1'"),
+        ("compare --attention slide:kernel_size=[1", "kernel_size cannot be read from '[1'"),
+        ("compare --attention", "--attention: expected at least one argument"),
+        ("compare --seeds", "--seeds: expected at least one argument"),
     ],
 )
 def test_refusals_take_one_line(refused, arguments, message):

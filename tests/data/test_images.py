@@ -167,6 +167,15 @@ def test_pixels_dropped_come_back_if_the_images_are_still_the_same(tmp_path):
         prepare(tmp_path / "out", str(folder), (16, 16))
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "3", "null", '{"format": []}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    folder = make_folder(tmp_path / "data", {"cat": 4, "dog": 4})
+    prepare(tmp_path / "out", str(folder), (8, 8))
+    (tmp_path / "out" / "index.json").write_text(text)
+    with pytest.raises(DataError, match=r"index\.json (is damaged|was written by another)"):
+        prepare(tmp_path / "out", str(folder), (8, 8))
+
+
 def test_a_set_too_large_for_memory_is_read_as_needed(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "data", {"cat": 6, "dog": 6})
     monkeypatch.setattr(reading, "MEMORY_CAP", 5000)

@@ -178,6 +178,7 @@ def test_one_call_from_python_does_the_same(study, tmp_path, capsys):
         ({"epoch": 3}, "unknown key 'epoch' in the settings; did you mean 'epochs'"),
         ({"plan": {"epoch": 3}}, "unknown key 'epoch' in the plan; did you mean 'epochs'"),
         ({"attention": ["slidee"], "seeds": 1}, "unknown attention 'slidee'; did you mean"),
+        ({"plan": ["slide", "cbam"]}, "plan must be a Plan, a mapping or the path .* got list"),
         ({"resume": "x", "epochs": 3}, "resume goes on with the plan of the run; leave out 'ep"),
     ],
 )

@@ -97,11 +97,18 @@ def test_keys_are_file_names():
         ({"tune": "all"}, "tune must be none or lr"),
         ({"lr_grid": [0.1, 0.1]}, "lr_grid must be positive numbers, each once"),
         ({"duplicates": "remove"}, "duplicates must be keep or leave_out"),
+        ({"attention": ["slide:kernel_size=[1"]}, "kernel_size cannot be read from"),
     ],
 )
 def test_a_wrong_plan_is_refused(values, message):
     with pytest.raises(PlanError, match=message):
         read_plan(values)
+
+
+def test_numbers_with_an_exponent_and_no_point_are_numbers():
+    """YAML reads them as text."""
+    plan = read_plan({"lr": "1e-3", "label_smoothing": "1e-1", "clip_grad": "1e1"})
+    assert (plan.lr, plan.label_smoothing, plan.clip_grad) == (0.001, 0.1, 10.0)
 
 
 @pytest.mark.parametrize(

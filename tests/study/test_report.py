@@ -337,7 +337,7 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="holds no trial"):
         read_results(run.root, run.plan)
     (run.root / "plan.yaml").write_text("a: [")
-    with pytest.raises(StudyError, match="holds a damaged plan"):
+    with pytest.raises(StudyError, match=r"holds a damaged plan.*; mend .*plan\.yaml, or choose"):
         Run.open(run.root)
 
 

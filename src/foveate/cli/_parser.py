@@ -53,12 +53,12 @@ def refuse(message: str) -> NoReturn:
 
 def key_values(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     """The values of ``KEY=VALUE`` arguments, read as YAML."""
-    import yaml
+    from foveate.study.entry import read_value
 
     values: dict[str, Any] = {}
     for text in pairs:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"{flag} takes KEY=VALUE, got {text!r}")
-        values[key] = yaml.safe_load(value)
+        values[key] = read_value(value, f"{flag} {key}")
     return values

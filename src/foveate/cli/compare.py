@@ -8,7 +8,8 @@ from typing import Any
 
 from foveate.cli._parser import Options, Parser, key_values
 from foveate.cli._printing import print_table
-from foveate.study.plan import SETTINGS, TYPES, Entry, Plan
+from foveate.study.entry import Entry, read_value
+from foveate.study.plan import SETTINGS, TYPES, Plan
 
 HELP = "Train mechanisms side by side and report."
 
@@ -70,18 +71,17 @@ def _form(name: str) -> dict[str, Any]:
         return {"nargs": "+", "metavar": "KEY=VALUE"}
     word = "NAME" if kind in _TEXT else "N"
     several = kind not in (str, str | None) and "tuple" in str(kind)
-    return {"nargs": "*" if several else None, "metavar": word}
+    number = "*" if name == "controls" else "+"  # nothing but the controls may be left out
+    return {"nargs": number if several else None, "metavar": word}
 
 
 def _value(name: str, given: Any) -> Any:
     """What was typed, for the plan to check; a single one of several stands by itself."""
-    import yaml
-
     if TYPES[name] == dict[str, Any]:
         return key_values(given, _flag(name))
     values = given if isinstance(given, list) else [given]
     if TYPES[name] not in _TEXT:
-        values = [yaml.safe_load(value) for value in values]
+        values = [read_value(value, _flag(name)) for value in values]
     return values[0] if len(values) == 1 else values
 
 

@@ -51,7 +51,7 @@ def count_images(directory: Path) -> ImageCounts | None:
         values = read_json(path)
         train, test = (len(values[split]["labels"]) for split in (TRAIN, TEST))
         return ImageCounts(train, test, len(values["classes"]), len(values["skipped"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); start anew") from None
 
 
@@ -148,7 +148,7 @@ class SetRecord:
                     "finished has to start anew"
                 )
             return cls._from_dict(values)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{path} is damaged ({error}); start anew") from None

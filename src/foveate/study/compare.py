@@ -81,6 +81,11 @@ def _run_directory(
     if isinstance(plan, (str, Path)):
         plan = load_plan(Path(plan))
     elif plan is not None and not isinstance(plan, Plan):
+        if not isinstance(plan, Mapping):
+            raise PlanError(
+                "plan must be a Plan, a mapping or the path of a file, got "
+                f"{type(plan).__name__}; what is compared goes by name: attention=[...]"
+            )
         plan = read_plan(plan)
     base = {} if plan is None else plan.to_dict()
     whole = complete(read_plan({**base, **settings}, "the settings"))

@@ -95,5 +95,18 @@ def _options(text: str, whole: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.isidentifier():
             raise PlanError(f"expected NAME:key=value,key=value, got {whole!r}")
-        options[key] = yaml.safe_load(value)
+        options[key] = read_value(value, key)
     return options
+
+
+def read_value(text: str, where: str) -> Any:
+    """What was typed for ``where``, as YAML.
+
+    Raises:
+        PlanError: if it is no YAML, such as a bracket that is never closed.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or "it is no YAML"
+        raise PlanError(f"{where} cannot be read from {text!r}: {reason}") from None

@@ -97,7 +97,10 @@ class Run:
         try:
             return cls(root, load_plan(root / "plan.yaml"))
         except PlanError as error:
-            raise StudyError(f"{root} holds a damaged plan: {error}") from error
+            raise StudyError(
+                f"{root} holds a damaged plan: {error}; mend {root / 'plan.yaml'}, or choose "
+                "another directory to start anew"
+            ) from error
 
     def discard_if_new(self) -> None:
         """Leave no directory behind for a plan that was refused before anything ran."""

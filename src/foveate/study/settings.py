@@ -24,9 +24,7 @@ def maybe_whole(key: str, value: Any) -> int | None:
 
 def number(key: str, value: Any) -> float:
     """A finite number of at least 0."""
-    # YAML reads 1e-3, without a point, as text.
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
-        value = float(value)
+    value = _with_exponent(value)
     if not _is_number(value) or not 0 <= value < float("inf"):
         raise _refuse(key, "a number of at least 0", value)
     return float(value)
@@ -34,6 +32,7 @@ def number(key: str, value: Any) -> float:
 
 def share(key: str, value: Any) -> float:
     """A number in [0, 1)."""
+    value = _with_exponent(value)
     if not _is_number(value) or not 0 <= value < 1:
         raise _refuse(key, "a number in [0, 1)", value)
     return float(value)
@@ -150,6 +149,13 @@ def _refuse(key: str, what: str, value: Any) -> PlanError:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _with_exponent(value: Any) -> Any:
+    """YAML reads 1e-3, without a point, as text: the number is what was meant."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
+        return float(value)
+    return value
 
 
 def _listed(key: str, value: Any) -> Sequence[Any]:
