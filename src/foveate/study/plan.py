@@ -70,7 +70,9 @@ class Plan:
     data: str = field(
         default="digits",
         metadata=_stated(
-            read.text, "a folder of images, torchvision/NAME, or the digits of scikit-learn"
+            read.text,
+            "digits (of scikit-learn), characters (hand-written, in the package), a folder of "
+            "images, a list or arrays of them, or torchvision/NAME",
         ),
     )
     data_root: str | None = field(
@@ -139,7 +141,7 @@ class Plan:
     )
     precision: str = field(
         default="32-true",
-        metadata=_stated(read.text, "Lightning's word, such as 32-true or bf16-mixed"),
+        metadata=_stated(read.text, "Lightning's name for it, such as 32-true or bf16-mixed"),
     )
     device: str = field(
         default="auto",
