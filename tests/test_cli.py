@@ -162,6 +162,7 @@ def test_profile_table(run):
     text = run("profile", "multi_head", "--option", "num_heads=4", "qkv_bias=false", "--size", "4")
     assert "16,448" in text
     assert "0.29 M" in text
+    assert "64x4x4" in text
     assert "batch of 1" in text
 
 

@@ -1,4 +1,4 @@
-"""Record what a published implementation gives, as a case for the tests of this library.
+r"""Record what a published implementation gives, as a case for the tests of this library.
 
     python tools/record_case.py se_timm --module timm.layers:SEModule \
         --kwargs '{"channels": 256}' --input x=2,256,5,4 \

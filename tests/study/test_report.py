@@ -235,6 +235,7 @@ def test_verdict_and_summary(run):
     assert "2 attention mechanisms on characters" in page.text
     assert "12 finished" in page.text
     assert page.row("slideagainst")[1] == "+1.0"
+    assert "The seeds alone count as chance" in page.text
     assert "1,438 images to train on, 400 held out, 2 classes, 1 unreadable" in page.text
     # 1.96 * sqrt(0.985 * 0.015 / 400) = 1.2 points
     assert "one image is 0.25 points" in page.text

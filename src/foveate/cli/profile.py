@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from foveate.cli._parser import Options, Parser, key_values
@@ -53,12 +54,13 @@ def run(options: Options) -> int:
         print_json(rows)
         return 0
     print_table(
-        ("name", "parameters", "multiply-adds", "latency (quartiles)", "peak memory"),
+        ("name", "input", "parameters", "multiply-adds", "latency (quartiles)", "peak memory"),
         [_cost_row(row) for row in rows],
         right=True,
     )
     first = rows[0]
-    print(f"batch of {first['batch_size']}, {first['threads']} threads, {first['device']}")
+    threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
+    print(f"batch of {first['batch_size']}, {threads}, {first['device']}")
     return 0
 
 
@@ -66,8 +68,16 @@ def _cost_row(row: dict[str, Any]) -> tuple[str, ...]:
     memory = row["peak_memory"]
     return (
         row["name"],
+        _size(row["input_size"]),
         f"{row['parameters']:,}",
         f"{row['multiply_adds'] / 1e6:,.2f} M",
         f"{row['latency_ms']:.2f} ms ({row['latency_p25_ms']:.2f} to {row['latency_p75_ms']:.2f})",
         "-" if memory is None else f"{memory / 2**20:,.1f} MiB",
     )
+
+
+def _size(size: Sequence[Any]) -> str:
+    """Of one sample without the batch, `64x56x56`; several where there are several inputs."""
+    if isinstance(size[0], Sequence):
+        return ", ".join(map(_size, size))
+    return "x".join(map(str, size))

@@ -89,7 +89,7 @@ class Row:
     done: dict[int, TrialRecord] = field(default_factory=dict)
     failed: dict[int, TrialRecord] = field(default_factory=dict)
     measured: Measurement | None = None
-    maps: AttentionMaps | None = None
+    maps: AttentionMaps | None = field(default=None, repr=False)
     estimate: Estimate | None = None
     classes: int = 0
     predictions: dict[int, Predictions] = field(default_factory=dict)

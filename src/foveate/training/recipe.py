@@ -32,7 +32,7 @@ class Recipe:
         schedule: a timm name.
         warmup_epochs: over which the learning rate rises; half of ``epochs`` at most.
         clip_grad: largest norm of the gradient; None lets it be.
-        precision: Lightning's word, such as ``"32-true"`` or ``"bf16-mixed"``.
+        precision: Lightning's name for it, such as ``"32-true"`` or ``"bf16-mixed"``.
         device: cpu, cuda, mps or another of torch's.
     """
 

@@ -263,13 +263,20 @@ def tests_table(verdict: Verdict, metric: Metric) -> Markup | None:
         "tests",
         element("div", table, class_="scroll", tabindex="0", role="region",
                 aria_label="Tests, scrolls sideways"),
-        note="Paired: a seed means the same order of the same images for both. Seeds and held-out "
-        "images both count as chance (crossed random effects). Against controls, p asks whether a "
+        note="Paired: a seed means the same order of the same images for both. "
+        f"{_chance(verdict)} Against controls, p asks whether a "
         "mechanism is above all of them or below all of them; difference and interval are those to "
         "the best. Intervals are not corrected for the number of comparisons; the second p values "
         "are. Detectable is the true difference that four of five such studies would show. Nothing "
         "here speaks of other data, another split or another recipe.",
     )  # fmt: skip
+
+
+def _chance(verdict: Verdict) -> str:
+    """What the intervals and tests take as chance, in a sentence."""
+    if all(made.images == 1 for made in verdict.comparisons):
+        return "The seeds alone count as chance, not the choice of held-out images."
+    return "Seeds and held-out images both count as chance (crossed random effects)."
 
 
 def _comparison(made: Comparison, metric: Metric) -> Markup:
