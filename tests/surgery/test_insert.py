@@ -122,6 +122,12 @@ def test_two_insertions_at_one_place_both_run():
     assert difference(model(x), before) == 0
 
 
+def test_branches_of_replaced_attention_are_still_found():
+    model = vit()
+    foveate.replace(model, "attention", "multi_head")
+    assert len(foveate.places(model).of("branch")) == 4
+
+
 def wrong_width(dim: int) -> nn.Module:
     return nn.Conv2d(dim, dim + 1, 1)
 

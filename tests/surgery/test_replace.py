@@ -229,7 +229,7 @@ def test_gates_and_named_modules_are_replaced():
     [
         (lambda: foveate.replace(resnet(), "attention", "neighborhood"), "none of this kind"),
         (lambda: foveate.replace(vit(), "attention", "cbam"), "gate and cannot stand"),
-        (lambda: foveate.replace(vit(), "atention", "cbam"), "no place matches"),
+        (lambda: foveate.replace(vit(), "atn", "cbam"), "no place matches"),
         (lambda: foveate.replace(vit(), "branch", "cbam"), "where to insert"),
         (lambda: foveate.replace(vit(), "attention", "multi_head", num_heads=3), "blocks.0.attn"),
         (lambda: foveate.replace(vit(), "attention", "multi_head", keep="all"), "keep 'all'"),

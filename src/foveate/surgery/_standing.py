@@ -115,6 +115,8 @@ class Replacement(Standing):
         result: what the old module gave beside its features.
     """
 
+    is_weighted = True  # in a trace that passes it through
+
     def __init__(
         self, mechanism: nn.Module, role: Role | None, geometry: Geometry, old: nn.Module,
         result: Result,
@@ -129,7 +131,7 @@ class Replacement(Standing):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         x = features_of((args, kwargs))
-        y = x if is_tracing() else self.mixed(x)
+        y = x.clone() if is_tracing() else self.mixed(x)
         return self.result.around(y, args, kwargs)
 
 

@@ -242,6 +242,11 @@ def carry_out(
     step.paths = [place.host if step.call == "insert" else place.path
                   for place, (change, _) in zip(chosen, built, strict=True)
                   if change.how != "left alone"]  # fmt: skip
+    if not step.paths:
+        raise ValueError(
+            "every place that matches must be left alone:\n"
+            + "\n".join(f"  {change.path}: {change.note}" for change in step.changes)
+        )
     if dry_run:
         return Changes([step])
     surgery.put_in(chosen, [child for _, child in built])

@@ -243,8 +243,9 @@ def places(model: nn.Module, example: Any = None) -> Places:
     """Find where attention stands in ``model``, and where it could.
 
     One forward is watched, on fake tensors where the model can run on them (no numbers are
-    computed and nothing is copied), else on real ones. The model stays as it is. Places that were
-    changed by :func:`foveate.insert` or :func:`foveate.replace` are seen as they were before.
+    computed and nothing is copied), else on real ones. The model stays as it is. What was inserted
+    by :func:`foveate.insert` is passed by; what was replaced is no place for another replacement
+    until :func:`foveate.restore`.
 
     Args:
         model: any module that takes images.

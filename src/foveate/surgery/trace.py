@@ -381,6 +381,8 @@ class _Watcher(TorchFunctionMode):
             first = call.inputs[0] if call.inputs else None
             if node.origin is None and first is not None and node.shape == first.shape:
                 node.origin = first.origin  # a layer that keeps its shape keeps its places
+            if getattr(module, "is_weighted", False) is True and is_tracing():
+                node.depth += 1
             call.outputs.append(node)
         call.end = len(self.nodes)
 
