@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_map, check_tokens, head_dim, positive
+from foveate.attention._softmax import wide_product
 from foveate.contracts import Aligner, Gate, Mixer, TokenMixer
 from foveate.layout import map_to_tokens, merge_heads, split_heads, tokens_to_map
 
@@ -26,7 +27,7 @@ class CleanMixer(Mixer):
 
     def weights(self, x: Tensor) -> Tensor:
         q, k, _ = self._project(x)
-        return (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+        return wide_product(q * self.scale, k.transpose(-2, -1)).softmax(-1).to(q.dtype)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         y = merge_heads((weights @ self._project(x)[2]).transpose(1, 2))
@@ -117,9 +118,9 @@ class CleanTokens(TokenMixer):
         seen = ((place - place[:, None]).abs() <= 1)[None]
         if key_mask is not None:
             seen = seen & key_mask[:, None]
-        logits = q @ k.transpose(1, 2)
+        logits = wide_product(q, k.transpose(1, 2))
         logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
-        return (logits.softmax(-1) * seen)[:, None]
+        return (logits.softmax(-1) * seen)[:, None].to(q.dtype)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         return weights[:, 0] @ self.qkv(x).chunk(3, -1)[2]

@@ -273,6 +273,7 @@ def test_checks_follow_role_and_tags():
         "check_weights_are_distributions",
         "check_weights_reproduce_output",
         "check_other_weights_matter",
+        "check_weights_in_half_range",
         "check_wrong_heads",
     }
     assert "check_mask_hides" not in full

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 
 import foveate
 from foveate import registry
@@ -43,7 +44,15 @@ def run(page: Path) -> dict[str, Any]:
 
 def test_every_page_that_shows_python_is_run_here():
     shown = {page.name for page in PAGES if python_blocks(page)}
-    assert shown == {"README.md", "add-a-mechanism.md", "compare.md"}
+    assert shown == {"README.md", "add-a-mechanism.md", "compare.md", "surgery.md"}
+
+
+@pytest.mark.slow
+def test_what_the_page_on_surgery_shows(monkeypatch):
+    """Its calls, on models without the weights that it would download."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+    assert foveate.changes(run(ROOT / "docs" / "surgery.md")["vit"])
 
 
 @pytest.mark.slow

@@ -65,6 +65,9 @@ def test_failed_trials_are_named_beside_the_answer(tmp_path):
 
 
 def test_the_table_fits_eighty_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     found = result(tmp_path, 0.985, 0.989, 0.984)
     print_table(found.head, found.table, right=True)
     lines = capsys.readouterr().out.splitlines()

@@ -81,8 +81,13 @@ def test_a_process_that_stands_by_does_not_keep_this_one(tmp_path):
 @pytest.mark.parametrize("delay", [1.0, 2.0, 4.0])
 def test_ctrl_c_prints_no_traceback(tmp_path, delay):
     command = [sys.executable, "-m", "foveate", "compare", "--out", str(tmp_path / "run")]
+    # Where tests run in the background SIGINT is ignored, and a process would inherit that.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)

@@ -91,7 +91,10 @@ def test_keys_are_file_names():
         ({"attention": [], "controls": []}, "compares nothing"),
         ({"host_kwargs": [1]}, "host_kwargs must be a mapping"),
         ({"data": 3}, "data must be a name"),
-        ({"metric": "accuracyy"}, "metric must be accuracy or balanced_accuracy, got 'accuracyy'; did"),
+        (
+            {"metric": "accuracyy"},
+            "metric must be accuracy or balanced_accuracy, got 'accuracyy'",
+        ),
         ({"folds": 1}, "folds must be a whole number of at least 2"),
         ({"select": "bst"}, "select must be last or best, got 'bst'"),
         ({"tune": "all"}, "tune must be none or lr"),

@@ -106,5 +106,6 @@ def test_numbers_out_of_range_are_refused(wrong, message):
 
 
 def test_what_it_is_judged_by():
-    (accuracy,) = Classification.metrics
+    accuracy, balanced = Classification(3).metrics
     assert accuracy == ("accuracy", "%", True, (0.0, 1.0))
+    assert Classification(3, metric=balanced).metrics == (balanced, accuracy)

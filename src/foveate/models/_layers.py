@@ -104,7 +104,7 @@ class PatchMerging(OneStep):
         return self.reduction(self.norm(torch.cat(cells, -1))).permute(0, 3, 1, 2)
 
 
-class CornerPool(nn.Module):
+class CornerPool(OneStep):
     """Maxima of 3x3 windows with stride 2 that start in the corner and may run over the edge.
 
     It is Caffe's pooling on sides that are even. On odd ones the last row, which Caffe reads with

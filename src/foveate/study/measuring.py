@@ -100,6 +100,7 @@ def _time_all(
 
         models = [model for model in trained if model.entry.key in rounds]
         work = (run.root, run.plan, models, BATCH, process)
+        executor.close()  # each round of timing in a process of its own
         handle = executor.submit(f"{_COSTING}:time_models", work, log, remember)
         failure = _finish(run, executor, handle)
         if failure is None:

@@ -200,15 +200,23 @@ def _match(
     return handle.result
 
 
+_ESTIMATE_SECONDS = 20.0
+
+
 def _expected(
     run: Run, executor: Executor, images: ImageSet, pending: Sequence[tuple[Entry, int]]
 ) -> Remaining:
-    """What tells how long these trials will take; by their measured steps where that succeeds."""
+    """What tells how long these trials take; by measured steps where that succeeds in time."""
     rows = {_name(entry, seed): entry.key for entry, seed in pending}
     log = run.root / "steps.log"
     work = (run.plan, len(images.classes), images.channels, list(dict.fromkeys(rows.values())))
     handle = executor.submit("foveate.study.costing:step_seconds", work, log)
-    if _finish(run, executor, handle) is None:
+    end = time.monotonic() + _ESTIMATE_SECONDS
+    while not handle.poll() and time.monotonic() < end:
+        executor.wait([handle], end - time.monotonic())
+    handle.kill("it took too long")
+    executor.close()  # no trial is to start in a process in which all models have run
+    if handle.failure is None:
         log.unlink(missing_ok=True)
     return Remaining(rows, run.plan.workers or 1, handle.result or {})
 
