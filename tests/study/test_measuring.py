@@ -49,6 +49,9 @@ class Handle:
 class Executor:
     """Ends the process whenever the model ``bad`` is run."""
 
+    def close(self):
+        pass
+
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], int]] = []
 
