@@ -91,7 +91,7 @@ def test_keys_are_file_names():
         ({"attention": [], "controls": []}, "compares nothing"),
         ({"host_kwargs": [1]}, "host_kwargs must be a mapping"),
         ({"data": 3}, "data must be a name"),
-        ({"metric": "acuracy"}, "metric must be accuracy or balanced_accuracy, got 'acuracy'; did"),
+        ({"metric": "balanced"}, "metric must be accuracy or balanced_accuracy, got 'balanced'; d"),
         ({"folds": 1}, "folds must be a whole number of at least 2"),
         ({"select": "bst"}, "select must be last or best, got 'bst'"),
         ({"tune": "all"}, "tune must be none or lr"),
