@@ -20,7 +20,7 @@ def print_table(head: Iterable[str], rows: Iterable[Iterable[str]], right: bool 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for index, title in enumerate(head):
         # Where the terminal is narrow the first column is folded, and numbers stay whole.
         numbers = right and index > 0

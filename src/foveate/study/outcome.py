@@ -73,8 +73,12 @@ def _line(row: Row) -> tuple[str, ...]:
         "-" if row.parameters is None else f"{row.parameters / 1e6:#.3g} M",
         "-" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:#.3g} M",
         "-" if row.latency is None else f"{show_ms(row.latency.median)} ms",
-        "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.1f} MB",
+        "-" if row.peak_memory_mb is None else f"{_megabytes(row.peak_memory_mb)} MB",
     )
+
+
+def _megabytes(number: float) -> str:
+    return f"{number:,.1f}" if number < 100 else f"{number:,.0f}"
 
 
 def _score(row: Row) -> str:
