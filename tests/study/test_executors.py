@@ -77,6 +77,20 @@ def test_a_process_that_stands_by_does_not_keep_this_one(tmp_path):
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signal masks are POSIX's")
+def test_interrupts_stay_blocked_while_the_first_process_starts():
+    code = (
+        "import signal\n"
+        "from multiprocessing import resource_tracker\n"
+        "from foveate.study.executors.local import _interrupts_blocked\n"
+        "with _interrupts_blocked():\n"
+        "    resource_tracker.ensure_running()\n"
+        "    assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX's")
 @pytest.mark.parametrize("delay", [1.0, 2.0, 4.0])
 def test_ctrl_c_prints_no_traceback(tmp_path, delay):
