@@ -162,9 +162,8 @@ FORMS = [
 ]
 
 SLOW_SAMPLE = [
-    ("multi_head", "check_onnx"),
     ("squeeze_excitation", "check_onnx"),
-    ("squeeze_excitation", "check_compiled_code"),
+    ("efficient_channel", "check_compiled_code"),
 ]
 
 

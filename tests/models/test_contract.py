@@ -30,14 +30,26 @@ from foveate.models._backbone import Backbone, checkpoint_filter_fn
 from tests.models.small import SMALL
 
 SIZE = (64, 96)
+
+
+def _slow(name: str, kwargs: dict, id: str):
+    return pytest.param(name, kwargs, id=id, marks=pytest.mark.slow)
+
+
 MODELS = [
     *(pytest.param(name, SMALL[name], id=f"{name}-small") for name in SMALL),
-    *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in list_backbones()),
+    *(_slow(name, {}, name) for name in list_backbones()),
 ]
 WITHOUT_RESIDUALS = ("batnet", "batnet_multi")
 """An Inception network has no residual branch that stochastic depth could drop."""
 
 every_model = pytest.mark.parametrize(("name", "kwargs"), MODELS)
+some_models = pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [*(p if i % 4 == 0 else _slow(*p.values, p.id) for i, p in enumerate(MODELS[: len(SMALL)])),
+     *MODELS[len(SMALL) :]],
+)  # fmt: skip
+"""Every fourth small form each time, all in the slow sweep: for what takes seconds a network."""
 
 
 def create(name: str, kwargs: dict, **more) -> nn.Module:
@@ -399,7 +411,7 @@ def test_none_can_be_asked_for_by_name():
     assert not any(isinstance(module, LayerScale2d) for module in model.modules())
 
 
-@every_model
+@some_models
 @torch.no_grad()
 def test_any_tracer_of_symbols_reads_it(name, kwargs):
     """Torch's own and torchvision's, which know nothing of timm; the graph is right at any size."""
@@ -423,16 +435,16 @@ def test_compiled(name):
     assert_close(compiled(images()), model(images()), share=1e-3)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@some_models
 @torch.no_grad()
-def test_exported(name):
-    model = create(name, SMALL[name])
+def test_exported(name, kwargs):
+    model = create(name, kwargs)
     exported = torch.export.export(model, (images(),)).module()
     assert_close(exported(images()), model(images()))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@every_model
+@some_models
 @torch.no_grad()
 def test_a_trace_is_right_at_every_size_or_refused(name, kwargs):
     model = create(name, kwargs)
@@ -450,7 +462,7 @@ def test_a_trace_is_right_at_every_size_or_refused(name, kwargs):
     [
         # One of each kind every time, all of them in the slow sweep.
         name
-        if name in ("pvt_tiny", "slide_swin_tiny", "pyramid_pico", "slide_pvt_v2_b0")
+        if name in ("slide_swin_tiny", "pyramid_pico")
         else pytest.param(name, marks=pytest.mark.slow)
         for name in SMALL
     ],
@@ -511,7 +523,14 @@ def test_ten_sizes_are_compiled_twice_at_most(name):
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("name", sorted(published_figures()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The smallest of a family each time.
+        name if name in SMALL else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(published_figures())
+    ],
+)
 def test_parameters_are_the_publications_or_the_difference_is_explained(name):
     figures = published_figures()[name]
     ours = sum(p.numel() for p in timm.create_model(name, device="meta").parameters())

@@ -516,7 +516,14 @@ class Layer(torch.nn.Module):
         return local_attention(q, k, v, 3, bias=self.table, **self.options)
 
 
-@pytest.mark.parametrize(("border", "dilation"), [("shift", 2), ("zero", 1), ("reflect", 2)])
+@pytest.mark.parametrize(
+    ("border", "dilation"),
+    [
+        ("shift", 2),
+        pytest.param("zero", 1, marks=pytest.mark.slow),
+        pytest.param("reflect", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_exports_with_any_height_and_width(border, dilation):
     layer = Layer(border, dilation).eval()
     auto = torch.export.Dim.AUTO

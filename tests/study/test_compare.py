@@ -323,11 +323,11 @@ def test_a_trial_that_takes_too_long_is_stopped_and_the_others_go_on(tmp_path, c
     run = tmp_path / "run"
     code = compare(
         *SMALL, "--attention", "sleeps", "works", "--controls", "--seeds", 1, "--trial-minutes",
-        0.3, "--out", run,
+        0.2, "--out", run,
     )  # fmt: skip
     assert code == 1
     trial = json.loads((run / "trials" / "sleeps-seed0" / "trial.json").read_text())
-    assert trial["error"] == "stopped after 0.3 minutes, as trial_minutes says"
+    assert trial["error"] == "stopped after 0.2 minutes, as trial_minutes says"
     done = json.loads((run / "trials" / "works-seed0" / "trial.json").read_text())
     assert done["status"] == "done"
 

@@ -94,9 +94,16 @@ def test_kept_weights_reproduce_the_attention_they_come_from(options):
     assert difference(model(x), before) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "visformer_tiny", "maxvit_pico_rw_256"])
-def test_split_biases_convolutions_and_interleaved_heads_are_kept(name):
-    model = timm.create_model(name, num_classes=5).eval()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("beit_base_patch16_224", {"depth": 2, "embed_dim": 96, "num_heads": 3}),
+        pytest.param("visformer_tiny", {}, marks=pytest.mark.slow),
+        pytest.param("maxvit_pico_rw_256", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_split_biases_convolutions_and_interleaved_heads_are_kept(name, options):
+    model = timm.create_model(name, num_classes=5, **options).eval()
     module = foveate.places(model).of("attention")[-1].module
     with torch.no_grad():
         for parameter in module.parameters():

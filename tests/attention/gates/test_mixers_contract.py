@@ -69,6 +69,7 @@ def test_gradients_in_training(build) -> None:
         assert tensor.grad.isfinite().all()
 
 
+@pytest.mark.slow  # as registered they are compiled and exported by the common checks
 @every_mixer
 def test_compiles_and_exports_whole(build) -> None:
     torch._dynamo.reset()

@@ -87,6 +87,7 @@ def test_closed_form_equals_the_counter(build) -> None:
     assert aligner.multiply_adds(4, 7) * 2 == counter.get_total_flops()
 
 
+@pytest.mark.slow  # as registered they are compiled and exported by the common checks
 @every_aligner
 def test_compiles_and_exports_whole(build) -> None:
     torch._dynamo.reset()
