@@ -63,8 +63,8 @@ def test_a_state_with_a_learned_key_is_refused_without_the_option():
     state = nn.MultiheadAttention(16, 4, add_bias_kv=True).state_dict()
     with pytest.raises(ValueError, match="bias_k"):
         foveate.load_published(MultiHeadAttention(16, 4), state)
+    state = nn.MultiheadAttention(16, 4).state_dict()
     with pytest.raises(ValueError, match="bias_k"):
-        state = nn.MultiheadAttention(16, 4).state_dict()
         foveate.load_published(MultiHeadAttention(16, 4, add_bias_kv=True), state)
 
 

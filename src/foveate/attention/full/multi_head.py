@@ -13,8 +13,8 @@ Cost: ``4 N C^2 + 2 N (N + e) C`` multiply-adds.
 Paper: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762;
 for images Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929.
 Published code: huggingface/pytorch-image-models (``Attention``), whose layout the weights have;
-those of ``torch.nn.MultiheadAttention``, which has both options, load as well. Queries over another sequence are
-:mod:`.multi_head_cross`.
+those of ``torch.nn.MultiheadAttention``, which has both options, load as well. Queries over
+another sequence are :mod:`.multi_head_cross`.
 """
 
 from __future__ import annotations
