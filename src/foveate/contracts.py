@@ -47,7 +47,7 @@ class OneStep(nn.Module):
             raise RuntimeError(
                 f"{type(self).__name__} goes by the size of its input, and torch.jit.trace keeps "
                 "that of the example: use torch.export.export, or torch.onnx.export with "
-                "dynamo=True"
+                "dynamo=True; to count, foveate.count_flops"
             )
         tracer = _tracer((*args, *kwargs.values()))
         if tracer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -12,7 +14,8 @@ from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-import foveate.models  # noqa: F401  registers the backbones
+import foveate
+import foveate.models
 from tests.models.small import SMALL
 
 NAME = "pale_tiny"
@@ -88,3 +91,32 @@ def test_mask_rcnn():
     )
     losses = model([torch.rand(3, 64, 96)], targets())
     one_step(model, sum(losses.values(), torch.zeros(())))
+
+
+@pytest.mark.parametrize("name", ["nat_small", "slide_swin_tiny"])
+@torch.no_grad()
+def test_torchao_quantizes_the_linear_layers_around_every_operator(name):
+    """Local, slide and window attention; weights of 8 bits, and activations too."""
+    quantization = pytest.importorskip("torchao.quantization")
+    torch.manual_seed(0)
+    model = timm.create_model(name, **SMALL[name]).eval()
+    x = torch.randn(2, 3, 64, 96)
+    expected, linear = model(x), sum(isinstance(m, nn.Linear) for m in model.modules())
+    for config in ("Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"):
+        quantized = copy.deepcopy(model)
+        quantization.quantize_(quantized, getattr(quantization, config)())
+        kinds = [type(p).__name__ for p in quantized.parameters()]
+        assert sum("Int8" in kind or "AffineQuantized" in kind for kind in kinds) == linear
+        assert (quantized(x) - expected).norm() <= 0.05 * expected.norm()
+
+
+def test_fvcore_counts_convolutional_networks_and_is_told_what_counts_the_others():
+    analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis
+    x = torch.randn(1, 3, 64, 96)
+    model = timm.create_model("resnet50_bam", **SMALL["resnet50_bam"]).eval()
+    counted = analysis(model, x).unsupported_ops_warnings(False).total()
+    ours = foveate.count_flops(model, x) / 2
+    assert ours <= counted <= 1.05 * ours  # it counts norms too
+    model = timm.create_model("nat_small", **SMALL["nat_small"]).eval()
+    with pytest.raises(RuntimeError, match=r"to count, foveate\.count_flops"):
+        analysis(model, x).total()

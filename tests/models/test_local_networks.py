@@ -9,7 +9,9 @@ import torch
 import foveate
 from foveate.attention.local.slide import SlideAttention
 from foveate.attention.window.window import WindowAttention
+from foveate.contracts import Mixer
 from foveate.models.dinat import in_turn
+from tests.models.small import SMALL
 
 TINY = {"depths": (1, 1, 2, 2), "embed_dim": 8, "num_heads": (1, 1, 2, 2)}
 
@@ -73,6 +75,38 @@ def test_resnets_halve_odd_maps_upwards(name: str):
     model = timm.create_model(name, features_only=True, **small).eval()
     sizes = [tuple(feature.shape[2:]) for feature in model(torch.randn(1, 3, 69, 37))]
     assert sizes == [(35, 19), (18, 10), (9, 5), (5, 3), (3, 2)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cswin_tiny", "pvt_tiny", "nat_small", "dinat_mini", "dinat_s_tiny", "slide_nat_mini"),
+        *("slide_swin_tiny", "slide_pvt_tiny", "slide_pvt_v2_b0", "slide_cswin_tiny"),
+    ],
+)
+def test_qk_scale_is_that_of_every_attention(name: str):
+    """It is as if queries came larger from their projection."""
+    sizes = SMALL.get(name, TINY)
+    torch.manual_seed(0)
+    given = timm.create_model(name, qk_scale=0.4, **sizes).eval()
+    for parameter in given.parameters():  # layer scales of 1e-5 hide attention
+        parameter.add_(0.1 * torch.rand_like(parameter))
+    plain = timm.create_model(name, **sizes).eval()
+    plain.load_state_dict(given.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    assert not torch.allclose(plain(x), given(x), rtol=1e-4, atol=1e-6)
+    for module in plain.modules():
+        if isinstance(module, Mixer):
+            layer, inner = getattr(module, "q", None) or module.qkv, module.proj.in_features
+            for parameter in layer.parameters():
+                parameter[:inner] *= 0.4 / module.scale
+    torch.testing.assert_close(plain(x), given(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_attention_that_has_no_scale_refuses_it():
+    with pytest.raises(ValueError, match="acmix_reduced has no option 'qk_scale'"):
+        timm.create_model("acmix_pvt_tiny", qk_scale=0.4)
 
 
 def test_stages_must_agree():

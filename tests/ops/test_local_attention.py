@@ -133,6 +133,37 @@ def test_masked_keys_may_hold_anything(backend, border):
     torch.testing.assert_close(results(), want)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+def test_what_is_no_number_reaches_those_who_see_it(backend, border, number):
+    """And no one else: neither their outputs nor the gradients of their queries."""
+    q, k, v = maps((1, 12, 13))
+    dilation = (1, 2)
+    counted = torch.zeros(1, 12, 13, 1, 1)
+    counted[0, 3, 4] = 1
+    zeros = torch.zeros_like(counted)
+    sees = reference.local_attention(zeros, zeros, counted, (3, 3), dilation, border=border)[0] > 0
+    sees = sees[..., 0, 0].squeeze(0)
+
+    def results() -> list[torch.Tensor]:
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        with use_backend(backend):
+            alone = local_attention(q, k, v, 3, dilation, border=border)
+            out = local_attention(*leaves, 3, dilation, border=border)
+            return [alone, out, torch.autograd.grad(out[0][~sees].sin().sum(), leaves[0])[0]]
+
+    want = results()
+    for x in (k, v):
+        kept = x[0, 3, 4].clone()
+        x[0, 3, 4] = number
+        for result, expected in zip(results(), want, strict=True):
+            torch.testing.assert_close(result[0][~sees], expected[0][~sees])
+        if number != number:
+            assert all(out[0][sees].isnan().any(-1).all() for out in results()[:2])
+        x[0, 3, 4] = kept
+
+
 @pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
 @pytest.mark.parametrize("return_lse", [False, True])
 def test_a_bias_that_hides_every_key_gives_zero(backend, return_lse):

@@ -8,7 +8,7 @@ arithmetic with shapes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,9 +156,14 @@ class Block(nn.Module):
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
-def create_mixer(name: str, dim: int, **settings: Any) -> nn.Module:
-    """The mixer ``name`` with those of a stage's settings that it has an option for."""
-    return adapt(name, Place(dim, roles=("mixer",)), suggested=settings).module
+def create_mixer(
+    name: str, dim: int, options: Mapping[str, Any] | None = None, **settings: Any
+) -> nn.Module:
+    """The mixer ``name`` with those of a stage's settings that it has an option for.
+
+    ``options`` are the user's: a mechanism that has no such option is refused.
+    """
+    return adapt(name, Place(dim, roles=("mixer",)), options, suggested=settings).module
 
 
 def check_stages(**settings: Sequence[Any]) -> None:

@@ -59,6 +59,7 @@ class CSWinTransformer(Backbone):
         attention: mechanism a stage, by name.
         mlp_ratio: hidden channels of the MLP over the stage's.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the blocks.
         attn_drop_rate: dropout of the attention weights.
@@ -77,6 +78,7 @@ class CSWinTransformer(Backbone):
         attention: Sequence[str] = ("cross_shaped",) * 4,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -95,6 +97,7 @@ class CSWinTransformer(Backbone):
             mixer = create_mixer(
                 attention[level],
                 dims[level],
+                {} if qk_scale is None else {"qk_scale": qk_scale},
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,

@@ -51,6 +51,7 @@ class DiNATSwin(Swin):
         kernel_size: height and width of a neighbourhood.
         dilations: of each block of each stage, or of every second block, a number a stage.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         attn_drop_rate: dropout of the attention weights.
         proj_drop_rate: dropout in the attentions and the MLPs.
         **kwargs: of the network around them, as for Swin.
@@ -63,6 +64,7 @@ class DiNATSwin(Swin):
         kernel_size: int = 7,
         dilations: Sequence[int] | Sequence[Sequence[int]] = (8, 4, 2, 1),
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         **kwargs: Any,
@@ -71,6 +73,7 @@ class DiNATSwin(Swin):
             kernel_size,
             in_turn(dilations, depths),
             qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
             attn_drop=attn_drop_rate,
             proj_drop=proj_drop_rate,
         )

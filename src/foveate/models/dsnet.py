@@ -32,6 +32,7 @@ import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import optimization_hint
 from torch.nn import functional as F
 
 from foveate.attention.full.multi_head import MultiHeadAttention
@@ -85,6 +86,7 @@ class DualStream(OneStep):
     def forward(self, x: Tensor) -> Tensor:
         coarse, local = self.enter(x).chunk(2, 1)
         size = local.shape[2:]
+        check_example(tuple(size), 2 * self.scale)
         grid = [torch.sym_max(1, side // self.scale) for side in size]
         coarse = map_to_tokens(F.interpolate(coarse, grid, mode="bilinear"))
 
@@ -99,6 +101,23 @@ class DualStream(OneStep):
         coarse = coarse.unflatten(1, grid).permute(0, 3, 1, 2)
         coarse = F.interpolate(coarse, size, mode="bilinear")
         return self.leave(torch.cat([local, coarse], 1))
+
+
+def check_example(size: tuple[int, int], smallest: int) -> None:
+    """Refuse to export free sizes from a map whose coarse stream has one position along an axis.
+
+    One is a number to exporters: the program would be wrong at the sizes that have more.
+
+    Raises:
+        ValueError: if a side that is a symbol stands for less than ``smallest`` cells.
+    """
+    free = [side for side in size if isinstance(side, torch.SymInt)]
+    if free and min(map(optimization_hint, free)) < smallest:
+        raise ValueError(
+            f"an example for free sizes must have maps of at least {smallest}x{smallest} cells "
+            f"here, got {'x'.join(str(optimization_hint(side)) for side in size)}: take a larger "
+            "image (97x97 pixels for the dsnet_* as published), or leave height and width fixed"
+        )
 
 
 class DualStreamBlock(nn.Module):

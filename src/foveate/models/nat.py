@@ -80,6 +80,7 @@ class NAT(Swin):
         dilations: of each block of each stage; all 1 if None.
         mlp_ratio: hidden channels of the MLP over the stage's.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         attn_drop_rate: dropout of the attention weights.
         proj_drop_rate: dropout in the attentions and the MLPs.
         attend: the attention of a block, from its stage, its number in the stage, the channels and
@@ -99,6 +100,7 @@ class NAT(Swin):
         dilations: Sequence[Sequence[int]] | None = None,
         mlp_ratio: float = 3.0,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attend: Callable[[int, int, int, int], nn.Module] | None = None,
@@ -110,6 +112,7 @@ class NAT(Swin):
                 kernel_size,
                 dilations,
                 qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
                 attn_drop=attn_drop_rate,
                 proj_drop=proj_drop_rate,
             ),

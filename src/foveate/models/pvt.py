@@ -122,6 +122,7 @@ class PyramidVisionTransformer(TokenBackbone):
         attention: mechanism a stage, by name; ``"spatial_reduction"`` in the last.
         mlp_ratios: hidden channels of the MLP over the stage's, a stage.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the blocks.
         attn_drop_rate: dropout of the attention weights.
@@ -146,6 +147,7 @@ class PyramidVisionTransformer(TokenBackbone):
         attention: Sequence[str] = ("spatial_reduction",) * 4,
         mlp_ratios: Sequence[float] = (8.0, 8.0, 4.0, 4.0),
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -170,6 +172,7 @@ class PyramidVisionTransformer(TokenBackbone):
             mixer = create_mixer(
                 attention[level],
                 dims[level],
+                {} if qk_scale is None else {"qk_scale": qk_scale},
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,

@@ -34,6 +34,7 @@ class SlideNAT(NAT):
         kernel_size: height and width of a neighbourhood, in the other stages.
         dilations: of each block of each stage, in the others; all 1 if None.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         attn_drop_rate: dropout of the attention weights.
         proj_drop_rate: dropout in the attentions and the MLPs.
         **kwargs: as for NAT.
@@ -47,11 +48,17 @@ class SlideNAT(NAT):
         kernel_size: int = 7,
         dilations: Sequence[Sequence[int]] | None = None,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        options = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
+        options = {
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "attn_drop": attn_drop_rate,
+            "proj_drop": proj_drop_rate,
+        }
         neighborhood = neighborhoods(kernel_size, dilations, **options)
 
         def attend(level: int, index: int, dim: int, heads: int) -> nn.Module:

@@ -98,6 +98,7 @@ class SlidePVTv2(Backbone):
         attention: mechanism a stage, by name.
         mlp_ratios: hidden channels of the MLP over the stage's, a stage.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the blocks.
         attn_drop_rate: dropout of the attention weights.
@@ -116,6 +117,7 @@ class SlidePVTv2(Backbone):
         attention: Sequence[str] = ("slide", "slide", "spatial_reduction", "spatial_reduction"),
         mlp_ratios: Sequence[float] = (8.0, 8.0, 4.0, 4.0),
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -135,6 +137,7 @@ class SlidePVTv2(Backbone):
             mixer = create_mixer(
                 attention[level],
                 dims[level],
+                {} if qk_scale is None else {"qk_scale": qk_scale},
                 num_heads=num_heads[level],
                 qkv_bias=qkv_bias,
                 attn_drop=attn_drop_rate,

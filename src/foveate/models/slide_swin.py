@@ -44,6 +44,7 @@ class SlideSwin(Swin):
         slide_kernel_size: the window of slide attention.
         slide_stages: how many stages slide.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` if None.
         attn_drop_rate: dropout of the attention weights.
         proj_drop_rate: dropout in the attentions and the MLPs.
         **kwargs: of the network around them, as for Swin: ``embed_dim``, ``num_heads``,
@@ -61,12 +62,18 @@ class SlideSwin(Swin):
         slide_kernel_size: int = 3,
         slide_stages: int = 2,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         patch_size = kwargs.get("patch_size", 4)
-        options = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate, "qkv_bias": qkv_bias}
+        options = {
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "attn_drop": attn_drop_rate,
+            "proj_drop": proj_drop_rate,
+        }
 
         def attend(level: int, index: int, dim: int, heads: int) -> nn.Module:
             if level < slide_stages:

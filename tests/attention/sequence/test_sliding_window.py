@@ -32,17 +32,18 @@ def _reference(m, x, keys=None, marked=None):
     marked = torch.zeros(x.shape[:2], dtype=torch.bool) if marked is None else marked
     place = torch.arange(tokens)
     apart = place - place[:, None]
-    near = (apart.abs() <= m.window * m.dilation) & (apart % m.dilation == 0)
-    allowed = (near | marked[:, None]) & keys[:, None]  # (B, N, N)
+    dilation = torch.tensor(m.dilation).expand(m.num_heads)[:, None, None]
+    near = (apart.abs() <= m.window * dilation) & (apart % dilation == 0)  # (h, N, N)
+    allowed = (near | marked[:, None, None]) & keys[:, None, None]  # (B, h, N, N)
 
     def attend(names, allowed):
         q, k, v = (m._heads(getattr(m, name)(x)).transpose(1, 2) for name in names)
         logits = q @ k.mT * m.head_dim**-0.5
-        return logits.masked_fill(~allowed[:, None], float("-inf")).softmax(-1) @ v
+        return logits.masked_fill(~allowed, float("-inf")).softmax(-1) @ v
 
     y = attend(("query", "key", "value"), allowed)
     if marked.any():
-        everything = keys[:, None].expand(-1, tokens, -1)
+        everything = keys[:, None, None]
         y_global = attend(("query_global", "key_global", "value_global"), everything)
         y = torch.where(marked[:, None, :, None], y_global, y)
     y = y.masked_fill(~keys[:, None, :, None], 0)
@@ -50,13 +51,13 @@ def _reference(m, x, keys=None, marked=None):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 12])
-@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"window": 40}])
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"window": 40}, {"dilation": (3, 1)}])
 def test_equals_a_dense_softmax(tokens, options):
     m, x = _module(**options), torch.randn(2, tokens, 8)
     torch.testing.assert_close(m(x), _reference(m, x))
 
 
-@pytest.mark.parametrize("options", [{}, {"dilation": 3}, {"window": 40}])
+@pytest.mark.parametrize("options", [{}, {"dilation": 3}, {"window": 40}, {"dilation": [1, 2]}])
 def test_equals_a_dense_softmax_with_padding_and_global_tokens(options):
     m, x = _module(**options), torch.randn(2, 12, 8, requires_grad=True)
     keys, marked = _masks(12)
@@ -67,8 +68,9 @@ def test_equals_a_dense_softmax_with_padding_and_global_tokens(options):
     torch.testing.assert_close(actual, wanted)
 
 
-def test_weights_reproduce_the_output():
-    m, x = _module(), torch.randn(2, 12, 8)
+@pytest.mark.parametrize("dilation", [1, (1, 3)])
+def test_weights_reproduce_the_output(dilation):
+    m, x = _module(dilation=dilation), torch.randn(2, 12, 8)
     keys, marked = _masks(12)
     weights = m.weights(x, keys, marked)
     torch.testing.assert_close(weights.sum(-1), keys[:, None].expand(-1, 2, -1).float())
@@ -77,8 +79,9 @@ def test_weights_reproduce_the_output():
 
 
 @pytest.mark.parametrize("tokens", [3, 12])
-def test_the_cost_is_counted(tokens):
-    m, x = _module(), torch.randn(1, tokens, 8)
+@pytest.mark.parametrize("dilation", [1, (2, 1)])
+def test_the_cost_is_counted(tokens, dilation):
+    m, x = _module(dilation=dilation), torch.randn(1, tokens, 8)
     assert count_flops(m, x) == 2 * m.multiply_adds(tokens)
     marked = torch.zeros(1, tokens, dtype=torch.bool)
     marked[:, 0] = True
@@ -94,8 +97,9 @@ def test_an_empty_or_wholly_padded_sequence_stays_finite():
     assert m(x[:0], keys[:0], marked[:0]).shape == (0, 6, 8)
 
 
-def test_compiles_and_exports_with_global_tokens():
-    m, (keys, marked) = _module(), _masks(12)
+@pytest.mark.parametrize("dilation", [1, (1, 2)])
+def test_compiles_and_exports_with_global_tokens(dilation):
+    m, (keys, marked) = _module(dilation=dilation), _masks(12)
     x = torch.randn(2, 12, 8)
     compiled = torch.compile(m, fullgraph=True, dynamic=True, backend="eager")
     with torch.no_grad():
@@ -104,6 +108,15 @@ def test_compiles_and_exports_with_global_tokens():
         program = torch.export.export(m, (x, keys, marked), dynamic_shapes=[{1: length}] * 3)
         x, (keys, marked) = torch.randn(2, 17, 8), _masks(17)
         torch.testing.assert_close(program.module()(x, keys, marked), m(x, keys, marked))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [((1, 2, 3), "one for each of num_heads=2 heads"), ((1, 0), "dilation must")],
+)
+def test_refuses_dilations_that_are_not_one_a_head(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        _module(dilation=wrong)
 
 
 def test_published_weights_load_without_global_tokens_too():

@@ -79,8 +79,8 @@ def _locally_grouped(dim: int, num_heads: int, ws: int, qkv_bias: bool) -> nn.Mo
     return LocallyGroupedAttention(dim, num_heads, ws, qkv_bias=qkv_bias)
 
 
-def _axial(dim: int, heads: int, sum_axial_out: bool, **_: int) -> AxialAttention:
-    return AxialAttention(dim, heads, sum_axial_out=sum_axial_out)
+def _axial(dim: int, heads: int, num_dimensions: int, sum_axial_out: bool, **_: int):
+    return AxialAttention(dim, heads, volume=num_dimensions == 3, sum_axial_out=sum_axial_out)
 
 
 def _shuffle(relative_pos_embedding: bool, **options: Any) -> ShuffleAttention:
@@ -141,6 +141,7 @@ ROWS = [
     Row("cswin_lepe_attention_h", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
     Row("cswin_lepe_attention_v", _cross_shaped, _cross_shaped_branch, _cross_shaped_weights),
     Row("axial_attention_seq", _axial, channels_last),
+    Row("axial_attention_volume", _axial),
     Row("shuffle_attention_shuf", _shuffle),
     Row("msg_window_attention", MessengerAttention, _messengers),
     Row("twins_lsa", _locally_grouped, map_of(6, 9)),

@@ -52,6 +52,7 @@ class SpatialReductionAttention(Mixer):
         sr_ratio: how many times smaller the reduced map is in height and width; 1 keeps it.
         linear: pool to 7 x 7 instead (PVT v2-Li); ``sr_ratio`` plays no part then.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` by default.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -64,6 +65,7 @@ class SpatialReductionAttention(Mixer):
         *,
         linear: bool = False,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
@@ -71,6 +73,7 @@ class SpatialReductionAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
+        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
         self.sr_ratio = positive(sr_ratio, "sr_ratio")
         self.linear = linear
         self.attn_drop = probability(attn_drop, "attn_drop")
@@ -108,7 +111,9 @@ class SpatialReductionAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout_p = self.attn_drop if self.training else 0.0
         q, k, v = map(self._heads, (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)  # (B, h, H*W, D)
+        y = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout_p, scale=self.scale
+        )  # (B, h, H*W, D)
         return layout.merge_heads(y.transpose(1, 2))
 
     def _reduce(self, x: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
     out_i = softmax_j(q_i k_j^T / sqrt(D)) v_j,   j in {i - w d, ..., i, ..., i + w d} or global
 
+Every head may have a dilation d of its own: some look closely, others far.
+
 Tokens marked global are seen by all, in the same softmax as the window, and see all, by
 projections of their own. Marked on the task's own tokens (a class token, a question), they carry
 what must cross the whole sequence.
 
 Shapes: x (B, N, C), window w on either side, dilation d, g global tokens, heads h of D = C / h.
-Cost: ``4 N C^2 + 2 N (2w + 1) C`` multiply-adds; global tokens add
-``(2 N + g) C^2 + 4 g N C``.
+Cost: ``4 N C^2 + 2 N (2w + 1) C`` multiply-adds, where the window ends with the sequence; global
+tokens add ``(2 N + g) C^2 + 4 g N C``.
 
 Paper: Beltagy et al., "Longformer: The Long-Document Transformer", 2020, arXiv:2004.05150.
 Published code: allenai/longformer@caefee6 ``LongformerSelfAttention`` (its modes ``tvm`` and
@@ -17,10 +19,14 @@ its ``attention_window=512`` is ``window=256``. Its one mask (< 0 padding, 0 loc
 ``key_mask`` and ``global_mask`` here. It takes padding and in-window copies of global tokens out
 of the softmax by adding -10000, where -inf is added here. As there, attention gives 0 for padded
 tokens. It ends before the output projection, which belongs to BERT's block: loaded from there, the
-projection is the identity. Its mode ``sliding_chunks_no_overlap`` is another function.
+projection is the identity. Its mode ``sliding_chunks_no_overlap`` is another function. A dilation
+for each head is what its kernel (``tvm``) takes as a tensor of one number a head.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +57,8 @@ class SlidingWindowAttention(TokenMixer):
         dim: channels C.
         num_heads: heads; must divide ``dim``.
         window: tokens of the window on either side.
-        dilation: distance between the tokens of a window.
+        dilation: distance between the tokens of a window; one number for all heads, or one for
+            each.
         num_global: the most global tokens a sequence may have; with 0 there are no projections
             for them.
         qkv_bias: whether q, k, v projections have a bias.
@@ -64,7 +71,7 @@ class SlidingWindowAttention(TokenMixer):
         dim: int,
         num_heads: int = 8,
         window: int = 256,
-        dilation: int = 1,
+        dilation: int | Sequence[int] = 1,
         *,
         num_global: int = 0,
         qkv_bias: bool = True,
@@ -76,7 +83,7 @@ class SlidingWindowAttention(TokenMixer):
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
         self.window = positive(window, "window")
-        self.dilation = positive(dilation, "dilation")
+        self.dilation = _dilations(dilation, num_heads)
         self.num_global = num_global and positive(num_global, "num_global")
         self.attn_drop = probability(attn_drop, "attn_drop")
         kinds = ("query", "key", "value")
@@ -121,7 +128,8 @@ class SlidingWindowAttention(TokenMixer):
 
     def multiply_adds(self, tokens: int, global_tokens: int = 0) -> int:
         """For ``global_tokens`` (``num_global`` when any are marked) the cost of those as well."""
-        local = 4 * tokens * self.dim**2 + 2 * tokens * self._kernel(tokens) * self.dim
+        taps = sum(heads * self._kernel(tokens, dilation) for dilation, heads in self._runs)
+        local = 4 * tokens * self.dim**2 + 2 * tokens * taps * self.head_dim
         if not global_tokens:
             return local
         project = (2 * tokens + global_tokens) * self.dim**2
@@ -162,19 +170,24 @@ class SlidingWindowAttention(TokenMixer):
         mask = key_mask
         if global_mask is not None:
             mask = ~global_mask if mask is None else mask & ~global_mask
-        kernel = (1, self._kernel(q.shape[1]))
-        q, k, v = (t[:, None] for t in (q, k, v))  # a map of one row
-        y, lse = local_attention(
-            q,
-            k,
-            v,
-            kernel,
-            (1, self.dilation),
-            border="mask",
-            key_mask=None if mask is None else mask[:, None],
-            dropout_p=dropout_p,
-            return_lse=True,
-        )
+        runs = [heads for _, heads in self._runs]
+        each = zip(*(t[:, None].split(runs, 3) for t in (q, k, v)), strict=True)
+        attended = [
+            local_attention(
+                *heads,  # a map of one row
+                (1, self._kernel(q.shape[1], dilation)),
+                (1, dilation),
+                border="mask",
+                key_mask=None if mask is None else mask[:, None],
+                dropout_p=dropout_p,
+                return_lse=True,
+            )
+            for heads, (dilation, _) in zip(each, self._runs, strict=True)
+        ]
+        if len(attended) == 1:
+            y, lse = attended[0]
+        else:
+            y, lse = (torch.cat(parts, 3) for parts in zip(*attended, strict=True))
         return y[:, 0], lse[:, 0]  # (B, N, h, D), (B, N, h)
 
     def _see_global(
@@ -204,11 +217,18 @@ class SlidingWindowAttention(TokenMixer):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         return y.transpose(1, 2)  # (B, g, h, D)
 
-    def _kernel(self, tokens: int) -> int:
+    @property
+    def _runs(self) -> list[tuple[int, int]]:
+        """Neighbouring heads of one dilation: it, and how many they are."""
+        if isinstance(self.dilation, int):
+            return [(self.dilation, self.num_heads)]
+        return [(dilation, len(list(heads))) for dilation, heads in groupby(self.dilation)]
+
+    def _kernel(self, tokens: int, dilation: int) -> int:
         """Tokens of the whole window, no wider than the sequence."""
         if not is_known(tokens):
             return 2 * self.window + 1
-        return 2 * min(self.window, (tokens - 1) // self.dilation) + 1
+        return 2 * min(self.window, (tokens - 1) // dilation) + 1
 
     def _heads(self, x: Tensor) -> Tensor:
         return split_heads(x, self.num_heads)  # (B, N, h, D)
@@ -240,6 +260,19 @@ class SlidingWindowAttention(TokenMixer):
             identity = torch.eye(self.dim, dtype=state["query.weight"].dtype)
             state = state | {"proj.weight": identity, "proj.bias": torch.zeros_like(identity[0])}
         return state
+
+
+def _dilations(dilation: int | Sequence[int], num_heads: int) -> int | tuple[int, ...]:
+    """One for all heads, or one for each."""
+    if isinstance(dilation, int):
+        return positive(dilation, "dilation")
+    each = tuple(dilation)
+    if len(each) != num_heads:
+        raise ValueError(
+            f"dilation must be one number, or one for each of num_heads={num_heads} heads, "
+            f"got {dilation!r}"
+        )
+    return tuple(positive(of_head, "dilation") for of_head in each)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

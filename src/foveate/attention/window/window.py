@@ -61,6 +61,7 @@ class WindowAttention(Mixer):
         pad: what cells beyond the map do to the others: ``"mask"``, nothing, or ``"zero"``, they
             are attended as zeros that went through the projection.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` by default.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -74,6 +75,7 @@ class WindowAttention(Mixer):
         *,
         pad: str = "mask",
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
@@ -81,6 +83,7 @@ class WindowAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
+        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
         self.window_size = wh, ww = pair(window_size, "window_size")
         self.shift_size = pair(shift_size, "shift_size", at_least=0)
         if self.shift_size[0] >= wh or self.shift_size[1] >= ww:
@@ -157,8 +160,8 @@ class WindowAttention(Mixer):
         bias = self._bias(cut_into(size, self.window_size).size)
         shift = self._shift(*size)
         return ops.window_attention(
-            q, k, v, self.window_size, shift, bias=bias, dropout_p=dropout_p
-        )  # fmt: skip
+            q, k, v, self.window_size, shift, bias=bias, scale=self.scale, dropout_p=dropout_p
+        )
 
     def _shift(self, height: int, width: int) -> tuple[int, int]:
         """None for a map that fits in a window, whose cells all see each other as they are."""

@@ -7,8 +7,11 @@ dilation ``d`` the positions of equal remainder modulo ``d`` form a class; tiles
 within a class.
 
 The tiles go through ``F.scaled_dot_product_attention`` where only the output is wanted, and
-otherwise through a softmax written out. Either way a NaN or an infinity in a key or value may
-also reach the queries of its tile whose windows leave it out; a masked key reaches none.
+otherwise through a softmax written out. A NaN or an infinity in a key or value reaches the queries
+whose windows hold it. Products with the rest of its tile would make NaN of a weight of zero, so on
+a CPU keys and values are looked through first, and what is not finite is put in after the products.
+In an exported program, inside ``torch.func`` transforms and on other devices, where no step may
+depend on values, it may reach other queries of its tile.
 
 Legend: B batch, H x W map, h heads, D channels of a head; per axis n tiles, T queries of a tile,
 S keys that a tile can reach; t = Th*Tw, s = Sh*Sw.
@@ -24,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.ops import _dropout
+from foveate.ops._torch import in_transform
 from foveate.ops.local._arguments import Arguments
 
 
@@ -42,6 +46,7 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
     if key_mask is not None:  # what a masked key holds must not matter, not even a NaN
         k = k.where(key_mask[..., None, None], 0)
         v = v.where(key_mask[..., None, None], 0)
+    spoiled = _hold_no_numbers(k, v)
     q_places = _places(rows.queries, cols.queries, q.shape[2])  # (nh, nw, t)
     k_places = _places(rows.keys, cols.keys, q.shape[2])  # (nh, nw, s)
     inside = _combine(rows.inside, cols.inside)  # (nh, nw, s)
@@ -58,7 +63,7 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
         seen = seen & ~masked.mT  # (B, 1, nh, nw, t, s)
 
     per_query = bias is not None and bias.dim() != 3
-    if not (with_lse or a.dropout_p or per_query or q.dtype is torch.float64):
+    if not (with_lse or a.dropout_p or per_query or spoiled or q.dtype is torch.float64):
         table = None if bias is None else _table(bias.to(q.dtype), rows, cols)
         out = _fused(q_tiles, k_tiles, v_tiles, table, a.scale, seen)
         if table is not None:  # whose -inf hide keys as well
@@ -67,7 +72,12 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
             out = out.where(seen.any(-1, keepdim=True), 0)
         return _untile(out, rows, cols), None
 
+    if spoiled:
+        no_keys = ~k_tiles.isfinite().all(-1)[..., None, :]  # (B, h, nh, nw, 1, s)
+        k_tiles = k_tiles.where(no_keys.logical_not().mT, 0)
     logits = (q_tiles * a.scale) @ k_tiles.mT  # (B, h, nh, nw, t, s)
+    if spoiled:
+        logits = logits.masked_fill(no_keys, float("nan"))
     if logits.dtype != torch.float64:
         logits = logits.float()
     if per_query:
@@ -88,7 +98,9 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
         query = _numbers(rows, cols, q.shape[0], q.shape[2], q.shape[3])  # (B, h, nh, nw, t, 1)
         kept = _dropout.kept(a.seed, query, _taps(rows, cols, kernel_size), a.dropout_p)
         weights = weights.where(kept, 0) * (1 / (1 - a.dropout_p))
-    out = weights.to(v.dtype) @ v_tiles / total.to(v.dtype)  # (B, h, nh, nw, t, Dv)
+    weights = weights.to(v.dtype)
+    sums = _sums_of_any(weights, v_tiles, seen) if spoiled else weights @ v_tiles
+    out = sums / total.to(v.dtype)  # (B, h, nh, nw, t, Dv)
     lse = (top + total.log()).masked_fill(~some, float("-inf"))
     return _untile(out, rows, cols), _untile(lse, rows, cols).squeeze(-1)
 
@@ -107,6 +119,25 @@ def _fused(
     tiles = (x.flatten(1, 3) for x in (q, k, v))
     out = F.scaled_dot_product_attention(*tiles, attn_mask=added, scale=scale)
     return out.unflatten(1, q.shape[1:4])
+
+
+def _hold_no_numbers(k: Tensor, v: Tensor) -> bool:
+    """Whether a NaN or an infinity is among keys and values, where that can be asked."""
+    if k.device.type != "cpu" or torch.compiler.is_compiling() or in_transform():
+        return False
+    # A sum is the cheapest question. It may overflow, which only takes the slower way.
+    precise = torch.promote_types(k.dtype, torch.float32)
+    return not all(x.detach().sum(dtype=precise).isfinite() for x in (k, v))
+
+
+def _sums_of_any(weights: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """``weights @ v`` for values that need not be finite, which reach those alone who see them."""
+    out = weights @ v.where(v.isfinite(), 0)
+    for special in (float("inf"), float("-inf")):
+        found = weights.detach() @ (v == special).to(v.dtype) > 0
+        out = torch.where(found, out + special, out)
+    found = seen.to(v.dtype) @ v.isnan().to(v.dtype) > 0
+    return out.masked_fill(found, float("nan"))
 
 
 @dataclass(frozen=True)
