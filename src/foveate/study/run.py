@@ -75,7 +75,8 @@ class Run:
         """
         with _told(root, "choose another --out"):
             there = [path.name for path in root.iterdir()] if root.exists() else []
-            if "plan.yaml" not in there and set(there) - {_LOCK}:
+            others = [name for name in there if not name.startswith((_LOCK, ".plan.yaml."))]
+            if others and "plan.yaml" not in others:
                 raise StudyError(
                     f"{root} is there already and is no run directory; choose another --out"
                 )

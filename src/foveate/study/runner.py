@@ -93,6 +93,7 @@ def _work_off(
     if not pending and measured and not _final_is_open(run):
         return []
     try:
+        SetRecord.read(run.data)  # refuses that of another version before models are built
         subjects = _probe(run, executor, show) if pending else {}
         images = _prepare(run, show)
     except DiskFullError:
