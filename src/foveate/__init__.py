@@ -1,4 +1,4 @@
-"""Foveate: visual attention, exact to its publications and fast on any device.
+"""Foveate: visual attention, exact to its publications, with CPU kernels in C.
 
 Names load when they are first used, so that ``foveate --help`` need not wait for PyTorch. A public
 name is stated twice: in ``_HOME`` or ``_MODULES`` for running, and among the imports that only

@@ -1,4 +1,9 @@
-"""Loading the weights of published implementations: strict, whole or not at all."""
+"""Loading the weights of published implementations: strict, whole or not at all.
+
+Two sorts of foreign names are read. Those of a publication, which a module's
+``convert_published(state)`` translates; and those under which an earlier release of this library
+saved a module, which its ``convert_older(state, prefix)`` brings up to date (:func:`reads_older`).
+"""
 
 from __future__ import annotations
 
@@ -30,8 +35,8 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     """Load the weights of a published implementation into ``module``, in place.
 
     Names and layouts are first translated by the module's ``convert_published(state)``, if it
-    has one; a state of the module's own passes. Then every entry must fit; where one does not, the
-    module stays as it was.
+    has one; a state of the module's own passes, one that an earlier release saved too. Then every
+    entry must fit; where one does not, the module stays as it was.
 
     Args:
         module: the module to fill.
@@ -70,7 +75,8 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
 
 def _load(module: _Module, state: Any) -> _Module:
     own = module.state_dict()
-    tensors = _under_own_names(module, tensors_of(state, own), own)
+    given = of_today(module, tensors_of(state, own))
+    tensors = _under_own_names(module, given, own)
     if not _resamples(module, own, tensors):
         _check_fit(module, own, tensors)
     module.load_state_dict(tensors)
@@ -158,6 +164,29 @@ def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
     if said:
         warnings.warn(f"took {' and '.join(said)}", stacklevel=2)
     return tensors
+
+
+def reads_older(module: nn.Module) -> None:
+    """Let ``module`` load what earlier releases saved of it, wherever it stands.
+
+    Its ``convert_older(state, prefix)`` changes ``state`` in place: the entries that begin with
+    ``prefix`` get the names of today. ``load_state_dict``, and so timm, calls it from now on;
+    :func:`load_published` and what timm asks of published weights call it by :func:`of_today`.
+    """
+    module.register_load_state_dict_pre_hook(_convert_older)
+
+
+def _convert_older(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    module.convert_older(state, prefix)
+
+
+def of_today(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the names of today where an earlier release saved parts of ``module``."""
+    state = dict(state)
+    for name, part in module.named_modules():
+        if hasattr(part, "convert_older"):
+            part.convert_older(state, f"{name}." if name else "")
+    return state
 
 
 def _under_own_names(

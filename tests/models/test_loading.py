@@ -92,6 +92,72 @@ def test_a_wrapper_of_another_name_is_offered():
         foveate.load_published(create(), {"epoch": 3, "weights": create().state_dict()})
 
 
+FIRST_RELEASE = {
+    "pyramid_pico": [("slot.", "attention.")],
+    "rga_resnet50": [
+        (f"neck.{name}", f"neck.norm.{name}")
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    ],
+}
+"""What parts of a model were called in 0.1, and what they are called now."""
+
+
+def _by_load_state_dict(state, path, name, options):
+    model = timm.create_model(name, **options)
+    model.load_state_dict(state)
+    return model
+
+
+def _by_load_published(state, path, name, options):
+    return foveate.load_published(timm.create_model(name, **options), state)
+
+
+def _of_a_file(state, path, name, options):
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    with pytest.warns(UserWarning, match="the names without 'module.'"):
+        return foveate.load_published(timm.create_model(name, **options), path)
+
+
+def _by_checkpoint_path(state, path, name, options):
+    torch.save(state, path)
+    return timm.create_model(name, checkpoint_path=str(path), **options)
+
+
+def _as_pretrained(state, path, name, options):
+    torch.save(state, path)
+    where = {"file": str(path), "num_classes": options["num_classes"]}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=where, **options)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [_by_load_state_dict, _by_load_published, _of_a_file, _by_checkpoint_path, _as_pretrained],
+)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pyramid_pico", {"attention": "multi_head"}),
+        ("pyramid_pico", {"attention": "relation_aware", "attention_kwargs": {"size": (8, 4)}}),
+        ("rga_resnet50", SMALL["rga_resnet50"]),
+    ],
+    ids=["mixer", "gate", "rga"],
+)
+def test_weights_of_the_first_release_load_by_every_way(tmp_path, load, name, options):
+    torch.manual_seed(0)
+    options = {"num_classes": 5, **options}
+    then = {"start": "plain"} if name == "pyramid_pico" else {}
+    old = timm.create_model(name, **options, **then).eval()
+    state = old.state_dict()
+    for before, now in FIRST_RELEASE[name]:
+        state = {key.replace(now, before): value for key, value in state.items()}
+    assert state.keys() != old.state_dict().keys()
+    kept = dict(state)
+    model = load(state, tmp_path / "old.pth", name, options).eval()
+    assert state.keys() == kept.keys()
+    x = torch.randn(1, 3, 64, 32)
+    torch.testing.assert_close(model(x), old(x))
+
+
 def test_a_folder_is_told_by_the_files_in_it(tmp_path):
     with pytest.raises(ValueError, match="is a folder; it holds no weights"):
         foveate.load_published(create(), tmp_path)

@@ -87,14 +87,6 @@ def test_what_cannot_stand_in_the_place_is_refused(name, options, message):
         create_for_place(name, 16, 2, options=options)
 
 
-def test_checkpoints_of_the_first_release_load(x):
-    model, old = pico(attention="multi_head"), pico(attention="multi_head", start="plain")
-    state = {key.replace(".attention.", ".slot."): value for key, value in old.state_dict().items()}
-    assert state.keys() != old.state_dict().keys()
-    model.load_state_dict(state)
-    torch.testing.assert_close(model(x), old(x))
-
-
 def test_at_the_start_every_pyramid_is_the_control_without_attention(x):
     none = pico(attention="none")(x)
     for attention in ("slide", "multi_head", "cbam", "depthwise_conv"):

@@ -182,7 +182,7 @@ def test_rows_further_apart_than_32_bits_count():
 
 
 @needs_native
-@pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop"])
+@pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop", "steps"])
 def test_any_strides(layout):
     size = (2, 6, 7, 2, 8, 8, (3, 3))
     tensors = make(size, requires_grad=False)
@@ -194,6 +194,8 @@ def test_any_strides(layout):
             return x[:1].expand(2, -1, -1, -1, -1)
         if layout == "reversed":
             return x.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
+        if layout == "steps":
+            return x.repeat_interleave(2, 1).repeat_interleave(3, 4)[:, ::2, ..., ::3]
         return F.pad(x, (1, 2, 0, 1, 3, 1, 1, 1))[:, 1:-1, 3:-1, :-1, 1:-2]
 
     maps = [lay(x) for x in tensors[:3]]
@@ -303,13 +305,15 @@ def test_dropout_keeps_the_mean():
     assert_near(torch.stack(runs).mean(0), ops.slide_attention(*tensors, 3), 0.1)
 
 
-def test_empty_batch():
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+def test_empty_batch(backend):
     tensors = make((0, 4, 5, 2, 3, 3, (3, 3)))
-    out = ops.slide_attention(*tensors, 3)
+    with ops.use_backend(backend):
+        out = ops.slide_attention(*tensors, 3)
+        found = gradients(out, tensors)
     assert out.shape == (0, 4, 5, 2, 3)
     assert all(
-        grad.shape == x.shape and not grad.any()
-        for grad, x in zip(gradients(out, tensors), tensors, strict=True)
+        grad.shape == x.shape and not grad.any() for grad, x in zip(found, tensors, strict=True)
     )
 
 

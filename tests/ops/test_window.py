@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
@@ -150,18 +151,82 @@ def test_operator_keeps_the_rules(case):
     )
 
 
+@pytest.mark.parametrize("case", [CASES[1], CASES[3], CASES[4]], ids=str)
+def test_the_operator_of_the_gradients_keeps_the_rules(case):
+    size, window, shift, spread, with_bias = case
+    *maps, bias = (None if x is None else x.detach() for x in make(case))
+    pairs = [list(x) if isinstance(x, tuple) else [x, x] for x in (window, shift)]
+    seed = torch.tensor(5)
+    arguments = (*maps, *pairs, spread, bias, size[4] ** -0.5, 0.1, seed)
+    out, kept = torch.ops.foveate.window_attention(*arguments, False, True)
+    torch.library.opcheck(
+        torch.ops.foveate.window_attention_backward.default,
+        (torch.ones_like(out), None, None, kept, with_bias, *arguments),
+    )
+
+
+@needs_native
+@pytest.mark.parametrize("case", [CASES[2], CASES[4]], ids=str)
+def test_second_derivatives_through_the_compiled_forward(case):
+    tensors = make(case)
+    precise = [None if x is None else x.detach().double().requires_grad_() for x in tensors]
+
+    def second(given):
+        out = attend(given, case)
+        (first,) = torch.autograd.grad(out.square().sum(), given[0], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [x for x in given if x is not None])
+
+    for ours, theirs in zip(second(tensors), second(precise), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+@pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop", "steps"])
+def test_any_strides(backend, layout):
+    def lay(x):
+        if layout == "channels_first":
+            return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+        if layout == "expanded":
+            return x[:1].expand(2, -1, -1, -1, -1)
+        if layout == "reversed":
+            return x.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
+        if layout == "steps":
+            return x.repeat_interleave(2, 1).repeat_interleave(3, 4)[:, ::2, ..., ::3]
+        return F.pad(x, (1, 2, 0, 1, 3, 1, 1, 1))[:, 1:-1, 3:-1, :-1, 1:-2]
+
+    *maps, bias = make(((2, 10, 9, 2, 5, 7), (4, 3), (2, 1), False, True))
+    laid = [lay(x.detach()) for x in maps]
+
+    def results(q, k, v, bias, turn):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v, bias)]
+        out = ops.window_attention(*leaves[:3], (4, 3), (2, 1), bias=leaves[3])
+        grad = torch.cos(torch.arange(out.numel())).view(out.shape)
+        return out, *torch.autograd.grad(out, leaves, turn(grad))
+
+    with ops.use_backend(backend):
+        found = results(*laid, bias.mT.contiguous().mT, lay)
+        wanted = results(*(x.contiguous() for x in laid), bias, lambda x: lay(x).contiguous())
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @needs_native
 def test_threads_share_the_windows(two_threads):
     case = ((3, 28, 21, 2, 16, 16), 7, (3, 3), False, True)
     assert_is_definition(case, 3e-6)
 
 
-def test_empty_batch():
-    case = ((0, 6, 6, 1, 4, 4), 3, 0, False, False)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
+def test_empty_batch(backend, bias):
+    case = ((0, 6, 6, 1, 4, 4), 3, 1, False, bias)
     tensors = make(case)
-    out = attend(tensors, case)
+    with ops.use_backend(backend):
+        out = attend(tensors, case)
+        found = gradients(out, tensors)
     assert out.shape == (0, 6, 6, 1, 4)
-    out.sum().backward()
+    given = [x for x in tensors if x is not None]
+    assert all(g.shape == x.shape and not g.any() for g, x in zip(found, given, strict=True))
 
 
 def test_flops_count_pairs_inside_windows():

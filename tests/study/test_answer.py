@@ -10,6 +10,7 @@ import pytest
 
 from foveate.cli._printing import print_table
 from foveate.study.answer import answer, failures
+from foveate.study.entry import Entry
 from foveate.study.outcome import StudyResult
 from foveate.study.records import Latency, Measurement
 from foveate.study.results import read_results
@@ -19,15 +20,21 @@ from tests.study.test_report import begin, trial
 CONTROL = (0.951, 0.955, 0.949)
 
 
-def result(root: Path, *slide: float | None, control: tuple[float, ...] = CONTROL) -> StudyResult:
+def result(
+    root: Path,
+    *slide: float | None,
+    control: tuple[float, ...] = CONTROL,
+    controls: tuple[str, ...] = ("none", "depthwise_conv"),
+) -> StudyResult:
     """A study of one mechanism with these scores by seed, None where the trial failed."""
-    run = begin(root, "slide", "cross_covariance", seeds=tuple(range(len(slide))))
+    entries = tuple(Entry(name, control=True) for name in controls)
+    run = begin(root, "slide", "cbam", seeds=tuple(range(len(slide))), controls=entries)
     for seed, score in enumerate(slide):
         error = "out of memory" if score is None else None
         run.records.write_trial(trial("slide", seed, score, error=error))
-        for name in ("none", "depthwise_conv"):
+        for name in controls or ("cbam",):
             run.records.write_trial(trial(name, seed, control[seed]))
-    for name in ("slide", "none", "depthwise_conv"):
+    for name in ("slide", *controls):
         latency = Latency(1234.5, 1.0, 2000.0, 16, 9, (1.0, 2.0), 1.0, 2000.0)
         run.records.write_measurement(Measurement(name, latency, 1024.5, 1, 1, 1, "a processor"))
     results = read_results(run.root, run.plan)
@@ -51,6 +58,31 @@ def test_the_answer_comes_first_with_its_uncertainty(tmp_path, slide, said):
     assert answer(found.results, found.verdict).startswith(said)
     assert found.sentences[0] == answer(found.results, found.verdict)
     assert said in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("slide", "said"),
+    [
+        ((0.985, 0.989, 0.984), "slide is best: slide is 3.4 points above cbam in held-out "
+         "accuracy (95 % interval +3.3 to +3.6 points; 3 seeds)."),
+        ((0.985, 0.925, 0.954), "Which is best is not shown: slide is 0.3 points above cbam in "
+         "held-out accuracy (95 % interval -"),
+        ((0.949, 0.951, 0.955), "Which is best is not shown: cbam and slide have the same held-out "
+         "accuracy (95 % interval of the difference -"),
+        ((0.951, 0.955, 0.949), "No difference could be tested; cbam and slide have the highest"),
+    ],
+)  # fmt: skip
+def test_without_a_control_the_best_is_named_only_if_it_is_shown(tmp_path, slide, said):
+    found = result(tmp_path, *slide, controls=())
+    assert answer(found.results, found.verdict).startswith(said)
+
+
+def test_what_no_mechanism_can_reach_is_not_promised(tmp_path):
+    found = result(tmp_path, 0.99, 0.91, 0.98)
+    assert answer(found.results, found.verdict).endswith(
+        "which chance explains. This study can show no mechanism to be better than depthwise "
+        "convolution: none can be more than 4.8 points better."
+    )
 
 
 def test_one_seed_gives_no_more_than_the_verdict(tmp_path):

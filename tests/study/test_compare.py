@@ -358,6 +358,10 @@ ONE = ["--seeds", 1, "--controls"]
         (["--attention", "cbam", "--set", "optimizer=adamz", *ONE], "unknown optimizer 'adamz'"),
         (["--attention", "cbam", "--set", "augment=x", *ONE], "unknown augment 'x'"),
         (["--attention", "cbam", "--imports", "nowhere.py", *ONE], "nowhere.py"),
+        (["--imports", "nope"], "imports names 'nope', and there is no such module here"),
+        (["--attention", "slide:kernelsize=3", *ONE], "did you mean 'kernel_size'"),
+        (["--attention", "cbam", "--host-kwargs", "dept=1", *ONE], "did you mean 'depths'"),
+        (["--attention", "cbam", "--augment-kwargs", "hflip=x", *ONE], "hflip='x' does not work"),
         (["--set", "schedul=x"], "unknown key 'schedul'"),
         (["--set", "x"], "--set takes KEY=VALUE"),
         (["--data", "/no/such/folder"], "does not exist"),
@@ -373,6 +377,11 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
     where = [] if "--resume" in arguments else ["--out", tmp_path / "run"]
     assert message in refused(capsys, *arguments, *where)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_plan_is_refused_before_the_images_are_read(tmp_path, capsys):
+    data = ["--data", tmp_path / "no images"]
+    assert "did you mean 'slide'" in refused(capsys, "--attention", "slid", *ONE, *data)
 
 
 def test_a_plan_with_a_typo_names_the_key_and_the_nearest(tmp_path, capsys):

@@ -45,6 +45,26 @@ def test_a_plan_survives_yaml():
     assert plan.seeds == (0, 1)
 
 
+def test_paths_of_python_are_taken_where_paths_are_meant(tmp_path):
+    values = {"data": tmp_path, "data_root": tmp_path, "cache": tmp_path, "imports": tmp_path / "a"}
+    plan = read_plan(values)
+    there = str(tmp_path)
+    assert (plan.data, plan.data_root, plan.cache) == (there, there, there)
+    assert plan.imports == (str(tmp_path / "a"),)
+    assert read_plan(yaml.safe_load(plan.to_yaml())) == plan
+
+
+def test_what_is_to_be_imported_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "package").mkdir()
+    named = ("mine.py", "mine", "package", "json.decoder")
+    assert complete(Plan(imports=named)).imports == (str(tmp_path / "mine.py"), *named[1:])
+    for name, message in (("nope", "no such module here"), ("nope.py", "no such file")):
+        with pytest.raises(PlanError, match=f"imports names '{name}', and there is {message}"):
+            complete(Plan(imports=(name,)))
+
+
 def test_completing_decides_all_that_was_open():
     plan = complete(Plan())
     assert None not in (plan.workers, plan.threads, plan.image_size)

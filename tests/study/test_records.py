@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import foveate
+from foveate.data.source import DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.records import (
     FINAL_PREDICTIONS,
@@ -131,6 +132,14 @@ def test_a_run_directory_of_0_1_gives_its_report_and_the_same_table(run_0_1, cap
     page = result.report.read_text()
     assert "Attention map of multi_head" in page
     assert "resumed" in page
+
+
+def test_a_run_directory_of_0_1_that_is_not_finished_is_refused_and_kept(run_0_1):
+    (run_0_1 / "trials" / "cbam-seed1" / "trial.json").unlink()
+    kept = {path: path.read_bytes() for path in run_0_1.rglob("*.json") if "trials" in path.parts}
+    with pytest.raises(DataError, match=r"another version of foveate, .* has to start anew"):
+        foveate.compare(resume=run_0_1)
+    assert all(path.read_bytes() == before for path, before in kept.items())
 
 
 def test_one_spread_in_the_terminal_the_report_and_the_tables(run_0_1):

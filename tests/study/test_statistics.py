@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isnan
+import re
+from math import inf, isnan
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from foveate.study.statistics import (
     judge,
     seeds_needed,
 )
+
+LOSS = Metric("loss", "", False, (0.0, inf))
 
 
 def by_seed(*values: float) -> dict[int, float]:
@@ -191,7 +194,31 @@ def test_verdict_against_the_best_control():
 def test_verdict_without_controls_compares_all_pairs():
     verdict = judge({name: CLEAR[name] for name in ("good", "equal", "poor")})
     assert len(verdict.comparisons) == 3
-    assert verdict.headline.startswith("good has the highest mean accuracy, 99.0 %; 3 of 3")
+    assert verdict.headline == (
+        "3 of 3 differences are larger than the seeds explain; good has the highest mean accuracy, "
+        "99.0 %."
+    )
+
+
+def test_a_tie_names_all_that_share_the_place():
+    same = by_seed(0.9, 0.92, 0.91)
+    verdict = judge({"b": same, "a": by_seed(0.92, 0.9, 0.91), "c": by_seed(0.5, 0.6, 0.4)})
+    assert "b and a have the highest mean accuracy, 91.0 %." in verdict.headline
+    assert judge({"b": same, "a": same}).headline == (
+        "No difference could be tested; b and a have the highest mean accuracy, 91.0 %."
+    )
+
+
+def test_a_difference_that_there_cannot_be_is_not_promised():
+    scores = {"a": by_seed(0.95, 0.2, 0.9), "b": by_seed(0.5, 0.9, 0.4), "c": by_seed(0.9, 0.91)}
+    verdict = judge(scores, ["b"])
+    (wide,) = [made for made in verdict.comparisons if made.first == "a"]
+    assert wide.detectable > wide.widest == pytest.approx(0.6)
+    assert wide.room == pytest.approx(0.4)
+    text = " ".join(verdict.sentences)
+    assert "not even the largest difference that there can be, 60.0 points, would be" in text
+    (made,) = judge({"a": scores["a"], "b": scores["b"]}, metric=LOSS).comparisons
+    assert (made.room, made.widest) == (pytest.approx(2.05 / 3), inf)
 
 
 def test_verdict_that_nothing_is_shown_says_what_would_have_been():
@@ -213,7 +240,7 @@ def test_verdict_that_nothing_is_shown_says_what_would_have_been():
 )
 def test_verdict_without_a_test(scores, message):
     verdict = judge(scores)
-    assert verdict.headline.startswith("a has the highest mean accuracy")
+    assert re.match("No difference could be tested; a has|a has the highest", verdict.headline)
     assert message in " ".join(verdict.sentences)
     assert verdict.detectable is None
 

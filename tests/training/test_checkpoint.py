@@ -62,6 +62,23 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(cut, spoil):
     refused(cut, "is damaged or no checkpoint of a training; remove it to train from the first")
 
 
+@pytest.mark.parametrize("place", [0, 0.2, 0.5, 0.8, 0.95])
+def test_a_flipped_bit_is_noticed(cut, place):
+    path = cut / "last.ckpt"
+    spoilt = bytearray(path.read_bytes())
+    spoilt[round(place * len(spoilt))] ^= 16
+    path.write_bytes(spoilt)
+    refused(cut, r"its bytes are not those that were written \(SHA-256\); remove it to train from")
+
+
+def test_a_checkpoint_without_a_checksum_is_read(cut):
+    path = cut / "last.ckpt"
+    checkpoint = read_checkpoint(path)
+    assert torch.load(path, weights_only=True).keys() == checkpoint.keys()
+    torch.save(checkpoint, path)
+    assert read_checkpoint(path).keys() == checkpoint.keys()
+
+
 def test_reading_a_checkpoint_runs_no_code_from_it(cut):
     class Attack:
         def __reduce__(self):

@@ -8,6 +8,7 @@ the number of loader processes changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any, get_args
 
 import numpy as np
@@ -19,13 +20,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from foveate._random import derive, seed_all, undisturbed
-from foveate.arguments import one_of
+from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.images import Images, ImageSet
 from foveate.data.moments import Moments, fitted
 
 PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
 """Options of timm's ``create_transform`` for photographs."""
+
+_OURS = ("input_size", "is_training", "normalize", "mean")
+_TRIES = 8
 
 
 def train_batches(
@@ -60,18 +64,57 @@ def train_batches(
     transform: Callable[[Image.Image], Tensor] = Fit(size)
     if augment == "photo":
         mirror = {"hflip": 0.5 if images.augmentation.mirror else 0.0}
-        options = {**PHOTO, **mirror, **(augment_kwargs or {})}
-        if images.channels == 1:
-            options["color_jitter"] = None
-        transform = create_transform(
-            (images.channels, *size),
-            is_training=True,
-            normalize=False,
-            mean=normalize.mean,
-            **options,
-        )
+        options = {**mirror, **(augment_kwargs or {})}
+        transform = _photo((images.channels, *size), normalize, options)
     after = Affine() if augment == "affine" else None
     return Batches(images.train, normalize, transform, batch_size, seed, after, processes)
+
+
+def _photo(
+    size: tuple[int, int, int], normalize: Moments, options: dict[str, Any]
+) -> Callable[[Image.Image], Tensor]:
+    """Timm's transform for photographs of ``size`` (channels, height, width)."""
+    options = {**PHOTO, **options}
+    if size[0] == 1:
+        options["color_jitter"] = None
+    return create_transform(size, is_training=True, normalize=False, mean=normalize.mean, **options)
+
+
+def check_augmentation(augment: str, augment_kwargs: dict[str, Any], size: tuple[int, int]) -> None:
+    """Refuse options that timm's transform does not have, or stumbles over.
+
+    Args:
+        augment: as for :func:`train_batches`.
+        augment_kwargs: likewise.
+        size: height and width.
+
+    Raises:
+        ValueError: if ``augment`` takes no options, one is unknown (with the nearest), or does not
+            work.
+    """
+    if augment_kwargs and augment not in ("auto", "photo"):
+        raise ValueError(f"augment_kwargs are options of photo; augment={augment} has none")
+    known = [name for name in signature(create_transform).parameters if name not in _OURS]
+    for name, value in augment_kwargs.items():
+        if name not in known:
+            raise ValueError(
+                f"augment_kwargs: timm's create_transform has no option {name!r}"
+                f"{nearest(name, known)}"
+            )
+        _try_photo(size, {name: value}, f"{name}={value!r}")
+    if len(augment_kwargs) > 1:
+        _try_photo(size, augment_kwargs, repr(augment_kwargs))
+
+
+def _try_photo(size: tuple[int, int], options: dict[str, Any], said: str) -> None:
+    """Run an image through the transform, often enough that what it does by chance is done."""
+    blank = Image.new("RGB", (size[1] + 8, size[0] + 8))
+    try:
+        with undisturbed():
+            transform = _photo((3, *size), Moments((0.5,) * 3, (0.2,) * 3), options)
+            torch.stack([transform(blank) for _ in range(_TRIES)]).view(_TRIES, 3, *size)
+    except Exception as error:
+        raise ValueError(f"augment_kwargs: {said} does not work: {error}") from error
 
 
 def held_out_batches(

@@ -28,7 +28,7 @@ from torch.fx import Proxy
 
 from foveate.arguments import check_map
 from foveate.models._synchronised import KeepsActivations
-from foveate.published import converted, tensors_of
+from foveate.published import converted, of_today, tensors_of
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
@@ -344,7 +344,7 @@ def checkpoint_filter_fn(state: State, model: nn.Module) -> State:
     one of timm's share most of theirs with the publication.
     """
     ours = model.state_dict().keys()
-    state = tensors_of(state, ours)
+    state = of_today(model, tensors_of(state, ours))
     if ours <= state.keys():
         return state
     known = len(ours & state.keys())

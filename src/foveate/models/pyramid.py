@@ -38,6 +38,7 @@ from foveate.arguments import nearest, odd, one_of
 from foveate.attention.adapt import Place, adapt
 from foveate.models._backbone import Backbone, Stage, cfg, create
 from foveate.models._layers import MapMlp
+from foveate.published import reads_older
 from foveate.registry import describe, list_attention
 
 CONTROLS = {
@@ -147,7 +148,7 @@ class PyramidBlock(nn.Module):
         self.norm2 = LayerNorm2d(dim)
         self.mlp = MapMlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.register_load_state_dict_pre_hook(_read_older)
+        reads_older(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.position(x)
@@ -158,15 +159,15 @@ class PyramidBlock(nn.Module):
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.scale is None else x * self.scale.view(-1, 1, 1)
 
-
-def _read_older(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Read checkpoints of 0.1: the attention was called the block's slot, and had no scale."""
-    old = f"{prefix}slot."
-    for key in [key for key in state if key.startswith(old)]:
-        state[f"{prefix}attention.{key.removeprefix(old)}"] = state.pop(key)
-    scale, trained = getattr(module, "scale", None), f"{prefix}attention."
-    if scale is not None and any(key.startswith(trained) for key in state):
-        state.setdefault(f"{prefix}scale", torch.ones_like(scale))
+    def convert_older(self, state: dict[str, Any], prefix: str) -> None:
+        """Read 0.1: the attention was called the block's slot, and had no scale."""
+        old, ours = f"{prefix}slot.", f"{prefix}attention."
+        for key in [key for key in state if key.startswith(old)]:
+            state[ours + key.removeprefix(old)] = state.pop(key)
+        trained = [value for key, value in state.items() if key.startswith(ours)]
+        if self.scale is not None and trained:
+            ones = trained[0].new_ones(self.scale.shape, dtype=self.scale.dtype)
+            state.setdefault(f"{prefix}scale", ones)
 
 
 class Pyramid(Backbone):

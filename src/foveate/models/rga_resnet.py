@@ -30,6 +30,7 @@ from foveate.arguments import pair
 from foveate.attention.gates.relation_aware import RelationAwareAttention
 from foveate.models._backbone import Published, State, cfg, create, rename
 from foveate.models._resnet import TimmResNet, stages
+from foveate.published import of_today, reads_older
 
 __all__ = ["RgaResNet", "rga_resnet50"]
 
@@ -49,9 +50,16 @@ class Neck(nn.Module):
         self.norm = nn.BatchNorm1d(num_features, affine=False)
         self.weight = nn.Parameter(torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
+        reads_older(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, self.norm(x), self.weight)
+
+    def convert_older(self, state: dict[str, Any], prefix: str) -> None:
+        """Read 0.1: the neck was one ``nn.BatchNorm1d``."""
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            if f"{prefix}{name}" in state:
+                state[f"{prefix}norm.{name}"] = state.pop(f"{prefix}{name}")
 
 
 class RgaResNet(TimmResNet):
@@ -126,10 +134,9 @@ class RgaResNet(TimmResNet):
     def convert_published(self, state: State) -> State:
         """Read the published names."""
         rules = [(r"^backbone\.", ""), (r"^feat_bn\.", "neck."), (r"^cls\.", "fc.")]
-        rules.append((r"^neck\.(running_mean|running_var|num_batches)", r"neck.norm.\1"))
         for number, stage in enumerate(stages(self), 1):
             rules.append((rf"^rga_att{number}\.", f"layer{number}.{len(stage) - 1}."))
-        return super().convert_published(rename(state, rules))
+        return super().convert_published(of_today(self, rename(state, rules)))
 
 
 PUBLISHED = {

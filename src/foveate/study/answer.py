@@ -21,10 +21,11 @@ def answer(results: Results, verdict: Verdict) -> str:
         verdict: what that allows one to say.
     """
     tested = [made for made in verdict.comparisons if not isnan(made.p)]
-    controls = [row for row in results.rows if row.control and row.done]
-    if not tested or not controls:
+    metric, controls = results.metric, results.controls
+    if not tested:
         return verdict.headline
-    metric = results.metric
+    if tested[0].second not in controls or tested[0].first in controls:
+        return _which_is_best(verdict, metric)
     sign = 1 if metric.higher_is_better else -1
     best = max(tested, key=lambda made: sign * made.difference)
     better = [made for made in tested if made.shown and sign * made.difference > 0]
@@ -33,6 +34,21 @@ def answer(results: Results, verdict: Verdict) -> str:
     if all(made.shown for made in tested):
         return f"No: every mechanism is worse than the controls; {_lead(best, metric)}."
     return f"Not shown: {_lead(best, metric)}, which chance explains.{_what_it_takes(best, metric)}"
+
+
+def _which_is_best(verdict: Verdict, metric: Metric) -> str:
+    """Without a control the pairs are compared, that of the two best first."""
+    best = verdict.comparisons[0].first
+    beside = [made for made in verdict.comparisons if made.first == best]
+    open_ = [made for made in beside if not made.shown]
+    if open_ and isnan(open_[0].p):
+        return verdict.headline
+    if open_:
+        return (
+            f"Which is best is not shown: {_lead(open_[0], metric)}, which chance explains."
+            f"{_what_it_takes(open_[0], metric)}"
+        )
+    return f"{best} is best: {_lead(beside[0], metric)}."
 
 
 def failures(results: Results) -> str | None:
@@ -49,10 +65,17 @@ def failures(results: Results) -> str | None:
 
 def _lead(made: Comparison, metric: Metric) -> str:
     way = "above" if made.difference > 0 else "below"
+    apart = show_distance(abs(made.difference), metric)
     images = "" if made.images == 1 else f" and {made.images:,} images"
+    level = apart == show_distance(0.0, metric)
+    said = (
+        f"{made.first} and {made.second} have the same"
+        if level
+        else f"{made.first} is {apart} {way} {made.second} in"
+    )
     return (
-        f"{made.first} is {show_distance(abs(made.difference), metric)} {way} {made.second} in "
-        f"held-out {metric.name} (95 % interval {show_range(made.low, made.high, metric)}; "
+        f"{said} held-out {metric.name} (95 % interval "
+        f"{'of the difference ' if level else ''}{show_range(made.low, made.high, metric)}; "
         f"{made.seeds} seeds{images})"
     )
 
@@ -62,4 +85,10 @@ def _what_it_takes(made: Comparison, metric: Metric) -> str:
         return f" {made.seeds_needed} seeds would show a difference as large as this."
     if isnan(made.detectable):
         return ""
-    return f" This study would show {show_distance(made.detectable, metric)} or more."
+    takes = show_distance(made.detectable, metric)
+    if made.detectable > made.room:
+        return (
+            f" This study can show no mechanism to be better than {made.second}: none can be more "
+            f"than {show_distance(made.room, metric)} better."
+        )
+    return f" This study would show {takes} or more."

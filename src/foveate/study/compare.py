@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from foveate.study.runner import run_study
 
 
 def compare(
-    plan: Plan | Mapping[str, Any] | str | Path | None = None,
+    plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
     *,
-    out: str | Path | None = None,
-    resume: str | Path | None = None,
+    out: str | PathLike[str] | None = None,
+    resume: str | PathLike[str] | None = None,
     command: Sequence[str] | None = None,
     **settings: Any,
 ) -> StudyResult:
@@ -67,18 +68,21 @@ def compare(
 
 
 def _run_directory(
-    plan: Plan | Mapping[str, Any] | str | Path | None,
-    out: str | Path | None,
-    resume: str | Path | None,
+    plan: Plan | Mapping[str, Any] | str | PathLike[str] | None,
+    out: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
     settings: Mapping[str, Any],
 ) -> Run:
     if resume is not None:
         given = {"plan": plan, "out": out}
         others = [*settings, *(name for name, value in given.items() if value is not None)]
         if others:
-            raise PlanError(f"resume goes on with the plan of the run; leave out {others[0]!r}")
+            raise PlanError(
+                f"resume goes on with the plan of the run; leave out {others[0]!r}, or start anew "
+                f"from that plan: --plan {Path(resume) / 'plan.yaml'}"
+            )
         return Run.open(Path(resume))
-    if isinstance(plan, (str, Path)):
+    if isinstance(plan, (str, PathLike)):
         plan = load_plan(Path(plan))
     elif plan is not None and not isinstance(plan, Plan):
         if not isinstance(plan, Mapping):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -79,7 +81,7 @@ class Plan:
     data: str = field(
         default="characters",
         metadata=_stated(
-            read.text,
+            read.path,
             "a folder, list or array of images, torchvision/NAME, or the embedded characters or "
             "digits",
         ),
@@ -87,7 +89,7 @@ class Plan:
     data_root: str | None = field(
         default=None,
         metadata=_stated(
-            read.maybe_text, "where named data sets lie or are downloaded to", "~/.cache/foveate"
+            read.maybe_path, "where named data sets lie or are downloaded to", "~/.cache/foveate"
         ),
     )
     limit: int | None = field(
@@ -116,7 +118,7 @@ class Plan:
     cache: str = field(
         default="auto",
         metadata=_stated(
-            read.text, "of large images once reduced: auto, none or a directory; changes no number"
+            read.path, "of large images once reduced: auto, none or a directory; changes no number"
         ),
     )
     folds: int | None = field(
@@ -230,7 +232,7 @@ class Plan:
     )
     imports: tuple[str, ...] = field(
         default=(),
-        metadata=_stated(read.texts, "modules or files that register mechanisms of your own"),
+        metadata=_stated(read.paths, "modules or files that register mechanisms of your own"),
     )
 
     @property
@@ -316,7 +318,7 @@ def complete(plan: Plan) -> Plan:
     """The plan with what was left open decided for this machine and these data.
 
     Raises:
-        PlanError: if the device is not there.
+        PlanError: if the device, or what is to be imported, is not there.
     """
     device = _device(plan.device)
     cores = _cores()
@@ -329,7 +331,7 @@ def complete(plan: Plan) -> Plan:
         image_size=plan.image_size or ((32, 32) if plan.data in EMBEDDED else (64, 64)),
         data=plan.data if plan.data in EMBEDDED else _absolute(plan.data),
         lr_grid=_grid(plan),
-        imports=tuple(map(_absolute, plan.imports)),
+        imports=tuple(map(_importable, plan.imports)),
     )
 
 
@@ -367,6 +369,21 @@ def _cores() -> int:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+
+
+def _importable(name: str) -> str:
+    """The path of a file that is there, or the name of a module that is."""
+    if name.endswith(".py"):
+        if not Path(name).expanduser().is_file():
+            raise PlanError(f"imports names {name!r}, and there is no such file")
+        return _absolute(name)
+    top = name.partition(".")[0]
+    if PathFinder.find_spec(top, [os.getcwd()]) is None and find_spec(top) is None:
+        raise PlanError(
+            f"imports names {name!r}, and there is no such module here; a file is named with its "
+            "ending, as in my_attention.py"
+        )
+    return name
 
 
 def _check_whole(plan: Plan, where: str) -> None:

@@ -13,6 +13,7 @@ finished when its trial.json is there.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from foveate._files import write_text
 from foveate.study.lock import lock
 from foveate.study.plan import Plan, PlanError, difference, load_plan
 from foveate.study.records import Records
+
+_LOCK = ".lock"
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 
 
 class StudyError(ValueError):
@@ -66,24 +70,28 @@ class Run:
         """A run directory for ``plan``: a new one, or the one that is there if it is its own.
 
         Raises:
-            StudyError: if the directory belongs to another plan or to something else.
+            StudyError: if the directory belongs to another plan or to something else, another
+                process is at work in it, or it cannot be written to.
         """
-        if (root / "plan.yaml").exists():
-            run = cls.open(root)
-            unlike = difference(run.plan, plan)
-            if unlike:
+        with _told(root, "choose another --out"):
+            there = [path.name for path in root.iterdir()] if root.exists() else []
+            others = [name for name in there if not name.startswith((_LOCK, ".plan.yaml."))]
+            if others and "plan.yaml" not in others:
                 raise StudyError(
-                    f"{root} belongs to another plan ({unlike}); choose another --out, or go on "
-                    f"with its own: foveate compare --resume {root}"
+                    f"{root} is there already and is no run directory; choose another --out"
                 )
-            return run
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            with _alone_in(root):  # of two processes that begin at once, one writes its plan
+                if not (root / "plan.yaml").exists():
+                    write_text(root / "plan.yaml", plan.to_yaml())
+                    return cls(root, plan, new=True)
+        run = cls.open(root)
+        unlike = difference(run.plan, plan)
+        if unlike:
             raise StudyError(
-                f"{root} is there already and is no run directory; choose another --out"
+                f"{root} belongs to another plan ({unlike}); choose another --out, or go on "
+                f"with its own: foveate compare --resume {root}"
             )
-        root.mkdir(parents=True, exist_ok=True)
-        write_text(root / "plan.yaml", plan.to_yaml())
-        return cls(root, plan, new=True)
+        return run
 
     @classmethod
     def open(cls, root: Path) -> Run:
@@ -119,7 +127,27 @@ class Run:
         Raises:
             StudyError: if another process is at work in it.
         """
-        with lock(self.root / ".lock", 1.0) as ours:
-            if not ours:
-                raise StudyError(f"another process is at work in {self.root}")
+        with _told(self.root, "make it writable, or copy the run elsewhere"), _alone_in(self.root):
             yield
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    with lock(root / _LOCK, 1.0) as ours:
+        if not ours:
+            raise StudyError(f"another process is at work in {root}; wait for it to end")
+        yield
+
+
+@contextmanager
+def _told(root: Path, advice: str) -> Iterator[None]:
+    """Say in the study's terms that a directory takes no files, or no more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(root, error.filename or "a file") from error
+        here = str(error.filename or "").startswith(str(root))
+        if error.errno not in _UNWRITABLE or not here:
+            raise
+        raise StudyError(f"{root} cannot be written to ({error}); {advice}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
@@ -56,13 +55,8 @@ def run_study(
         DamagedRunError: if a file in the directory cannot be read.
         DataError: if the data cannot be used.
     """
-    try:
-        with run.locked():
-            return _run_study(run, executor, show, command)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(run.root, error.filename or "a file") from error
-        raise
+    with run.locked():
+        return _run_study(run, executor, show, command)
 
 
 def _run_study(
@@ -99,8 +93,9 @@ def _work_off(
     if not pending and measured and not _final_is_open(run):
         return []
     try:
+        SetRecord.read(run.data)  # refuses that of another version before models are built
+        subjects = _probe(run, executor, show) if pending else {}
         images = _prepare(run, show)
-        subjects = _probe(run, executor, images, show) if pending else {}
     except DiskFullError:
         raise
     except ValueError:
@@ -153,12 +148,13 @@ def _prepare(run: Run, show: ProgressLines) -> ImageSet:
         f"{len(images.train)} images to train on, {len(images.test)} held out, "
         f"{len(images.classes)} classes"
     )
+    kind = images.augmentation.kind
+    if plan.augment == "auto" and plan.augment_kwargs and kind != "photo":
+        show.say(f"augment_kwargs is not used: the augmentation is {kind}; photo has options")
     return images
 
 
-def _probe(
-    run: Run, executor: Executor, images: ImageSet, show: ProgressLines
-) -> dict[str, Subject]:
+def _probe(run: Run, executor: Executor, show: ProgressLines) -> dict[str, Subject]:
     """Have every model built once; returns what is known of each by its key."""
     looking = ""
 
@@ -166,9 +162,8 @@ def _probe(
         nonlocal looking
         looking = label
 
-    arguments = (run.plan, len(images.classes), images.channels)
     log = run.root / "probe.log"
-    handle = executor.submit(f"{_TRIAL}:probe", arguments, log, remember)
+    handle = executor.submit("foveate.study.probe:probe", (run.plan,), log, remember)
     failure = _finish(run, executor, handle)
     if failure is None:
         log.unlink(missing_ok=True)

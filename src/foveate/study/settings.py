@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,21 @@ def text(key: str, value: Any) -> str:
     return value
 
 
+def path(key: str, value: Any) -> str:
+    """A word, or a path of Python's."""
+    return text(key, os.fsdecode(value) if isinstance(value, os.PathLike) else value)
+
+
+def maybe_path(key: str, value: Any) -> str | None:
+    """A word or a path, or None."""
+    return None if value is None else path(key, value)
+
+
+def paths(key: str, value: Any) -> tuple[str, ...]:
+    """Words or paths, or a single one."""
+    return tuple(path(key, item) for item in _listed(key, value))
+
+
 def one_of(*words: str) -> Callable[[str, Any], str]:
     """A reader of one of ``words``."""
 
@@ -83,11 +99,6 @@ def metric(key: str, value: Any) -> Metric:
     return value if isinstance(value, Metric) else known[one_of(*known)(key, value)]
 
 
-def maybe_text(key: str, value: Any) -> str | None:
-    """A word, or None."""
-    return None if value is None else text(key, value)
-
-
 MATCHES = ("multiply_adds", "parameters", "latency")
 """What the rows of a study can be made to cost the same of."""
 
@@ -104,11 +115,6 @@ def mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, Mapping):
         raise _refuse(key, "a mapping of options", value)
     return dict(value or {})
-
-
-def texts(key: str, value: Any) -> tuple[str, ...]:
-    """Words, or a single one."""
-    return tuple(text(key, item) for item in _listed(key, value))
 
 
 def size(key: str, value: Any) -> tuple[int, int] | None:
@@ -161,7 +167,7 @@ def _with_exponent(value: Any) -> Any:
 def _listed(key: str, value: Any) -> Sequence[Any]:
     if value is None:
         return []
-    if isinstance(value, (str, Mapping)):
+    if isinstance(value, (str, Mapping, os.PathLike)):
         return [value]
     if not isinstance(value, Sequence):
         raise _refuse(key, "a list", value)

@@ -77,12 +77,15 @@ class Comparison:
         p: two-sided; against controls, of the statement that ``first`` is above, or below, all.
         corrected_p: after Holm's correction over the comparisons made together.
         equivalent_within: the two are no further apart than this (90 %, two one-sided tests).
-        detectable: the true difference that would have been found in four of five such studies.
+        detectable: the true difference that would have been found in four of five such studies; it
+            may be larger than any that there can be (:attr:`widest`).
+        room: by how much a mechanism can be better than ``second``, up to the metric's bound.
+        widest: by how much it can differ from ``second``, either way.
         seeds_needed: seeds in all that would show a true difference as large as the one seen, in
             four of five studies; None where it is shown, or where no number up to 100 would.
 
-    All but the difference are NaN, and the last is None, where no test can be made: with one seed,
-    or no spread.
+    All that rests on a test is NaN, and the last is None, where none can be made: with one seed, or
+    no spread.
     """
 
     first: str
@@ -99,6 +102,8 @@ class Comparison:
     corrected_p: float
     equivalent_within: float
     detectable: float
+    room: float
+    widest: float
     seeds_needed: int | None
 
     @property
@@ -115,7 +120,8 @@ class Verdict:
         headline: the one sentence.
         sentences: the rest.
         comparisons: what they rest on.
-        detectable: the largest of the comparisons' detectable differences; None without a test.
+        detectable: the largest of the comparisons' detectable differences, which may be larger than
+            any that there can be; None without a test.
     """
 
     headline: str
@@ -141,17 +147,21 @@ def estimate(scores: Scores, metric: Metric = ACCURACY) -> Estimate:
     return Estimate(found.mean, max(low, bottom), min(high, top), found.seeds, found.images)
 
 
-def compare(first: str, second: str, scores: Mapping[str, Scores]) -> Comparison | None:
+def compare(
+    first: str, second: str, scores: Mapping[str, Scores], metric: Metric = ACCURACY
+) -> Comparison | None:
     """The paired comparison of two mechanisms, uncorrected; None if they share no seed."""
-    found = _difference(first, second, scores)
-    return None if found is None else _comparisons([(first, second)], [found], [found.p_two()])[0]
+    made = compare_all([(first, second)], scores, metric)
+    return made[0] if made else None
 
 
-def compare_all(pairs: Sequence[tuple[str, str]], scores: Mapping[str, Scores]) -> list[Comparison]:
+def compare_all(
+    pairs: Sequence[tuple[str, str]], scores: Mapping[str, Scores], metric: Metric = ACCURACY
+) -> list[Comparison]:
     """The paired comparisons of ``pairs``, with Holm's correction over them."""
     sharing = {pair: found for pair in pairs if (found := _difference(*pair, scores)) is not None}
-    found = list(sharing.values())
-    return _comparisons(list(sharing), found, [difference.p_two() for difference in found])
+    p_values = [difference.p_two() for difference in sharing.values()]
+    return _comparisons(sharing, p_values, scores, metric)
 
 
 def compare_with_controls(
@@ -166,9 +176,13 @@ def compare_with_controls(
     is above every control or below every control.
     """
     best = sorted(controls, key=lambda name: _rank(scores[name], metric))[0]
-    pairs = [(name, best) for name in names if _difference(name, best, scores) is not None]
-    found = [_difference(*pair, scores) for pair in pairs]
-    return _comparisons(pairs, found, [_beyond_all(name, controls, scores) for name, _ in pairs])
+    sharing = {
+        (name, best): found
+        for name in names
+        if (found := _difference(name, best, scores)) is not None
+    }
+    p_values = [_beyond_all(name, controls, scores) for name, _ in sharing]
+    return _comparisons(sharing, p_values, scores, metric)
 
 
 def _beyond_all(name: str, controls: Sequence[str], scores: Mapping[str, Scores]) -> float:
@@ -192,12 +206,18 @@ def _difference(first: str, second: str, scores: Mapping[str, Scores]) -> Crosse
 
 
 def _comparisons(
-    pairs: Sequence[tuple[str, str]], found: Sequence[CrossedMean], p_values: Sequence[float]
+    found: Mapping[tuple[str, str], CrossedMean],
+    p_values: Sequence[float],
+    scores: Mapping[str, Scores],
+    metric: Metric,
 ) -> list[Comparison]:
-    """The comparisons of ``pairs``, corrected over all of them that can be tested."""
+    """The comparisons of these pairs, corrected over all of them that can be tested."""
     count = sum(not isnan(p) for p in p_values)
     made = []
-    for pair, difference, p, corrected in zip(pairs, found, p_values, holm(p_values), strict=True):
+    for (pair, difference), p, corrected in zip(
+        found.items(), p_values, holm(p_values), strict=True
+    ):
+        ends = [abs(bound - _mean(scores[pair[1]])) for bound in metric.bounds]
         testable = not isnan(p)
         low, high = difference.interval(CONFIDENCE)
         within = max(abs(end) for end in difference.interval(EQUIVALENCE_CONFIDENCE))
@@ -218,6 +238,8 @@ def _comparisons(
                 corrected_p=corrected,
                 equivalent_within=within,
                 detectable=detectable(difference, count) if testable else nan,
+                room=ends[metric.higher_is_better],
+                widest=max(ends),
                 seeds_needed=seeds_needed(difference, count) if testable and not shown else None,
             )
         )
@@ -298,28 +320,24 @@ def judge(
     if not ranked:
         return Verdict("No trial has learned." if sick else "No trial has finished.",
                        tuple(sick), (), None)  # fmt: skip
-    leader = (
-        f"{ranked[0]} has the {words.best} mean {metric.name}, "
-        f"{words.value(_mean(scores[ranked[0]]))}"
-    )
+    leader = words.leader({name: _mean(scores[name]) for name in ranked})
     present = [name for name in ranked if name in controls]
     others = [name for name in ranked if name not in controls]
     against_control = bool(present and others)
     comparisons = (
         compare_with_controls(others, present, scores, metric)
         if against_control
-        else compare_all(list(combinations(ranked, 2)), scores)
+        else compare_all(list(combinations(ranked, 2)), scores, metric)
     )
     tested = [comparison for comparison in comparisons if not isnan(comparison.p)]
     if not tested:
-        return Verdict(f"{leader}; no test was possible.", (_no_test(comparisons), *sick),
-                       tuple(comparisons), None)  # fmt: skip
-    best_possible = abs(metric.bounds[metric.higher_is_better] - _mean(scores[tested[0].second]))
+        untested = f"No difference could be tested; {leader}."
+        return Verdict(untested, (_no_test(comparisons), *sick), tuple(comparisons), None)
     sentences = [
         *words.shown(tested, present if against_control else ()),
         *words.not_shown(tested, against_control),
         *([_no_test(comparisons)] if len(tested) < len(comparisons) else []),
-        *words.power(tested, best_possible if against_control else None),
+        *words.power(tested, against_control),
         *sick,
     ]
     return Verdict(
@@ -340,6 +358,13 @@ class _Words:
     def best(self) -> str:
         return "highest" if self.metric.higher_is_better else "lowest"
 
+    def leader(self, means: Mapping[str, float]) -> str:
+        """Who is first of ``means``, which are in order; on a tie, all that are."""
+        best = self.value(next(iter(means.values())))
+        first = [name for name, mean in means.items() if self.value(mean) == best]
+        have = "has" if len(first) == 1 else "have"
+        return f"{_join(first)} {have} the {self.best} mean {self.metric.name}, {best}"
+
     def headline(self, tested: Sequence[Comparison], leader: str, controls: Sequence[str]) -> str:
         shown = [comparison for comparison in tested if comparison.shown]
         beyond = f"than {_chance(tested)} explain."
@@ -351,9 +376,12 @@ class _Words:
                 return f"No mechanism is shown to be better than {best}, by more {beyond}"
             return f"{_join(better)} {_are(len(better))} better than {best}, by more {beyond}"
         if not shown:
-            return f"{leader}; no difference is larger {beyond}"
-        count = f"{len(shown)} of {len(tested)}" if len(tested) > 1 else "the"
-        return f"{leader}; {count} difference{_s(len(tested))} {_are(len(shown))} larger {beyond}"
+            return f"No difference is larger than {_chance(tested)} explain; {leader}."
+        count = f"{len(shown)} of {len(tested)}" if len(tested) > 1 else "The"
+        return (
+            f"{count} difference{_s(len(tested))} {_are(len(shown))} larger than {_chance(tested)} "
+            f"explain; {leader}."
+        )
 
     def shown(self, tested: Sequence[Comparison], controls: Sequence[str]) -> list[str]:
         also = " and the other controls" if len(controls) > 1 else ""
@@ -387,20 +415,14 @@ class _Words:
             ]
         return [f"The other {len(rest)} differences between pairs ({size}): each {explained}"]
 
-    def power(self, tested: Sequence[Comparison], best_possible: float | None) -> list[str]:
+    def power(self, tested: Sequence[Comparison], against_control: bool) -> list[str]:
         """What would have been found, and what it would take to settle what was not."""
-        low = min(comparison.detectable for comparison in tested)
-        high = max(comparison.detectable for comparison in tested)
-        between = (
-            self.points(low)
-            if self.points(low) == self.points(high)
-            else f"{self.points(low)} to {self.points(high)}"
-        )
-        said = [f"A true difference of {between} would be found in four of five such studies."]
-        if best_possible is not None and low > best_possible:
+        said = self.would_be_found(tested)
+        room, low = tested[0].room, min(made.detectable for made in tested)
+        if against_control and room < low <= tested[0].widest:
             said.append(
                 f"No mechanism can be that much better: {tested[0].second} is "
-                f"{self.points(best_possible)} from the {self.best} {self.metric.name} there is."
+                f"{self.points(room)} from the {self.best} {self.metric.name} there is."
             )
         open_ = [c for c in tested if not c.shown]
         needed = [c for c in open_ if c.seeds_needed is not None]
@@ -414,6 +436,26 @@ class _Words:
             said.append(
                 f"{names}: no number of seeds up to {MOST_SEEDS} would show a difference as small "
                 "as the one seen."
+            )
+        return said
+
+    def would_be_found(self, tested: Sequence[Comparison]) -> list[str]:
+        """Differences that four of five such studies find, of those that there can be."""
+        found = sorted(made.detectable for made in tested if made.detectable <= made.widest)
+        blind = [made for made in tested if made.detectable > made.widest]
+        said = []
+        if found:
+            ends = dict.fromkeys(self.points(end) for end in (found[0], found[-1]))
+            between = " to ".join(ends)
+            said.append(
+                f"A true difference of {between} would be found in four of five such studies."
+            )
+        if blind:
+            each = _join([f"{made.first} against {made.second}" for made in blind])
+            most = self.points(max(made.widest for made in blind))
+            said.append(
+                f"{each}: with this spread not even the largest difference that there can be, "
+                f"{most}, would be found; run more seeds."
             )
         return said
 

@@ -1,4 +1,4 @@
-"""What happens in the processes of a study: looking at a plan, tuning, a trial."""
+"""What happens in the processes of a study: tuning, a trial, the images kept for the very end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -22,12 +22,10 @@ from torch import Tensor, nn
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
 from foveate.analysis.flops import count_flops
-from foveate.arguments import nearest, one_of
-from foveate.data.batches import Augment, Batches, held_out_batches, train_batches
+from foveate.data.batches import Batches, held_out_batches, train_batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
-from foveate.models import CONTROLS, list_for_place
-from foveate.models.pyramid import STARTS
-from foveate.registry import describe, list_attention
+from foveate.models import CONTROLS
+from foveate.registry import describe
 from foveate.study.entry import Entry
 from foveate.study.health import assess
 from foveate.study.lock import lock
@@ -55,44 +53,12 @@ from foveate.training import (
     Progress,
     Recipe,
     TrainingResult,
-    check_recipe,
     load_weights,
     train,
 )
 from foveate.training import EpochRecord as TrainedEpoch
 
 Tell = Callable[[Any], None]
-_HOSTS = "pyramid_*"
-
-
-def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subject]:
-    """Build every model of a plan and run one image through it, before anything is trained.
-
-    Returns:
-        For each key what the files of the study say of it.
-
-    Raises:
-        ValueError: if the host, a mechanism or an option is refused.
-    """
-    _import_all(plan.imports)
-    _check_names(plan)
-    check_recipe(_recipe(plan))
-    one_of(plan.augment, get_args(Augment), "augment")
-    one_of(plan.start, STARTS, "start")
-    known = {}
-    for entry in plan.entries:
-        tell(entry.label)
-        try:
-            model = build(plan, entry, classes, channels)
-            with torch.inference_mode():
-                model.eval()(torch.zeros(1, channels, *plan.image_size))
-        except (ValueError, TypeError) as error:
-            size = "x".join(map(str, plan.image_size or ()))
-            raise ValueError(f"{entry.label} in {plan.host} at {size}: {error}") from error
-        except Exception:
-            continue
-        known[entry.key] = subject_of(entry)
-    return known
 
 
 def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> TrialRecord:
@@ -346,7 +312,7 @@ def _fit(
         processes=loader_processes(images.train, plan.device),
     )
     held_out = _measuring(plan, images.test, images)
-    return train(model, task, learning, held_out, _recipe(plan), folder, report, selection)
+    return train(model, task, learning, held_out, recipe_of(plan), folder, report, selection)
 
 
 def _measuring(plan: Plan, split: Images, images: ImageSet) -> Batches:
@@ -437,53 +403,42 @@ def _epoch(trained: TrainedEpoch, plan: Plan) -> EpochRecord:
     )
 
 
-def _check_names(plan: Plan) -> None:
-    for entry in plan.entries:
-        if entry.name in list_attention() and entry.name not in list_for_place():
-            role = describe(entry.name).role
-            raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
-        if entry.name not in list_for_place():
-            raise ValueError(
-                f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
-            )
-    if not timm.is_model(plan.host):
-        raise ValueError(
-            f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
-        )
-    try:
-        with torch.device("meta"):
-            timm.create_model(
-                plan.host, attention="none", attention_kwargs={}, start="plain", num_classes=2
-            )
-    except TypeError as error:
-        hosts = ", ".join(timm.list_models(_HOSTS))
-        raise ValueError(
-            f"host {plan.host} has no place for an attention by name (options attention, "
-            f"attention_kwargs and start); hosts that have: {hosts}"
-        ) from error
-
-
 def set_up(plan: Plan) -> None:
     """What every process of a study does first: its threads, and the user's own mechanisms."""
     torch.set_num_threads(plan.threads or 1)
-    _import_all(plan.imports)
+    import_all(plan.imports)
 
 
-def _import_all(names: tuple[str, ...]) -> None:
+def import_all(names: tuple[str, ...]) -> None:
+    """Import the modules and files that register the user's own mechanisms.
+
+    Raises:
+        ValueError: if one cannot be imported, with what went wrong in it.
+    """
     for name in names:
-        path = Path(name)
-        if path.suffix != ".py":
-            sys.path.insert(0, "")
-            importlib.import_module(name)
-            continue
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise ValueError(f"imports names {name!r}, which cannot be imported")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        try:
+            _import(name)
+        except Exception as error:
+            raise ValueError(
+                f"imports names {name!r}, which cannot be imported: {type(error).__name__}: {error}"
+            ) from error
 
 
-def _recipe(plan: Plan) -> Recipe:
+def _import(name: str) -> None:
+    path = Path(name)
+    if path.suffix != ".py":
+        sys.path.insert(0, "")
+        importlib.import_module(name)
+        return
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    """What of a plan says how a model is trained."""
     shared = [name for name in Recipe.__dataclass_fields__ if hasattr(plan, name)]
     return Recipe(**{name: getattr(plan, name) for name in shared})

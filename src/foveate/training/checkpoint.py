@@ -2,12 +2,15 @@
 
 Files are read with ``weights_only=True``, so that reading one runs no code from it. A checkpoint
 says which task and recipe it is of, and going on from one that does not fit is refused before
-anything is loaded.
+anything is loaded. So is a file whose bytes are not those that were written: its checksum stands at
+its end, as the comment of the ZIP archive that it is, which ``torch.load`` passes over.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +33,7 @@ WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 _FORMAT = 2  # 1, of Foveate 0.1, said neither its format nor its task nor its recipe
 _OURS, _MODEL = "foveate", "model."
+_ANEW = "remove it to train from the first epoch again"
 
 
 class CheckpointError(ValueError):
@@ -81,7 +85,9 @@ class CheckpointFiles(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save({**checkpoint, _OURS: ours}, buffer)
         with replacing(Path(path)) as file:
-            file.write(buffer.getbuffer())
+            whole = buffer.getbuffer()[:-2]  # but the length of the archive's comment, which is 0
+            file.write(whole)
+            file.write(_checksum(hashlib.sha256(whole).digest()))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -137,11 +143,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: if it is damaged, something else, or of a later Foveate.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        changed = _has_changed(path)
+        checkpoint = None if changed else torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # torch.load has no error of its own for a damaged file
         raise _damaged(path) from error
+    if changed:
+        raise CheckpointError(
+            f"{path} is damaged: its bytes are not those that were written (SHA-256); {_ANEW}"
+        )
     if not isinstance(checkpoint, dict):
         raise _damaged(path)
     written = checkpoint.get(_OURS, {}).get("format", 1)
@@ -180,8 +191,30 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} holds the weights of another model; {again}") from error
 
 
+def _checksum(digest: bytes) -> bytes:
+    """How an archive that had no comment ends: the comment's length, and the comment."""
+    comment = b"foveate sha256 " + digest
+    return len(comment).to_bytes(2, "little") + comment
+
+
+_END = _checksum(bytes(32))
+
+
+def _has_changed(path: Path) -> bool:
+    """Whether a file does not have its checksum; files of 0.1 have none."""
+    with open(path, "rb") as file:
+        left = file.seek(0, os.SEEK_END) - len(_END)
+        file.seek(max(left, 0))
+        end = file.read()
+        if not end.startswith(_END[:-32]):
+            return False
+        digest = hashlib.sha256()
+        file.seek(0)
+        while left:
+            digest.update(part := file.read(min(left, 1 << 20)))
+            left -= len(part)
+    return end != _checksum(digest.digest())
+
+
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged or no checkpoint of a training; remove it to train from the first "
-        "epoch again"
-    )
+    return CheckpointError(f"{path} is damaged or no checkpoint of a training; {_ANEW}")

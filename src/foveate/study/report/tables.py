@@ -267,8 +267,9 @@ def tests_table(verdict: Verdict, metric: Metric) -> Markup | None:
         f"{_chance(verdict)} Against controls, p asks whether a "
         "mechanism is above all of them or below all of them; difference and interval are those to "
         "the best. Intervals are not corrected for the number of comparisons; the second p values "
-        "are. Detectable is the true difference that four of five such studies would show. Nothing "
-        "here speaks of other data, another split or another recipe.",
+        "are. Detectable is the true difference that four of five such studies would show, or > "
+        "and the largest that there can be. Nothing here speaks of other data, another split or "
+        "another recipe.",
     )  # fmt: skip
 
 
@@ -291,7 +292,7 @@ def _comparison(made: Comparison, metric: Metric) -> Markup:
         element("td", _distance(made.equivalent_within, metric)),
         element("td", _p(made.p)),
         element("td", _p(made.corrected_p)),
-        element("td", _distance(made.detectable, metric)),
+        element("td", _detectable(made, metric)),
         element("td", made.seeds),
         element("td", DASH if made.seeds_needed is None else made.seeds_needed),
         class_="shown" if made.shown else None,
@@ -300,6 +301,13 @@ def _comparison(made: Comparison, metric: Metric) -> Markup:
 
 def _distance(distance: float, metric: Metric) -> str:
     return DASH if isnan(distance) else show_number(distance, metric)
+
+
+def _detectable(made: Comparison, metric: Metric) -> str:
+    """The distance, or that it is more than there can be."""
+    if made.detectable > made.widest:
+        return f"> {show_number(made.widest, metric)}"
+    return _distance(made.detectable, metric)
 
 
 def _signed(difference: float, metric: Metric) -> str:

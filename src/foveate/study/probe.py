@@ -1,0 +1,138 @@
+"""Looking at a plan before images are read or anything is trained: all that it names is there.
+
+What is at fault is found in a second, and said in the words of the plan.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args
+
+import timm
+import torch
+from timm.models import model_entrypoint
+from torch import nn
+
+from foveate.arguments import nearest, one_of
+from foveate.data.augmentation import Augment
+from foveate.data.batches import check_augmentation
+from foveate.models import list_for_place
+from foveate.models.pyramid import STARTS
+from foveate.registry import describe, list_attention
+from foveate.study.plan import Plan
+from foveate.study.records import Subject
+from foveate.study.trial import build, import_all, recipe_of, subject_of
+from foveate.training import check_recipe
+
+_HOSTS = "pyramid_*"
+_OF_THE_STUDY = ("attention", "attention_kwargs", "num_classes", "in_chans")
+_CLASSES, _CHANNELS = 2, 3
+
+
+def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
+    """Build every model of a plan and run one image through it.
+
+    Args:
+        plan: of the study.
+        tell: gets the label of each model before it is built.
+
+    Returns:
+        For each key what the files of the study say of it.
+
+    Raises:
+        ValueError: if an import, the host, a mechanism, an option or another setting is refused.
+    """
+    import_all(plan.imports)
+    _check_names(plan)
+    _check_host_options(plan)
+    check_recipe(recipe_of(plan))
+    one_of(plan.augment, get_args(Augment), "augment")
+    one_of(plan.start, STARTS, "start")
+    size = plan.image_size or (32, 32)
+    check_augmentation(plan.augment, plan.augment_kwargs, size)
+    known = {}
+    for entry in plan.entries:
+        tell(entry.label)
+        try:
+            model = build(plan, entry, _CLASSES, _CHANNELS)
+            with torch.inference_mode():
+                model.eval()(torch.zeros(1, _CHANNELS, *size))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{entry.label} in {plan.host} at {'x'.join(map(str, size))}: {error}"
+            ) from error
+        except Exception:  # its trials will tell
+            continue
+        known[entry.key] = subject_of(entry)
+    return known
+
+
+def _check_names(plan: Plan) -> None:
+    for entry in plan.entries:
+        if entry.name in list_attention() and entry.name not in list_for_place():
+            role = describe(entry.name).role
+            raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
+        if entry.name not in list_for_place():
+            raise ValueError(
+                f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
+            )
+    if not timm.is_model(plan.host):
+        raise ValueError(
+            f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
+        )
+    try:
+        _bare_host(plan.host)
+    except TypeError as error:
+        hosts = ", ".join(timm.list_models(_HOSTS))
+        raise ValueError(
+            f"host {plan.host} has no place for an attention by name (options attention, "
+            f"attention_kwargs and start); hosts that have: {hosts}"
+        ) from error
+
+
+def _check_host_options(plan: Plan) -> None:
+    for option in plan.host_kwargs:
+        if option in _OF_THE_STUDY:
+            raise ValueError(f"host_kwargs cannot set {option!r}: the study sets it")
+    try:
+        _bare_host(plan.host, **plan.host_kwargs)
+    except TypeError as error:
+        known = _options_of(plan.host)
+        for option in plan.host_kwargs:
+            if option not in known:
+                hint = nearest(option, known)
+                taken = "" if "known:" in hint else f" It takes {', '.join(known)}."
+                raise ValueError(
+                    f"host_kwargs: {plan.host} has no option {option!r}{hint}{taken}"
+                ) from error
+        raise ValueError(f"host_kwargs of {plan.host}: {error}") from error
+
+
+def _bare_host(host: str, **options: Any) -> nn.Module:
+    """The host with nothing in its places and no memory for its weights."""
+    with torch.device("meta"):
+        return timm.create_model(
+            host,
+            attention="none",
+            attention_kwargs={},
+            num_classes=_CLASSES,
+            **{"start": "plain", **options},
+        )
+
+
+def _options_of(host: str) -> list[str]:
+    """The options of a host: of its entry point, and of the constructors that get what is left."""
+    functions: list[Any] = [model_entrypoint(host)]
+    for cls in type(_bare_host(host)).__mro__:
+        if "__init__" in vars(cls):
+            functions.append(cls)
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
+                break
+    named = [
+        parameter.name
+        for function in functions
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    return sorted({*named} - {"pretrained", *_OF_THE_STUDY})
