@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from foveate.attention._softmax import masked_softmax, wide_product
+from foveate.ops._dropout import dropout
 
 
 def scaled_dot_product(
@@ -53,7 +53,7 @@ def scaled_dot_product(
         past = rows[:, None] >= torch.arange(keys, device=query.device)
         allowed = past if allowed is None else allowed & past
     weights = masked_softmax(logits, allowed).to(value.dtype)
-    dropped = F.dropout(weights, dropout_p).unflatten(1, (key.shape[1], -1))
+    dropped = dropout(weights, dropout_p).unflatten(1, (key.shape[1], -1))
     return (dropped @ value[:, :, None]).flatten(1, 2), weights
 
 

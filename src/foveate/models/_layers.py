@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import pair
+from foveate.attention._dropout import Dropout
 from foveate.attention.adapt import Place, adapt
 from foveate.contracts import OneStep
 from foveate.layout import ceil_to_multiple, in_format, pad_to_multiple, to_channels_last
@@ -39,7 +40,7 @@ class MapMlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.act = act()
         self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.drop(self.act(self.fc1(to_channels_last(x))))

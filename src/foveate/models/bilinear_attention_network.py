@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import one_of
+from foveate.attention._dropout import Dropout
 from foveate.attention.gates.bilinear import BilinearAttention
 from foveate.contracts import OneStep
 from foveate.models._backbone import (
@@ -121,7 +122,7 @@ class BranchHead(OneStep):
     ) -> None:
         super().__init__()
         self.dims, self.hidden, self.pool = list(dims), hidden, pool
-        self.drop = nn.Dropout(drop_rate)
+        self.drop = Dropout(drop_rate)
         self.embed = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()) for dim in dims
         )

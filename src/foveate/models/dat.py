@@ -31,6 +31,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from foveate.arguments import one_of, pair
+from foveate.attention._dropout import Dropout
 from foveate.attention.full.deformable import DeformableAttention
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.window.window import WindowAttention
@@ -73,7 +74,7 @@ class ConvMlp(nn.Module):
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.drop(self.fc1(to_channels_last(x))).permute(0, 3, 1, 2)

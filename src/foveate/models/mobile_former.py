@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention._conv_norm import ConvNorm
+from foveate.attention._dropout import Dropout
 from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens, merge_heads, split_heads
@@ -341,7 +342,7 @@ class MergedHead(nn.Module):
         super().__init__()
         self.token_dim, self.hidden_features, self.groups = token_dim, hidden, groups
         self.shuffle = nn.ChannelShuffle(groups) if groups > 1 else nn.Identity()
-        self.drop = nn.Dropout(drop_rate)
+        self.drop = Dropout(drop_rate)
         self.in_features = 0
         self.reset(num_classes, pool_type, in_features)
 

@@ -24,12 +24,12 @@ from timm.layers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.attention.gates.relation_aware import RelationAwareAttention
 from foveate.models._backbone import Published, State, cfg, create, rename
 from foveate.models._resnet import TimmResNet, stages
+from foveate.ops._dropout import dropout
 from foveate.published import of_today, reads_older
 
 __all__ = ["RgaResNet", "rga_resnet50"]
@@ -128,7 +128,8 @@ class RgaResNet(TimmResNet):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, neck, dropout and, unless ``pre_logits``, the classifier."""
-        x = F.dropout(self.neck(self.global_pool(x)), self.drop_rate, self.training)
+        x = self.neck(self.global_pool(x))
+        x = dropout(x, self.drop_rate if self.training else 0.0)
         return x if pre_logits else self.fc(x)
 
     def convert_published(self, state: State) -> State:

@@ -50,6 +50,31 @@ torch.library.register_torch_dispatch(
     "foveate::draw_seed", FunctionalTensorMode, _draw_kept, lib=_library
 )
 
+_library.define(
+    "draw_kept(Tensor like, float p) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_library.impl("draw_kept", lambda like, p: torch.rand_like(like) >= p, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "foveate::draw_kept", lambda like, p: torch.empty_like(like, dtype=torch.bool), lib=_library
+)
+torch.library.register_torch_dispatch(
+    "foveate::draw_kept", FunctionalTensorMode, _draw_kept, lib=_library
+)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """``x`` with each entry zero with probability p, and the others over 1 - p.
+
+    As :func:`torch.nn.functional.dropout`, whose random numbers a compiler with a memory budget may
+    draw anew when it computes a forward again: here the result of the draw is kept.
+    """
+    if p == 0:
+        return x
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or p == 1:
+        return torch.nn.functional.dropout(x, p)
+    kept = torch.ops.foveate.draw_kept(x.detach(), p)
+    return x * kept.to(x.dtype) / (1 - p)
+
 
 def threshold(p: float) -> int:
     """A weight is kept when its 32-bit hash is at least this."""

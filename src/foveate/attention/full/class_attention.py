@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
@@ -67,14 +67,14 @@ class ClassAttention(TokenMixer):
         self.k = nn.Linear(dim, dim, bias=qkv_bias)
         self.v = nn.Linear(dim, dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         self._check(x, key_mask)
         q, k, v = self._heads(self.q(x[:, :1])), self._heads(self.k(x)), self._heads(self.v(x))
         mask = None if key_mask is None else key_mask[:, None, None, :]
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
         return self._finish(x, y)
 
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:

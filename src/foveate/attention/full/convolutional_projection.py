@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import check_map, check_tokens, head_dim, odd, positive, probability
 from foveate.attention._conv_norm import ConvNorm
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.contracts import Mixer
 from foveate.layout import map_to_tokens, merge_heads, split_heads, tokens_to_map
 from foveate.registry import register
@@ -81,7 +81,7 @@ class ConvolutionalProjectionAttention(Mixer):
         self.proj_k = nn.Linear(dim, dim, bias=qkv_bias)
         self.proj_v = nn.Linear(dim, dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
@@ -115,7 +115,7 @@ class ConvolutionalProjectionAttention(Mixer):
         k = self._heads(self.proj_k, self.conv_proj_k(x), token)  # (B, h, K, D)
         v = self._heads(self.proj_v, self.conv_proj_v(x), token)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=self.scale)
+        y = scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=self.scale)
         return self.proj_drop(self.proj(merge_heads(y.transpose(1, 2))))
 
     def _heads(self, linear: nn.Linear, x: Tensor, token: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ from foveate.arguments import (
     positive,
     probability,
 )
+from foveate.attention._dropout import Dropout
 from foveate.contracts import TokenMixer
 from foveate.registry import register
 
@@ -69,9 +70,9 @@ class CrossCovarianceAttention(TokenMixer):
         self.head_dim = head_dim(dim, num_heads)
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.attn_drop = nn.Dropout(probability(attn_drop, "attn_drop"))
+        self.attn_drop = Dropout(probability(attn_drop, "attn_drop"))
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         check_tokens(x, self.dim)

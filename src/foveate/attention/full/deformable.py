@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_map, head_dim, one_of, pair, positive, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.contracts import Mixer
 from foveate.layout import in_format, memory_format, pad_to_multiple
 from foveate.registry import register
@@ -101,7 +102,7 @@ class DeformableAttention(Mixer):
         self.proj_k = nn.Conv2d(dim, dim, 1)
         self.proj_v = nn.Conv2d(dim, dim, 1)
         self.proj_out = nn.Conv2d(dim, dim, 1)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         self._build_position(pair(table_size, "table_size"))
 
     def _build_position(self, table_size: tuple[int, int]) -> None:
@@ -128,7 +129,7 @@ class DeformableAttention(Mixer):
         k, v = self._heads(self.proj_k(sampled)), self._heads(self.proj_v(sampled))  # (B, h, P, D)
         bias = None if bias is None else bias.to(k.dtype)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(self._heads(q), k, v, bias, dropout_p)
+        y = scaled_dot_product_attention(self._heads(q), k, v, bias, dropout_p)
         y = y.transpose(2, 3).reshape(q.shape)
         if self.position == "convolution":
             y = y + self.rpe_table(q)

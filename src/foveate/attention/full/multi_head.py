@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
@@ -70,7 +71,7 @@ class MultiHeadAttention(TokenMixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         self.add_zero_attn = add_zero_attn
         for name in ("bias_k", "bias_v"):
             parameter = nn.Parameter(torch.empty(1, 1, dim)) if add_bias_kv else None
@@ -83,7 +84,7 @@ class MultiHeadAttention(TokenMixer):
         k, v = self._with_extra(k, self.bias_k), self._with_extra(v, self.bias_v)
         mask = self._mask(key_mask)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
         return self._finish(y)
 
     def weights(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.contracts import Mixer
 from foveate.registry import register
 
@@ -80,7 +81,7 @@ class SpatialReductionAttention(Mixer):
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         if linear:
             self.sr = nn.Conv2d(dim, dim, 1)
             self.norm = nn.LayerNorm(dim)
@@ -111,7 +112,7 @@ class SpatialReductionAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout_p = self.attn_drop if self.training else 0.0
         q, k, v = map(self._heads, (q, k, v))
-        y = F.scaled_dot_product_attention(
+        y = scaled_dot_product_attention(
             q, k, v, dropout_p=dropout_p, scale=self.scale
         )  # (B, h, H*W, D)
         return layout.merge_heads(y.transpose(1, 2))

@@ -19,6 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention._softmax import masked_softmax
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads
@@ -70,8 +71,8 @@ class TalkingHeadsAttention(TokenMixer):
             if mixing.bias is not None:
                 nn.init.zeros_(mixing.bias)
         self.proj = nn.Linear(dim, dim)
-        self.attn_drop = nn.Dropout(probability(attn_drop, "attn_drop"))
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.attn_drop = Dropout(probability(attn_drop, "attn_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         q, k, v = self._project(x, key_mask)

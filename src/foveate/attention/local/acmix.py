@@ -27,16 +27,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, odd, one_of, positive, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention._shifted_convolution import (
     ShiftedConvolution,
     read_published,
 )
 from foveate.attention.local._patches import coordinates, neighbours
 from foveate.contracts import Mixer
+from foveate.ops._dropout import dropout
 from foveate.ops.local import local_attention
 from foveate.registry import register
 
@@ -112,7 +113,7 @@ class ACmix(Mixer):
         )
         self.rate1 = nn.Parameter(torch.full((1,), 0.5))
         self.rate2 = nn.Parameter(torch.full((1,), 0.5))
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self._project(x)
@@ -160,12 +161,12 @@ class ACmix(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, drop: float) -> Tensor:
         if self.attention == "global":
             tokens = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, h, N, D)
-            y = F.scaled_dot_product_attention(*tokens, dropout_p=drop)
+            y = scaled_dot_product_attention(*tokens, dropout_p=drop)
             return y.transpose(1, 2).unflatten(1, q.shape[1:3])
         if self.attention == "patchwise":
             keys = self._around(k).movedim(4, 1).flatten(3)  # (B, N, h, D*T)
             weights = self.conv_w(torch.cat([q.flatten(1, 2), keys], -1)).movedim(1, -1)
-            return self._sum(F.dropout(weights, drop), v)
+            return self._sum(dropout(weights, drop), v)
         places = self.conv_p(coordinates(_as_map(q)).movedim(0, -1))  # (H, W, D)
         k = k - places[:, :, None]
         if torch.compiler.is_exporting() or min(q.shape[1:3]) > self.kernel_size // 2:
@@ -173,7 +174,7 @@ class ACmix(Mixer):
         # The map is too small to reflect that far: its nearest position is taken instead.
         logits = torch.einsum("bnhd,bhdtn->bhtn", q.flatten(1, 2), self._around(k))
         weights = (logits * self.head_dim**-0.5).softmax(2)
-        return self._sum(F.dropout(weights, drop), v)
+        return self._sum(dropout(weights, drop), v)
 
     def _around(self, x: Tensor) -> Tensor:
         """Each position's neighbours: ``(B, H, W, h, D) -> (B, h, D, T, N)``."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.contracts import Mixer
 from foveate.ops import local_attention
 from foveate.registry import register
@@ -79,7 +80,7 @@ class NeighborhoodAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         self.register_parameter("rpb", None)
         if rel_pos_bias:
             self.rpb = nn.Parameter(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, head_dim, pair, positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.contracts import Mixer
 from foveate.layout import merge_heads, split_heads, to_channels_first, to_channels_last
 from foveate.ops.slide import slide_attention
@@ -98,7 +99,7 @@ class SlideAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, inner if share_qkv else 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
         self.shift_bias = self._parameter(self.shifts)
         self.deform_weight = self._parameter(self.shifts, self.shifts)

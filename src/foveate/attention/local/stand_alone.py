@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.contracts import Mixer
 from foveate.ops import local_attention
 from foveate.registry import register
@@ -81,7 +82,7 @@ class StandAloneAttention(Mixer):
         self.qkv = nn.Linear(dim, 3 * self.out_dim, bias=qkv_bias)
         self.rel_h = nn.Parameter(torch.randn(self.out_dim // 2, kh))
         self.rel_w = nn.Parameter(torch.randn(self.out_dim // 2, kw))
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._project(x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention._softmax import wide_product
 from foveate.ops._torch import in_backward
 
@@ -61,7 +62,7 @@ class KMeansAttention(nn.Module):
         self.shared_qk = shared_qk
         self.masked_compete = masked_compete
         self.ema_decay = probability(ema_decay, "ema_decay")
-        self.attn_drop = nn.Dropout(probability(attn_drop, "attn_drop"))
+        self.attn_drop = Dropout(probability(attn_drop, "attn_drop"))
         self.slots = max(num_mem_kv, int(causal and not shared_qk))
         if self.slots:
             shape = (num_heads, num_clusters, self.slots, head_dim)

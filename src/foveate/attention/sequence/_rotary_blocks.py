@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import positive, probability
+from foveate.attention._dropout import scaled_dot_product_attention
 
 
 class RotaryBlockAttention(nn.Module):
@@ -53,7 +53,7 @@ class RotaryBlockAttention(nn.Module):
         turns = 10000.0 ** (-torch.arange(0, q.shape[3], 2, device=device) / q.shape[3])
         angles = torch.arange(keys.shape[1], device=device)[:, None] * turns  # (J, D / 2)
         q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B*h, N, D)
-        y = F.scaled_dot_product_attention(
+        y = scaled_dot_product_attention(
             _turn(q[:, queries], angles[-size:]),  # (B*h, n, w, D)
             _turn(k[:, keys], angles),
             v[:, keys],

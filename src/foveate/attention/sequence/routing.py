@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.sequence._k_means import KMeansAttention
 from foveate.attention.sequence._rotary_blocks import RotaryBlockAttention
 from foveate.contracts import TokenMixer
@@ -112,7 +113,7 @@ class RoutingAttention(TokenMixer):
             attn_drop=attn_drop,
         )
         self.to_out = nn.Linear(dim, dim, bias=False)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         y = self.global_attn(*self._project(x, key_mask), key_mask, key_mask)  # (B, h, N, D)

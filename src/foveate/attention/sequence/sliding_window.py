@@ -30,13 +30,14 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, positive, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention._softmax import wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import is_known, merge_heads, split_heads
 from foveate.ops import local_attention
+from foveate.ops._dropout import dropout
 from foveate.registry import register
 
 
@@ -90,7 +91,7 @@ class SlidingWindowAttention(TokenMixer):
         for name in (*kinds, *(f"{kind}_global" for kind in kinds if num_global)):
             setattr(self, name, nn.Linear(dim, dim, bias=qkv_bias))
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(
         self, x: Tensor, key_mask: Tensor | None = None, global_mask: Tensor | None = None
@@ -202,7 +203,7 @@ class SlidingWindowAttention(TokenMixer):
         lse = lse.transpose(1, 2)[..., None].clamp(min=lowest)
         weights = torch.cat([lse, logits], -1).softmax(-1)
         of_window, of_global = weights[..., :1], weights[..., 1:].masked_fill(~there, 0)
-        of_global = F.dropout(of_global, drop).to(v.dtype) @ v.transpose(1, 2)  # (B, h, N, D)
+        of_global = dropout(of_global, drop).to(v.dtype) @ v.transpose(1, 2)  # (B, h, N, D)
         return y * of_window.transpose(1, 2).to(y.dtype) + of_global.transpose(1, 2)
 
     def _attend_everywhere(
@@ -214,7 +215,7 @@ class SlidingWindowAttention(TokenMixer):
         v = self._heads(self.value_global(x)) if values is None else values.to(q.dtype)
         mask = None if key_mask is None else key_mask[:, None, None]
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         return y.transpose(1, 2)  # (B, g, h, D)
 
     @property

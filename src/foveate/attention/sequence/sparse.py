@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate.arguments import check_key_mask, check_tokens, head_dim, one_of, positive, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention._softmax import masked_softmax, wide_product
 from foveate.contracts import TokenMixer
 from foveate.layout import merge_heads, split_heads
@@ -92,7 +92,7 @@ class SparseAttention(TokenMixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def _check_fixed(self) -> None:
         sub_blocks = self.stride // self.block_size
@@ -229,7 +229,7 @@ class SparseAttention(TokenMixer):
             seen = key_mask[:, plan.keys][:, None, :, None]  # (B, 1, G, 1, keys)
             mask = (mask & seen).expand(-1, heads, -1, -1, -1).flatten(0, 1)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
         y = y.flatten(1, 2).index_select(1, plan.order)  # (B*h, N, D)
         return y.unflatten(0, (-1, heads)).transpose(1, 2)
 

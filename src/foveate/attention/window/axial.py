@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import WindowSize
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -72,7 +73,7 @@ class AxialAttention(Mixer):
         self.axes = ("depth", "column", "row")[0 if volume else 1 :]
         for axis, name in enumerate(self.axes):
             setattr(self, name, _OneAxis(dim, num_heads, axis, len(self.axes), qkv_bias, drop))
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim, axes=len(self.axes))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     WindowSize,
     apply_dense,
@@ -83,7 +84,7 @@ class CrossShapedAttention(Mixer):
         half = dim // 2
         self.lepe = nn.ModuleList(nn.Conv2d(half, half, 3, 1, 1, groups=half) for _ in range(2))
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._project(x)

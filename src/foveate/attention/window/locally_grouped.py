@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, pair, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
@@ -71,7 +72,7 @@ class LocallyGroupedAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self._project(x)

@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foveate import layout
 from foveate.arguments import check_map, head_dim, pair, probability
+from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.attention.window._inside import cut_into, table_bias
 from foveate.contracts import Mixer
 from foveate.ops._torch import in_transform
@@ -81,7 +82,7 @@ class MessengerAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         table = torch.empty((2 * wh - 1) * (2 * ww - 1), num_heads)
         self.relative_position_bias_table = nn.Parameter(table)
         self.rel_pos_msg = nn.Parameter(torch.empty(num_heads, 2, 1, 1))
@@ -121,7 +122,7 @@ class MessengerAttention(Mixer):
         # Under torch.func transforms PyTorch takes a kernel without a gradient for the bias.
         kernels = sdpa_kernel(SDPBackend.MATH) if in_transform() else nullcontext()
         with kernels:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+            y = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
         y = layout.merge_heads(y.transpose(1, 2)).unflatten(0, (-1, count))  # (B, n, 1 + T, C)
         cells = self._finish(windows.merge(y[:, :, 1:]))
         return layout.to_channels_first(cells, like=x), self._finish(y[:, :, 0])

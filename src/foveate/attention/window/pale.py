@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
 from foveate.attention._conv_norm import fold
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     WindowSize,
     apply_dense,
@@ -92,7 +93,7 @@ class PaleAttention(Mixer):
             _SeparableConvolution(dim, kernel_size, qkv_bias) for _ in range(3)
         )
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
@@ -80,7 +81,7 @@ class ShuffleAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         self.register_parameter("relative_position_bias_table", None)
         if rel_pos_bias:
             table = torch.empty((2 * window_size - 1) ** 2, num_heads)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, one_of, pair, probability
+from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     apply_dense,
     cut_into,
@@ -94,7 +95,7 @@ class WindowAttention(Mixer):
         self.attn_drop = probability(attn_drop, "attn_drop")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(probability(proj_drop, "proj_drop"))
+        self.proj_drop = Dropout(probability(proj_drop, "proj_drop"))
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * wh - 1) * (2 * ww - 1), num_heads)
         )
