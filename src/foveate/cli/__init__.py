@@ -23,6 +23,13 @@ COMMANDS = {"list": list_, "describe": describe, "profile": profile, "compare": 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code is 2 where the user's input is at fault."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that a cp1252 console lacks ends nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -32,17 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         its_parser = Parser(description=command.HELP)
         command.add_arguments(its_parser)
         commands.add_subcommand(name, its_parser, help=command.HELP)
-    try:
-        options = parser.parse_args(arguments)
-    except KeyboardInterrupt:
-        return 130
+    options = parser.parse_args(arguments)
     run = COMMANDS[options.subcommand].run
     try:
         return run(options[options.subcommand])
     except BrokenPipeError:
         sys.stderr.close()
-    except KeyboardInterrupt:
-        return 130
     except (ValueError, OSError, ModuleNotFoundError) as error:
         refuse(str(error))
     except RuntimeError as error:
