@@ -385,23 +385,52 @@ def test_gradients_of_each_sample(name, kwargs):
 
 
 PRECISIONS = {
-    "float64": (torch.float64, 1e-4),
-    "bfloat16": (torch.bfloat16, 0.1),
-    "float16": (torch.float16, 0.02),
+    "float64": ({"dtype": torch.float64}, 1e-4, 1e-4),
+    "bfloat16": ({"dtype": torch.bfloat16}, 0.1, 0.2),
+    "float16": ({"dtype": torch.float16}, 0.02, 0.1),
+    "channels_last": ({"memory_format": torch.channels_last}, 1e-4, 1e-4),
 }
+"""By name: what a model is converted to, and the bounds of its logits and of its gradients."""
 
 
 @every_model
-@pytest.mark.parametrize(("dtype", "share"), PRECISIONS.values(), ids=PRECISIONS)
-def test_other_precisions(name, kwargs, dtype, share):
-    """Forward within a share of float32's largest logit, backward finite."""
-    model = create(name, kwargs)
-    expected = model(images()).detach()
-    logits = model.to(dtype)(images().to(dtype))
-    assert logits.dtype == dtype
-    assert_close(logits.detach().float(), expected, share)
-    logits.float().square().mean().backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+@pytest.mark.parametrize(("form", "share", "of_gradients"), PRECISIONS.values(), ids=PRECISIONS)
+def test_other_precisions(name, kwargs, form, share, of_gradients):
+    """Logits within a share of float32's largest, gradients within a share of their norm."""
+
+    def logits_and_gradients(form: dict) -> tuple[Tensor, Tensor]:
+        model = create(name, kwargs).to(**form)
+        logits = model(images().to(**form))
+        assert logits.dtype == form.get("dtype", torch.float32)
+        wave = torch.sin(torch.arange(logits.numel())).view_as(logits)
+        (logits.double() * wave).sum().backward()
+        gradients = [p.grad.double().flatten() for p in model.parameters() if p.requires_grad]
+        return logits.detach().float(), torch.cat(gradients)
+
+    expected, wanted = logits_and_gradients({})
+    logits, gradients = logits_and_gradients(form)
+    assert_close(logits, expected, share)
+    assert gradients.isfinite().all()
+    # Fresh, the small MobileNet's signal fades to 1e-9, and float16 ends at 1e-7.
+    if expected.abs().max() > torch.finfo(form.get("dtype", torch.float32)).tiny:
+        assert (gradients - wanted).norm() <= of_gradients * wanted.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (90, 95)])
+def test_bfloat16_of_maps_smaller_than_the_windows(size):
+    model = create("msg_tiny", {**SMALL["msg_tiny"], "window_size": 7})
+    expected = model(images(*size))
+    logits = model.bfloat16()(images(*size).bfloat16())
+    assert_close(logits.float(), expected, share=0.1)
+
+
+@torch.no_grad()
+def test_free_sizes_need_an_example_of_more_than_one_position():
+    model = create("dsnet_tiny", SMALL["dsnet_tiny"])
+    free = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)
+    with pytest.raises(ValueError, match="at least 4x4 cells here, got 3x5"):
+        torch.export.export(model, (images(96, 130),), dynamic_shapes=free)
 
 
 def test_none_can_be_asked_for_by_name():
@@ -508,9 +537,23 @@ def test_exported_with_free_sizes_it_is_right_at_each(name, tmp_path):
             assert_close(torch.from_numpy(given), model(x), share=1e-3)
 
 
+COMPILED_AGAIN = {
+    "msg_tiny": "its last messengers stand in one row or column at some of these sizes, and a side "
+    "of one is a number to PyTorch's compiler",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=COMPILED_AGAIN[name], strict=True))
+        if name in COMPILED_AGAIN
+        else name
+        for name in SMALL
+    ],
+)
 @torch.no_grad()
 def test_ten_sizes_are_compiled_twice_at_most(name):
     model = create(name, SMALL[name])

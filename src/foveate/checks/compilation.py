@@ -9,24 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.checks.running import CheckFailure, check, outputs, require_close
+from foveate.checks.running import CheckFailure, check, outputs, require, require_close
 from foveate.checks.subject import Size, Subject
 
 _FIRST: Size = (9, 10)
 _SECOND: Size = (13, 15)
 _MULTIPLES: tuple[Size, ...] = ((12, 16), (14, 14))  # of the usual windows
+_OTHERS: tuple[Size, ...] = ((10, 9), (11, 20), (17, 12), (19, 21), (8, 23), (22, 18))
+_MOST_COMPILATIONS = 2  # over these ten sizes
 
 
 @check()
 def check_compile(subject: Subject) -> None:
-    """``torch.compile`` traces it as one graph of dynamic size (nothing is generated)."""
-    module = subject.build()
+    """``torch.compile`` traces it as one graph of dynamic size (nothing is generated).
+
+    A second graph is granted, for sizes that the first leaves out; not one for every size.
+    """
+    module, graphs = subject.build(), []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
     torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="eager")
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=keep)
+    sizes = (_FIRST, _SECOND, *_MULTIPLES, *_OTHERS)
     with torch.no_grad():
-        for size in (_FIRST, _SECOND):
+        for size in sizes:
             inputs = subject.inputs(size)
             require_close(outputs(compiled, inputs), outputs(module, inputs), f"size {size}")
+    require(
+        len(graphs) <= _MOST_COMPILATIONS,
+        f"{len(sizes)} sizes are compiled {len(graphs)} times, more than {_MOST_COMPILATIONS}; "
+        "torch._logging.set_logs(recompiles=True) says which guards fail",
+    )
 
 
 @check(slow=True)

@@ -172,10 +172,12 @@ class SlidingWindowAttention(TokenMixer):
         if global_mask is not None:
             mask = ~global_mask if mask is None else mask & ~global_mask
         runs = [heads for _, heads in self._runs]
-        each = zip(*(t[:, None].split(runs, 3) for t in (q, k, v)), strict=True)
+        queries, keys, values = (t[:, None].split(runs, 3) for t in (q, k, v))  # maps of one row
         attended = [
             local_attention(
-                *heads,  # a map of one row
+                queries[run],
+                keys[run],
+                values[run],
                 (1, self._kernel(q.shape[1], dilation)),
                 (1, dilation),
                 border="mask",
@@ -183,7 +185,7 @@ class SlidingWindowAttention(TokenMixer):
                 dropout_p=dropout_p,
                 return_lse=True,
             )
-            for heads, (dilation, _) in zip(each, self._runs, strict=True)
+            for run, (dilation, _) in enumerate(self._runs)
         ]
         if len(attended) == 1:
             y, lse = attended[0]

@@ -23,6 +23,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foveate import layout, ops
 from foveate.arguments import check_map, head_dim, positive, probability
@@ -56,6 +57,7 @@ class CrossShapedAttention(Mixer):
         num_heads: heads of both branches together, even; must divide ``dim``.
         split_size: width of a stripe; None for stripes that cover the map.
         qkv_bias: whether q, k, v projections have a bias.
+        qk_scale: factor of the products of queries and keys; ``head_dim**-0.5`` by default.
         attn_drop: dropout of the attention weights.
         proj_drop: dropout of the output.
     """
@@ -67,6 +69,7 @@ class CrossShapedAttention(Mixer):
         split_size: int | None = 7,
         *,
         qkv_bias: bool = True,
+        qk_scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
@@ -74,6 +77,7 @@ class CrossShapedAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
+        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
         if num_heads % 2:
             raise ValueError(
                 f"num_heads must be even, half for each kind of stripe; got {num_heads}"
@@ -121,22 +125,17 @@ class CrossShapedAttention(Mixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
         halves = zip(*(t.chunk(2, 3) for t in (q, k, v)), strict=True)
         y = [
-            ops.window_attention(*half, stripe, dropout_p=dropout_p)
+            ops.window_attention(*half, stripe, scale=self.scale, dropout_p=dropout_p)
             for half, stripe in zip(halves, self._stripes, strict=True)
         ]
         return torch.cat(y, 3)
 
     def _local(self, v: Tensor) -> Tensor:
         """LePE: what the values' neighbours in the stripe add, ``(B, H, W, C)``."""
-        y = []
-        for half, stripe, convolution in zip(v.chunk(2, 3), self._stripes, self.lepe, strict=True):
-            parts = cut_into((v.shape[1], v.shape[2]), stripe)
-            values = parts.split(layout.merge_heads(half))  # (B, n, T, C / 2)
-            count = values.shape[1]
-            values = values.flatten(0, 1).unflatten(1, parts.size).permute(0, 3, 1, 2)
-            values = convolution(values).permute(0, 2, 3, 1).flatten(1, 2)
-            y.append(parts.merge(values.unflatten(0, (-1, count))))
-        return torch.cat(y, 3)
+        compiled = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+        inside = _by_shifts if compiled else _by_stripes
+        halves = zip(v.chunk(2, 3), self._stripes, self.lepe, strict=True)
+        return torch.cat([inside(layout.merge_heads(half), *other) for half, *other in halves], 3)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         return layout.to_channels_first(self.proj_drop(self.proj(y)), like=x)
@@ -157,3 +156,41 @@ class CrossShapedAttention(Mixer):
             else:
                 converted[key.replace("attns.", "lepe.").replace(".get_v.", ".")] = value
         return converted
+
+
+def _by_stripes(v: Tensor, stripe: WindowSize, convolution: nn.Module) -> Tensor:
+    """A depthwise 3x3 convolution of ``(B, H, W, C)`` inside each stripe, cut out."""
+    parts = cut_into((v.shape[1], v.shape[2]), stripe)
+    values = parts.split(v)  # (B, n, T, C)
+    count = values.shape[1]
+    values = values.flatten(0, 1).unflatten(1, parts.size).permute(0, 3, 1, 2)
+    values = convolution(values).permute(0, 2, 3, 1).flatten(1, 2)
+    return parts.merge(values.unflatten(0, (-1, count)))
+
+
+def _by_shifts(v: Tensor, stripe: WindowSize, convolution: nn.Module) -> Tensor:
+    """The same as a sum of shifted maps, which a compiler makes one loop of.
+
+    The number of stripes, on which it would compile again, is in no shape.
+    """
+    height, width = v.shape[1:3]
+    padded = F.pad(v, (0, 0, 1, 1, 1, 1))
+    rows, columns = (
+        _same_stripe(length, side, v.device)
+        for length, side in zip((height, width), stripe, strict=True)
+    )
+    y = convolution.bias.expand_as(v)
+    for i in range(3):
+        for j in range(3):
+            tap = convolution.weight[:, 0, i, j] * padded[:, i : i + height, j : j + width]
+            y = y + torch.where((rows[i][:, None] & columns[j])[..., None], tap, 0)
+    return y
+
+
+def _same_stripe(length: int, side: int | None, device: torch.device) -> Tensor:
+    """``(3, length)``: whether the place before, this one and the next are in its stripe."""
+    places = torch.arange(length, device=device)
+    if side is None:
+        return torch.ones_like(places, dtype=torch.bool).expand(3, -1)
+    moved = places + torch.arange(-1, 2, device=device)[:, None]
+    return moved.div(side, rounding_mode="floor") == places.div(side, rounding_mode="floor")

@@ -180,14 +180,17 @@ def shuffle_messengers(messengers: Tensor, grid: tuple[int, int], region: int) -
             "channels of a messenger"
         )
     padded = (layout.ceil_to_multiple(grid[0], region), layout.ceil_to_multiple(grid[1], region))
+    down, across = padded[0] // region, padded[1] // region  # regions, with r x r windows each
 
-    def regions(x: Tensor) -> Tensor:  # (B, rows, columns, .) -> (B, regions, windows, .)
-        return layout.window_partition(layout.pad_to_size(x, padded), (region, region))
+    def regions(x: Tensor) -> Tensor:  # (B, rows, columns, .) -> (B, down, r, across, r, .)
+        x = layout.pad_to_size(x, padded)
+        return x.view(x.shape[0], down, region, across, region, x.shape[3])
 
-    slices = regions(messengers.unflatten(1, grid)).unflatten(-1, (group, channels // group))
-    mixed = slices.transpose(2, 3)
+    slices = regions(messengers.unflatten(1, grid)).unflatten(-1, (region, region, -1))
+    mixed = slices.permute(0, 1, 5, 3, 6, 2, 4, 7)  # a window's place for that of its slice
     if not all(map(layout.is_known, padded)) or padded != grid:
-        there = regions(messengers.new_ones(1, *grid, 1)) > 0  # (1, regions, windows, 1)
-        mixed = torch.where(there[:, :, None], mixed, slices)
-    merged = layout.window_merge(mixed.flatten(3), (region, region), padded)
+        there = regions(messengers.new_ones(1, *grid, 1)) > 0
+        there = there.permute(0, 1, 3, 2, 4, 5)  # (1, down, across, r, r, 1)
+        mixed = torch.where(there[:, :, None, :, None], mixed, slices)
+    merged = mixed.reshape(messengers.shape[0], *padded, channels)
     return layout.crop(merged, grid).flatten(1, 2)
