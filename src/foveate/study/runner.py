@@ -108,6 +108,8 @@ def _work_off(
         raise
     show.study(len(plan.trials) - len(pending), len(plan.trials))
     run.plan = matched_plan(plan, _match(run, executor, images, show))
+    waiting = {(entry.key, seed) for entry, seed in pending}
+    pending = [(e, seed) for e, seed in run.plan.trials if (e.key, seed) in waiting]
     failures = _tune_all(run, executor, pending, show)
     if pending:
         show.expect(_expected(run, executor, images, pending))
