@@ -27,6 +27,7 @@ from foveate.study.records import (
     FINAL_PREDICTIONS,
     DamagedRunError,
     Health,
+    HostRecord,
     MatchedHost,
     Resumption,
     Subject,
@@ -168,17 +169,36 @@ def _probe(
         nonlocal looking
         looking = label
 
-    arguments = (run.plan, len(images.classes), images.channels)
+    arguments = (run.plan, len(images.classes), images.channels, images.moments)
     log = run.root / "probe.log"
     handle = executor.submit(f"{_TRIAL}:probe", arguments, log, remember)
     failure = _finish(run, executor, handle)
     if failure is None:
         log.unlink(missing_ok=True)
-        return handle.result
+        _keep_host(run, handle.result.host, show)
+        return handle.result.subjects
     if failure.kind == "refused":
         raise StudyError(failure.reason)
     show.say(f"looking at {looking or 'the plan'} failed ({failure.reason}); its trials will tell")
     return {}
+
+
+def _keep_host(run: Run, host: HostRecord | None, show: ProgressLines) -> None:
+    """Note what a host of the user's own is, and say it once; refuse another one than before."""
+    before = run.records.host()
+    if host is None:
+        return
+    if before is None:
+        for line in host.said:
+            show.say(line)
+        where = "place" if host.places == 1 else "places"
+        show.say(f"{host.host}: {host.places} {where} to compare in")
+    elif before.digests != host.digests:
+        file = next(f for f in host.digests if before.digests.get(f) != host.digests[f])
+        raise StudyError(
+            f"{file} is not what it was when this study began; put it back, or choose another --out"
+        )
+    run.records.write_host(host)
 
 
 def _match(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import shutil
 import sys
 import time
@@ -25,12 +24,25 @@ from foveate.analysis.flops import count_flops
 from foveate.arguments import nearest, one_of
 from foveate.data.batches import Augment, Batches, held_out_batches, train_batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
+from foveate.data.moments import Moments
 from foveate.models import CONTROLS, list_for_place
 from foveate.models.pyramid import STARTS
 from foveate.registry import describe, list_attention
 from foveate.study.entry import Entry
 from foveate.study.health import assess
+from foveate.study.host import FORMS, own_host
 from foveate.study.lock import lock
+from foveate.study.own_host import (
+    LABELS,
+    check_output,
+    create_host,
+    digests,
+    import_file,
+    model_channels,
+    normalization,
+    put_in,
+    table_of,
+)
 from foveate.study.parts import folds, with_selection
 from foveate.study.plan import Plan
 from foveate.study.records import (
@@ -38,6 +50,7 @@ from foveate.study.records import (
     BatchDone,
     EpochRecord,
     Health,
+    HostRecord,
     Predictions,
     Records,
     Subject,
@@ -46,6 +59,7 @@ from foveate.study.records import (
     Tuning,
 )
 from foveate.surgery.fuse import fuse
+from foveate.surgery.recipe import freeze_norms
 from foveate.tasks import Classification
 from foveate.training import (
     BEST,
@@ -65,11 +79,27 @@ Tell = Callable[[Any], None]
 _HOSTS = "pyramid_*"
 
 
-def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subject]:
+class Probed(NamedTuple):
+    """What building every model of a plan tells.
+
+    Attributes:
+        subjects: for each key what the files of the study say of it.
+        host: what is to be known of a host of the user's own.
+    """
+
+    subjects: dict[str, Subject]
+    host: HostRecord | None
+
+
+def probe(plan: Plan, classes: int, channels: int, moments: Moments, tell: Tell) -> Probed:
     """Build every model of a plan and run one image through it, before anything is trained.
 
-    Returns:
-        For each key what the files of the study say of it.
+    Args:
+        plan: of the study.
+        classes: of the images.
+        channels: of the images.
+        moments: of the training images.
+        tell: gets the label of the model at hand.
 
     Raises:
         ValueError: if the host, a mechanism or an option is refused.
@@ -79,20 +109,44 @@ def probe(plan: Plan, classes: int, channels: int, tell: Tell) -> dict[str, Subj
     check_recipe(_recipe(plan))
     one_of(plan.augment, get_args(Augment), "augment")
     one_of(plan.start, STARTS, "start")
+    host = _look_at_host(plan, classes, channels, moments)
     known = {}
     for entry in plan.entries:
         tell(entry.label)
         try:
             model = build(plan, entry, classes, channels)
+            if host is not None:
+                host.changes[entry.key] = table_of(model)
             with torch.inference_mode():
-                model.eval()(torch.zeros(1, channels, *plan.image_size))
+                model.eval()(torch.zeros(1, *input_size(plan, channels)))
         except (ValueError, TypeError) as error:
             size = "x".join(map(str, plan.image_size or ()))
             raise ValueError(f"{entry.label} in {plan.host} at {size}: {error}") from error
         except Exception:
             continue
-        known[entry.key] = subject_of(entry)
-    return known
+        known[entry.key] = subject_of(entry, plan)
+    return Probed(known, host)
+
+
+def _look_at_host(plan: Plan, classes: int, channels: int, moments: Moments) -> HostRecord | None:
+    """Build a host of the user's own by itself; returns what is to be known of it."""
+    if own_host(plan.host) is None:
+        return None
+    built = create_host(plan, classes, channels)
+    check_output(built.model, plan, classes, model_channels(plan, channels))
+    normal = normalization(plan, built.model, moments, channels)
+    said = [*built.said]
+    if plan.weights is not None:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in normal[:2])
+        said.append(
+            f"images are normalized by the mean ({mean}) and deviation ({std}) that the host states"
+            if not normal.images
+            else "images are normalized by their own mean and deviation: the host states none "
+            "(pretrained_cfg)"
+        )
+    if model_channels(plan, channels) != channels:
+        said.append("grey images are given to the host as three equal channels")
+    return HostRecord(plan.host, said, digests(plan), normal, {})
 
 
 def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> TrialRecord:
@@ -109,10 +163,10 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         seed_all(seed)
         known = costs(
             build(plan, entry, len(images.classes), images.channels),
-            (images.channels, *(plan.image_size or ())),
+            input_size(plan, images.channels),
         )
         begun = TrialRecord(
-            subject=subject_of(entry),
+            subject=subject_of(entry, plan),
             seed=seed,
             host=plan.host,
             epochs=plan.epochs,
@@ -190,13 +244,13 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
             continue
         if records.predictions(entry.key, seed, FINAL_PREDICTIONS) is not None:
             continue
-        model = build(plan, entry, len(images.classes), images.channels)
+        model = build(plan, entry, len(images.classes), images.channels, pretrained=False)
         load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
         model = model.eval().to(plan.device)
         with torch.inference_mode():
             predicted = [
                 model(x.to(plan.device)).argmax(1).cpu()
-                for x, _ in _measuring(plan, images.test, images)
+                for x, _ in _measuring(plan, images.test, images, model)
             ]
         found = _predictions(torch.cat(predicted), torch.tensor(images.test.labels),
                              np.arange(len(images.test)))  # fmt: skip
@@ -324,12 +378,13 @@ def _fit(
     report: Callable[[Progress | TrainedEpoch], None],
 ) -> TrainingResult:
     """Train one model on ``images``."""
-    selection = None
+    part = None
     if plan.select == "best":
         images, part = with_selection(images)
-        selection = _measuring(plan, part, images)
     seed_all(seed)
     model = build(plan, entry, len(images.classes), images.channels)
+    if plan.freeze == "norms":
+        freeze_norms(model)
     task = Classification(
         len(images.classes),
         label_smoothing=plan.label_smoothing,
@@ -343,17 +398,23 @@ def _fit(
         seed,
         augment=plan.augment,
         augment_kwargs=plan.augment_kwargs,
+        normalize=normalization(plan, model, images.moments, images.channels),
         processes=loader_processes(images.train, plan.device),
     )
-    held_out = _measuring(plan, images.test, images)
+    held_out = _measuring(plan, images.test, images, model)
+    selection = None if part is None else _measuring(plan, part, images, model)
     return train(model, task, learning, held_out, _recipe(plan), folder, report, selection)
 
 
-def _measuring(plan: Plan, split: Images, images: ImageSet) -> Batches:
+def _measuring(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
     """Batches of ``split`` in order, normalised as the training images of ``images`` are."""
-    processes = 0 if split.in_memory else loader_processes(split, plan.device)
     return held_out_batches(
-        images, plan.image_size or (0, 0), 256, split=split, processes=processes
+        images,
+        plan.image_size or (0, 0),
+        256,
+        split=split,
+        normalize=normalization(plan, model, images.moments, images.channels),
+        processes=0 if split.in_memory else loader_processes(split, plan.device),
     )
 
 
@@ -381,8 +442,23 @@ def _finished(begun: TrialRecord, fitted: _Fitted, records: Records) -> TrialRec
     )
 
 
-def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
-    """The host with what is compared in its blocks."""
+def build(
+    plan: Plan, entry: Entry, classes: int, channels: int, *, pretrained: bool = True
+) -> nn.Module:
+    """The host with what is compared in its places.
+
+    Args:
+        plan: of the study.
+        entry: what is put in.
+        classes: of the images.
+        channels: of the images.
+        pretrained: whether a host of the user's own gets its weights; not where those of a
+            trained one are loaded over them.
+    """
+    if own_host(plan.host) is not None:
+        model = create_host(plan, classes, channels, pretrained).model
+        put_in(model, plan, entry, model_channels(plan, channels))
+        return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
     model = timm.create_model(
         plan.host,
         num_classes=classes,
@@ -392,6 +468,11 @@ def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
         **{"start": plan.start, **plan.host_kwargs, **entry.host},
     )
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
+
+
+def input_size(plan: Plan, channels: int) -> tuple[int, ...]:
+    """(C, H, W) of what the models of a plan take, where images have ``channels``."""
+    return (model_channels(plan, channels), *(plan.image_size or ()))
 
 
 class Costs(NamedTuple):
@@ -415,14 +496,17 @@ def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
     return Costs(parameters, flops // 2)
 
 
-def subject_of(entry: Entry) -> Subject:
+def subject_of(entry: Entry, plan: Plan) -> Subject:
     """What the files of a study say of an entry."""
+    label = entry.label
+    if own_host(plan.host) is not None:
+        label = LABELS.get(label, label)
     if entry.name in CONTROLS:
         role = family = "control"
     else:
         spec = describe(entry.name)
         role, family = spec.role, spec.family
-    return Subject(entry.key, entry.name, entry.label, entry.control, role, family)
+    return Subject(entry.key, entry.name, label, entry.control, role, family)
 
 
 def _epoch(trained: TrainedEpoch, plan: Plan) -> EpochRecord:
@@ -446,6 +530,8 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(
                 f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
             )
+    if own_host(plan.host) is not None:
+        return
     if not timm.is_model(plan.host):
         raise ValueError(
             f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
@@ -459,7 +545,8 @@ def _check_names(plan: Plan) -> None:
         hosts = ", ".join(timm.list_models(_HOSTS))
         raise ValueError(
             f"host {plan.host} has no place for an attention by name (options attention, "
-            f"attention_kwargs and start); hosts that have: {hosts}"
+            f"attention_kwargs and start); hosts that have: {hosts}; to put mechanisms into the "
+            f"places of any model, name it as {FORMS}"
         ) from error
 
 
@@ -476,12 +563,7 @@ def _import_all(names: tuple[str, ...]) -> None:
             sys.path.insert(0, "")
             importlib.import_module(name)
             continue
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise ValueError(f"imports names {name!r}, which cannot be imported")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        import_file(path, "imports")
 
 
 def _recipe(plan: Plan) -> Recipe:
