@@ -68,7 +68,8 @@ def test_help_of_compare_states_every_setting_with_its_default(capsys):
     for name, setting in SETTINGS.items():
         assert f"--{name.replace('_', '-')} " in text
         assert " ".join(setting.help.split()) in text
-    for default in ("highest learning rate (default: 0.002)", "(default: none depthwise_conv)",
+    for default in ("highest learning rate (default: 0.002; 0.0002 with weights)",
+                    "(default: none depthwise_conv)",
                     "(default: 0 1 2)",
                     "(default: 32 for the embedded images, 64 for others)"):  # fmt: skip
         assert default in text
@@ -83,14 +84,15 @@ def test_every_setting_has_its_option():
     command.add_arguments(parser)
     typed = {
         "attention": "a b:x=1", "controls": "c", "seeds": "2", "data": "007", "data_root": "no",
-        "limit": "5", "image_size": "8 16", "host": "h", "host_kwargs": "depth=2", "epochs": "3",
-        "match": "parameters",
+        "limit": "5", "image_size": "8 16", "host": "timm/h", "host_kwargs": "depth=2",
+        "match": "parameters", "epochs": "3",
         "batch_size": "4", "optimizer": "sgd", "lr": "1e-3", "weight_decay": "0", "schedule": "s",
         "warmup_epochs": "2", "label_smoothing": ".1", "mixup": "1", "clip_grad": "null",
         "augment": "none", "augment_kwargs": "scale=[1,2]", "precision": "p", "device": "d",
         "workers": "6", "threads": "7", "imports": "f.py g", "metric": "balanced_accuracy",
         "duplicates": "leave_out", "cache": "no", "folds": "3", "start": "plain", "tune": "lr",
-        "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5",
+        "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5", "weights": "w.pth",
+        "at": "stage", "where": "layer1.* layer2.*", "freeze": "norms", "added_lr_scale": "10",
     }  # fmt: skip
     assert typed.keys() == SETTINGS.keys()
     for name, words in typed.items():
@@ -106,6 +108,7 @@ def test_every_setting_has_its_option():
     )
     assert (plan.host_kwargs, plan.augment_kwargs) == ({"depth": 2}, {"scale": [1, 2]})
     assert (plan.lr, plan.clip_grad, plan.imports) == (1e-3, None, ("f.py", "g"))
+    assert (plan.at, plan.where, plan.added_lr_scale) == ("stage", ("layer1.*", "layer2.*"), 10.0)
 
 
 def test_list(run):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from foveate import checks as checks
     from foveate import contracts as contracts
     from foveate import data as data
+    from foveate import integrations as integrations
     from foveate import layout as layout
     from foveate import metrics as metrics
     from foveate import models as models
@@ -88,6 +89,7 @@ _MODULES = [
     "checks",
     "contracts",
     "data",
+    "integrations",
     "layout",
     "metrics",
     "models",

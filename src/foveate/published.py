@@ -73,6 +73,29 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
         raise type(error)(f"{path}: {error}") from error
 
 
+def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a file under the names that ``module`` has for them; nothing is loaded.
+
+    Args:
+        module: whose ``convert_published`` translates names and layouts, if it has one.
+        path: as for :func:`load_published`.
+
+    Warns:
+        UserWarning: which of a file's states was taken, and what was taken off the names.
+
+    Raises:
+        TypeError: if the file holds no tensors by name.
+        ValueError: if the file cannot be read as weights; it is named.
+    """
+    path = Path(path)
+    try:
+        own = module.state_dict()
+        return _under_own_names(module, tensors_of(_read(path), own), own)
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        raise type(error)(said if said.startswith(str(path)) else f"{path}: {said}") from error
+
+
 def _load(module: _Module, state: Any) -> _Module:
     own = module.state_dict()
     given = of_today(module, tensors_of(state, own))

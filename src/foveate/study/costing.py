@@ -22,8 +22,11 @@ from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import Passes, device_name, interleaved, peak_memory
 from foveate.data.batches import Fit, held_out_batches
 from foveate.data.images import ImageSet, load
+from foveate.data.moments import Moments
 from foveate.study.entry import Entry, Trained
+from foveate.study.host import own_host
 from foveate.study.matching import OPTION, fit
+from foveate.study.own_host import CONTROL, RATIO, normalization
 from foveate.study.plan import Plan
 from foveate.study.records import (
     AttentionMaps,
@@ -33,7 +36,7 @@ from foveate.study.records import (
     MatchedHost,
     Records,
 )
-from foveate.study.trial import build, costs, set_up, subject_of
+from foveate.study.trial import build, costs, input_size, set_up, subject_of
 from foveate.surgery.fuse import fuse
 from foveate.training import WEIGHTS, load_weights
 
@@ -105,22 +108,24 @@ def _begin(root: Path, plan: Plan) -> ImageSet:
 
 def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module:
     entry, seed = model
-    network = build(plan, entry, len(images.classes), images.channels)
+    network = build(plan, entry, len(images.classes), images.channels, pretrained=False)
     load_weights(network, Records(root).trial_folder(entry.key, seed) / WEIGHTS)
     return network.eval().to(plan.device)
 
 
 def _input(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:
-    return torch.randn(batch, images.channels, *(plan.image_size or ()), device=plan.device)
+    return torch.randn(batch, *input_size(plan, images.channels), device=plan.device)
 
 
 def attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet) -> AttentionMaps:
     """Of the middle query in the first block of each stage, averaged over held-out images."""
-    x, _ = next(iter(held_out_batches(images, plan.image_size or (0, 0), 16, processes=0)))
+    normal = normalization(plan, model, images.moments, images.channels)
+    size = plan.image_size or (0, 0)
+    x, _ = next(iter(held_out_batches(images, size, 16, normalize=normal, processes=0)))
     x = x.to(plan.device)
     shown = (x[0] - x[0].min()) / (x[0].max() - x[0].min()).clamp_min(1e-6)
     places = {n: m for n, m in model.named_modules() if n.endswith("blocks.0.attention")}
-    chosen = places or attention_layers(model)
+    chosen = places or _of_each_size(attention_layers(model))
     layers = []
     for name, features in layer_inputs(model, x, list(chosen)).items():
         query = (features.shape[2] // 2, features.shape[3] // 2)
@@ -128,11 +133,19 @@ def attention_maps(plan: Plan, entry: Entry, model: nn.Module, images: ImageSet)
         shares = [[round(value, 6) for value in row] for row in found.map.tolist()]
         layers.append(LayerMap(name, query, found.measure, shares))
     return AttentionMaps(
-        subject=subject_of(entry),
+        subject=subject_of(entry, plan),
         image=(shown * 255).round().byte().permute(1, 2, 0).squeeze(-1).tolist(),
         images=len(x),
         layers=tuple(layers),
     )
+
+
+def _of_each_size(layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The first layer of each number of channels: of each stage, in most models."""
+    first = {}
+    for name, layer in layers.items():
+        first.setdefault(getattr(layer, "dim", None), (name, layer))
+    return dict(first.values())
 
 
 def single_maps(
@@ -143,7 +156,8 @@ def single_maps(
     names = (places or list(attention_layers(model)))[:1]
     found = []
     for image in chosen if names else ():
-        x = _normalized(_fitted(plan, images, image), images).to(plan.device)
+        normal = normalization(plan, model, images.moments, images.channels)
+        x = _normalized(_fitted(plan, images, image), normal).to(plan.device)
         layer = model.get_submodule(names[0])
         for features in layer_inputs(model, x, names).values():
             query = (features.shape[2] // 2, features.shape[3] // 2)
@@ -166,9 +180,9 @@ def _fitted(plan: Plan, images: ImageSet, image: int) -> torch.Tensor:
     return Fit(plan.image_size or (0, 0))(Image.fromarray(images.test[image]))
 
 
-def _normalized(pixels: torch.Tensor, images: ImageSet) -> torch.Tensor:
+def _normalized(pixels: torch.Tensor, moments: Moments) -> torch.Tensor:
     """(1, C, H, W): as models get it."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in images.moments[:2])
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in moments[:2])
     return ((pixels.float() / 255 - mean) / std).unsqueeze(0)
 
 
@@ -185,6 +199,8 @@ def match_hosts(
     """
     set_up(plan)
     seed_all(0)
+    if own_host(plan.host) is not None:
+        return _match_controls(plan, classes, channels, tell)
     start = _ratio_of_host(plan)
     cost_of = partial(_cost, plan, classes, channels)
     rows = [cost_of(entry, start) for entry in plan.entries]
@@ -205,6 +221,45 @@ def match_hosts(
             entry.key, plan.match or "", OPTION, round(value, 4), reached, target
         )
     return found
+
+
+def _match_controls(
+    plan: Plan, classes: int, channels: int, tell: Callable[[Any], None]
+) -> dict[str, MatchedHost]:
+    """The width of each control in a host of the user's own: as costly as the costliest mechanism.
+
+    The cost is linear in the width; a mechanism that costs less than a depthwise convolution
+    alone leaves the control at that.
+    """
+    if not plan.attention:
+        return {}
+    target = 0.0
+    for entry in plan.attention:
+        tell(entry.label)
+        target = max(target, _cost_of(plan, entry, classes, channels))
+    found = {}
+    for entry in plan.controls:
+        if entry.name != CONTROL or RATIO in entry.kwargs:
+            continue
+        tell(entry.label)
+        cost_at = partial(_cost_at_ratio, plan, entry, classes, channels)
+        least, whole = cost_at(0.0), cost_at(1.0)
+        ratio = round(max(0.0, (target - least) / (whole - least)), 4)
+        found[entry.key] = MatchedHost(
+            entry.key, plan.match or "", RATIO, ratio, cost_at(ratio), target
+        )
+    return found
+
+
+def _cost_at_ratio(plan: Plan, entry: Entry, classes: int, channels: int, ratio: float) -> float:
+    return _cost_of(plan, replace(entry, host={RATIO: ratio}), classes, channels)
+
+
+def _cost_of(plan: Plan, entry: Entry, classes: int, channels: int) -> float:
+    known = costs(
+        build(plan, entry, classes, channels, pretrained=False), input_size(plan, channels)
+    )
+    return float(known.parameters if plan.match == "parameters" else known.multiply_adds)
 
 
 def _ratio_of_host(plan: Plan) -> float:
@@ -268,7 +323,7 @@ def step_seconds(
 ) -> dict[str, float]:
     """By key, seconds of a training step, forward and backward, on noise."""
     set_up(plan)
-    x = torch.randn(plan.batch_size, channels, *(plan.image_size or ()), device=plan.device)
+    x = torch.randn(plan.batch_size, *input_size(plan, channels), device=plan.device)
     found = {}
     for entry in plan.entries:
         if entry.key in keys:

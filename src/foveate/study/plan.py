@@ -20,6 +20,7 @@ import yaml
 from foveate.metrics import ACCURACY, Metric
 from foveate.study import settings as read
 from foveate.study.entry import Entry, PlanError, nearest
+from foveate.study.host import FORMS, own_host, stated_size
 
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
@@ -132,27 +133,72 @@ class Plan:
     )
     host: str = field(
         default="pyramid_pico",
-        metadata=_stated(read.text, "the timm model in whose blocks the attention stands"),
+        metadata=_stated(
+            read.text,
+            "the backbone in whose blocks the attention stands, by its timm name; or a model of "
+            f"your own to put it in: {FORMS}",
+        ),
     )
     host_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_stated(read.mapping, "further options of the host")
     )
+    weights: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_text, "a file of weights for a host of your own; none trains from scratch"
+        ),
+    )
+    at: str = field(
+        default="branch",
+        metadata=_stated(
+            read.text,
+            "in a host of your own: branch or stage, behind which is inserted; or what is "
+            "replaced: attention, gate, conv, depthwise or a glob of modules",
+        ),
+    )
+    where: tuple[str, ...] = field(
+        default=("*",),
+        metadata=_stated(read.globs, "globs of the places in a host of your own", "all"),
+    )
+    freeze: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_one_of("norms", "nothing"),
+            "of a host of your own: norms (batch norms keep statistics and weights) or nothing",
+            "norms with weights, else nothing",
+        ),
+    )
+    added_lr_scale: float = field(
+        default=1.0,
+        metadata=_stated(
+            read.positive_number,
+            "of what is put into a host of your own: its learning rate over that of the rest",
+        ),
+    )
     match: str | None = field(
         default=None,
         metadata=_stated(
-            read.match, "widen MLPs until all cost the same: multiply_adds, parameters or latency"
+            read.match,
+            "widen MLPs until all cost the same: multiply_adds, parameters or latency; in a host "
+            "of your own: what the control costs as much of as the costliest mechanism",
+            "none; multiply_adds in a host of your own",
         ),
     )
     start: str = field(
         default="identity",
         metadata=_stated(
-            read.text, "of the attention's branch in the host: identity (scaled by zero) or plain"
+            read.text,
+            "of the attention's branch in the host: identity (scaled by zero; what is replaced "
+            "stays beside) or plain",
         ),
     )
     epochs: int = field(default=10, metadata=_stated(read.whole, "passes over the training images"))
     batch_size: int = field(default=64, metadata=_stated(read.whole, "images a batch"))
     optimizer: str = field(default="adamw", metadata=_stated(read.text, "a timm name"))
-    lr: float = field(default=2e-3, metadata=_stated(read.number, "highest learning rate"))
+    lr: float | None = field(
+        default=None,
+        metadata=_stated(read.maybe_number, "highest learning rate", "0.002; 0.0002 with weights"),
+    )
     weight_decay: float = field(
         default=0.05, metadata=_stated(read.number, "of weights that are neither biases nor norms")
     )
@@ -321,6 +367,8 @@ def complete(plan: Plan) -> Plan:
         PlanError: if the device, or what is to be imported, is not there.
     """
     device = _device(plan.device)
+    own = own_host(plan.host)
+    lr = (2e-3 if plan.weights is None else 2e-4) if plan.lr is None else plan.lr
     cores = _cores()
     workers = plan.workers or (min(cores, len(plan.trials), 8) if device == "cpu" else 1)
     return replace(
@@ -328,17 +376,31 @@ def complete(plan: Plan) -> Plan:
         device=device,
         workers=workers,
         threads=plan.threads or max(1, cores // workers),
-        image_size=plan.image_size or ((32, 32) if plan.data in EMBEDDED else (64, 64)),
+        image_size=plan.image_size or _image_size(plan),
         data=plan.data if plan.data in EMBEDDED else _absolute(plan.data),
-        lr_grid=_grid(plan),
+        lr=lr,
+        lr_grid=_grid(plan, lr),
+        host=str(own._replace(name=_absolute(own.name)))
+        if own and own.kind == "file"
+        else plan.host,
+        weights=plan.weights and _absolute(plan.weights),
+        freeze=plan.freeze or (own and ("norms" if plan.weights else "nothing")),
+        match=plan.match or (own and "multiply_adds"),
         imports=tuple(map(_importable, plan.imports)),
     )
 
 
-def _grid(plan: Plan) -> tuple[float, ...]:
+def _grid(plan: Plan, lr: float) -> tuple[float, ...]:
     if plan.tune == "none" or plan.lr_grid:
         return plan.lr_grid
-    return tuple(factor * plan.lr for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
+    return tuple(factor * lr for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
+
+
+def _image_size(plan: Plan) -> tuple[int, int]:
+    """Weights want images of the size that they were trained with; others small ones."""
+    if plan.weights is None:
+        return (32, 32) if plan.data in EMBEDDED else (64, 64)
+    return stated_size(plan.host)
 
 
 def difference(before: Plan, now: Plan) -> str | None:
@@ -386,7 +448,29 @@ def _importable(name: str) -> str:
     return name
 
 
+def _check_host(plan: Plan, where: str) -> None:
+    own = own_host(plan.host)
+    if own is None:
+        for key in ("weights", "at", "where", "freeze", "added_lr_scale"):
+            if getattr(plan, key) != Plan.__dataclass_fields__[key].default:
+                raise PlanError(
+                    f"{key} is for a host of your own ({FORMS}), and host is {plan.host} "
+                    f"(in {where})"
+                )
+    elif own.kind == "file" and not own.function.isidentifier():
+        raise PlanError(
+            f"host {plan.host!r} names no function of the file: {own.name}:build, where "
+            f"build(num_classes) gives the model (in {where})"
+        )
+    elif plan.match == "latency":
+        raise PlanError(
+            "match cannot be latency in a host of your own: multiply_adds or parameters "
+            f"(in {where})"
+        )
+
+
 def _check_whole(plan: Plan, where: str) -> None:
+    _check_host(plan, where)
     if not plan.entries:
         raise PlanError(f"{where} compares nothing: attention is empty")
     labels = [entry.key for entry in plan.entries]

@@ -6,7 +6,7 @@ What is at fault is found in a second, and said in the words of the plan.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import timm
@@ -17,12 +17,23 @@ from torch import nn
 from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.batches import check_augmentation
+from foveate.data.moments import Moments
 from foveate.models import list_for_place
 from foveate.models.pyramid import STARTS
 from foveate.registry import describe, list_attention
+from foveate.study.entry import Entry
+from foveate.study.host import FORMS, own_host
+from foveate.study.own_host import (
+    check_output,
+    create_host,
+    digests,
+    model_channels,
+    normalization,
+    table_of,
+)
 from foveate.study.plan import Plan
-from foveate.study.records import Subject
-from foveate.study.trial import build, import_all, recipe_of, subject_of
+from foveate.study.records import HostRecord, Subject
+from foveate.study.trial import build, import_all, input_size, recipe_of, subject_of
 from foveate.training import check_recipe
 
 _HOSTS = "pyramid_*"
@@ -45,27 +56,80 @@ def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
     """
     import_all(plan.imports)
     _check_names(plan)
-    _check_host_options(plan)
     check_recipe(recipe_of(plan))
     one_of(plan.augment, get_args(Augment), "augment")
     one_of(plan.start, STARTS, "start")
-    size = plan.image_size or (32, 32)
-    check_augmentation(plan.augment, plan.augment_kwargs, size)
-    known = {}
+    check_augmentation(plan.augment, plan.augment_kwargs, plan.image_size or (32, 32))
+    if own_host(plan.host) is not None:
+        create_host(plan, _CLASSES, _CHANNELS)
+        return {}  # see look_at_host
+    _check_host_options(plan)
+    return dict(_look_at_entries(plan, _CLASSES, _CHANNELS, tell))
+
+
+def look_at_host(
+    plan: Plan, classes: int, channels: int, moments: Moments, tell: Callable[[Any], None]
+) -> tuple[dict[str, Subject], HostRecord]:
+    """Build a host of the user's own, and with each mechanism in its places, for the images read.
+
+    Args:
+        plan: of the study.
+        classes: of the images.
+        channels: of the images.
+        moments: of the training images.
+        tell: gets the label of each model before it is built.
+
+    Returns:
+        What :func:`probe` returns, and what is to be known of the host.
+
+    Raises:
+        ValueError: if the host, or a mechanism in its places, is refused.
+    """
+    import_all(plan.imports)
+    built = create_host(plan, classes, channels)
+    check_output(built.model, plan, classes, model_channels(plan, channels))
+    normal = normalization(plan, built.model, moments, channels)
+    said = [*built.said]
+    if plan.weights is not None:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in normal[:2])
+        said.append(
+            f"images are normalized by the mean ({mean}) and deviation ({std}) that the host states"
+            if not normal.images
+            else "images are normalized by their own mean and deviation: the host states none "
+            "(pretrained_cfg)"
+        )
+    if model_channels(plan, channels) != channels:
+        said.append("grey images are given to the host as three equal channels")
+    host = HostRecord(plan.host, said, digests(plan), normal, {})
+
+    def note(entry: Entry, model: nn.Module) -> None:
+        host.changes[entry.key] = table_of(model)
+
+    return dict(_look_at_entries(plan, classes, channels, tell, note)), host
+
+
+def _look_at_entries(
+    plan: Plan,
+    classes: int,
+    channels: int,
+    tell: Callable[[Any], None],
+    note: Callable[[Entry, nn.Module], None] = lambda entry, model: None,
+) -> Iterator[tuple[str, Subject]]:
+    """Run an image through every model of a plan."""
+    size = input_size(plan, channels)
     for entry in plan.entries:
         tell(entry.label)
         try:
-            model = build(plan, entry, _CLASSES, _CHANNELS)
+            model = build(plan, entry, classes, channels)
+            note(entry, model)
             with torch.inference_mode():
-                model.eval()(torch.zeros(1, _CHANNELS, *size))
+                model.eval()(torch.zeros(1, *size))
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{entry.label} in {plan.host} at {'x'.join(map(str, size))}: {error}"
-            ) from error
+            where = "x".join(map(str, size[1:]))
+            raise ValueError(f"{entry.label} in {plan.host} at {where}: {error}") from error
         except Exception:  # its trials will tell
             continue
-        known[entry.key] = subject_of(entry)
-    return known
+        yield entry.key, subject_of(entry, plan)
 
 
 def _check_names(plan: Plan) -> None:
@@ -77,6 +141,8 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(
                 f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
             )
+    if own_host(plan.host) is not None:
+        return
     if not timm.is_model(plan.host):
         raise ValueError(
             f"unknown host {plan.host!r}{nearest(plan.host, timm.list_models(_HOSTS))}"
@@ -87,7 +153,8 @@ def _check_names(plan: Plan) -> None:
         hosts = ", ".join(timm.list_models(_HOSTS))
         raise ValueError(
             f"host {plan.host} has no place for an attention by name (options attention, "
-            f"attention_kwargs and start); hosts that have: {hosts}"
+            f"attention_kwargs and start); hosts that have: {hosts}; to put mechanisms into the "
+            f"places of any model, name it as {FORMS}"
         ) from error
 
 

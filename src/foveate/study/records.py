@@ -6,6 +6,7 @@
                          predictions.npz, image by image               Predictions
                          final.npz, of images kept for the very end    Predictions
     tuned/KEY.json       the learning rates that were tried            Tuning
+    host.json            what a host of the user's own is              HostRecord
     matched.json         the host of each row, at equal cost           MatchedHost
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
@@ -28,6 +29,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from foveate._files import read_json, replacing, write_json
+from foveate.data.moments import Moments
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.crossed import balanced_accuracy_scores
 
@@ -308,6 +310,34 @@ class Measurement:
     energy_mj: float | None = None
 
 
+class HostRecord(NamedTuple):
+    """A host of the user's own, and what was put into it.
+
+    Attributes:
+        host: as the plan names it.
+        said: what was left out of its weights, taken or resampled, and how images are normalised.
+        digests: SHA-256 of the files that it comes from, by their paths.
+        normalize: mean and deviation of its images; from none of them where the host states these.
+        changes: by key, the table of :func:`foveate.changes`, a row for places alike.
+    """
+
+    host: str
+    said: list[str]
+    digests: dict[str, str]
+    normalize: Moments
+    changes: dict[str, list[dict[str, str]]]
+
+    @property
+    def places(self) -> int:
+        """In how many places something stands, in the row that has most."""
+        return max((places_changed(rows) for rows in self.changes.values()), default=0)
+
+
+def places_changed(rows: Sequence[Mapping[str, str]]) -> int:
+    """How many places a table of changes counts, without those left alone."""
+    return sum(int(row["n"]) for row in rows if row["how"] != "left alone")
+
+
 class MatchedHost(NamedTuple):
     """The host of a row, changed so that its model costs what the costliest row does.
 
@@ -575,6 +605,23 @@ class Records:
         """Put ``pictures.json`` in place."""
         values = [{"image": image, "pixels": pixels} for image, pixels in pictures.items()]
         write_json(self.root / "pictures.json", values)
+
+    def host(self) -> HostRecord | None:
+        """What a host of the user's own is, if the study has one."""
+        path = self.root / "host.json"
+        with self._reading(path, "the host is then looked at again"):
+            if not path.exists():
+                return None
+            values = read_json(path)
+            normal = {key: tuple(values["normalize"][key]) for key in ("mean", "std")}
+            normal = Moments(**normal, images=values["normalize"]["images"])
+            return HostRecord(**{**values, "normalize": normal})
+
+    def write_host(self, host: HostRecord) -> None:
+        """Put ``host.json`` in place."""
+        write_json(
+            self.root / "host.json", {**host._asdict(), "normalize": host.normalize._asdict()}
+        )
 
     def environment(self) -> Environment | None:
         """Where the study ran, if that was noted."""

@@ -31,6 +31,7 @@ import numpy as np
 from foveate.data.record import ImageCounts, SetRecord, count_images
 from foveate.data.source import TEST, TRAIN, DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study.host import own_host
 from foveate.study.plan import Plan
 from foveate.study.records import (
     FINAL_PREDICTIONS,
@@ -38,6 +39,7 @@ from foveate.study.records import (
     DamagedRunError,
     Environment,
     Health,
+    HostRecord,
     Latency,
     MatchedHost,
     Measurement,
@@ -206,6 +208,7 @@ class Results:
         images: how many there are, where known.
         rows: what was compared, the best first, what never finished last.
         data: the record of the images, where it is one of this version.
+        host: of a host of the user's own, what it is and what was put into it.
     """
 
     root: Path
@@ -214,6 +217,7 @@ class Results:
     images: ImageCounts | None
     rows: tuple[Row, ...]
     data: SetRecord | None = None
+    host: HostRecord | None = None
 
     @property
     def metric(self) -> Metric:
@@ -256,7 +260,9 @@ class Results:
     @property
     def notes(self) -> list[str]:
         """What was decided and how scores came about, a sentence each."""
-        return [*_notes_of_plan(self.plan), *(self.data.findings.notes if self.data else ())]
+        of_host = () if self.host is None else self.host.said
+        of_images = () if self.data is None else self.data.findings.notes
+        return [*_notes_of_plan(self.plan), *of_host, *of_images]
 
     @property
     def controls(self) -> list[str]:
@@ -287,9 +293,8 @@ def _notes_of_plan(plan: Plan) -> list[str]:
         "scores are those of the last epoch"
         if plan.select == "last"
         else f"scores are those of the best epoch on {rest}",
-        "the attention's branch starts scaled by zero: every trial begins as the control none"
-        if plan.start == "identity"
-        else "the attention's branch starts plain: trials of one seed begin as different functions",
+        _note_of_start(plan),
+        *_notes_of_own_host(plan),
     ]
     if plan.folds is not None:
         notes.append(
@@ -304,6 +309,41 @@ def _notes_of_plan(plan: Plan) -> list[str]:
             f"training of {plan.epochs} epochs each, on a fifth of the training images"
         )
     return notes
+
+
+def _note_of_start(plan: Plan) -> str:
+    if own_host(plan.host) is None:
+        return (
+            "the attention's branch starts scaled by zero: every trial begins as the control none"
+            if plan.start == "identity"
+            else "the attention's branch starts plain: trials of one seed begin as different "
+            "functions"
+        )
+    if plan.start != "identity":
+        return "what is put in starts as it is: trials of one seed begin as different functions"
+    if plan.at in ("branch", "stage"):
+        return "what is inserted starts scaled by zero: every trial begins as the unchanged model"
+    return (
+        "what is replaced stays beside, at its cost, and hands over by a scale that starts at "
+        "zero: every trial begins as the unchanged model"
+    )
+
+
+def _notes_of_own_host(plan: Plan) -> list[str]:
+    """How a host of the user's own is trained, a sentence each."""
+    if own_host(plan.host) is None:
+        return []
+    from_what = "its weights" if plan.weights else "fresh weights"
+    frozen = (
+        "its batch norms keep their statistics, weights and biases"
+        if plan.freeze == "norms"
+        else "nothing of it is frozen, and batch norms use the statistics of each batch"
+    )
+    scale = plan.added_lr_scale
+    rate = "at the learning rate of the rest" if scale == 1 else (
+        f"at {scale:g} times the learning rate of the rest"
+    )  # fmt: skip
+    return [f"the host starts from {from_what}; {frozen}; what is put in learns {rate}"]
 
 
 def read_results(root: Path, plan: Plan) -> Results:
@@ -335,6 +375,7 @@ def read_results(root: Path, plan: Plan) -> Results:
         images,
         tuple(rows),
         _image_record(root) if images else None,
+        records.host(),
     )
 
 

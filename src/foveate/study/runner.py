@@ -17,6 +17,7 @@ from foveate.data.source import FINAL, DataError
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
+from foveate.study.host import own_host
 from foveate.study.matching import matched_lines, matched_plan
 from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
@@ -26,6 +27,7 @@ from foveate.study.records import (
     FINAL_PREDICTIONS,
     DamagedRunError,
     Health,
+    HostRecord,
     MatchedHost,
     Resumption,
     Subject,
@@ -96,6 +98,8 @@ def _work_off(
         SetRecord.read(run.data)  # refuses that of another version before models are built
         subjects = _probe(run, executor, show) if pending else {}
         images = _prepare(run, show)
+        if pending and own_host(plan.host) is not None:
+            subjects = _look_at_host(run, executor, images, show)
     except DiskFullError:
         raise
     except ValueError:
@@ -103,6 +107,8 @@ def _work_off(
         raise
     show.study(len(plan.trials) - len(pending), len(plan.trials))
     run.plan = matched_plan(plan, _match(run, executor, images, show))
+    waiting = {(entry.key, seed) for entry, seed in pending}
+    pending = [(e, seed) for e, seed in run.plan.trials if (e.key, seed) in waiting]
     failures = _tune_all(run, executor, pending, show)
     if pending:
         show.expect(_expected(run, executor, images, pending))
@@ -156,6 +162,26 @@ def _prepare(run: Run, show: ProgressLines) -> ImageSet:
 
 def _probe(run: Run, executor: Executor, show: ProgressLines) -> dict[str, Subject]:
     """Have every model built once; returns what is known of each by its key."""
+    return _look(run, executor, show, "probe", (run.plan,)) or {}
+
+
+def _look_at_host(
+    run: Run, executor: Executor, images: ImageSet, show: ProgressLines
+) -> dict[str, Subject]:
+    """The same for a host of the user's own, now that the images are known."""
+    arguments = (run.plan, len(images.classes), images.channels, images.moments)
+    found = _look(run, executor, show, "look_at_host", arguments)
+    if found is None:
+        return {}
+    subjects, host = found
+    _keep_host(run, host, show)
+    return subjects
+
+
+def _look(
+    run: Run, executor: Executor, show: ProgressLines, function: str, arguments: tuple[Any, ...]
+) -> Any:
+    """What a function of :mod:`foveate.study.probe` finds; None if its process came to an end."""
     looking = ""
 
     def remember(label: str) -> None:
@@ -163,7 +189,7 @@ def _probe(run: Run, executor: Executor, show: ProgressLines) -> dict[str, Subje
         looking = label
 
     log = run.root / "probe.log"
-    handle = executor.submit("foveate.study.probe:probe", (run.plan,), log, remember)
+    handle = executor.submit(f"foveate.study.probe:{function}", arguments, log, remember)
     failure = _finish(run, executor, handle)
     if failure is None:
         log.unlink(missing_ok=True)
@@ -171,7 +197,23 @@ def _probe(run: Run, executor: Executor, show: ProgressLines) -> dict[str, Subje
     if failure.kind == "refused":
         raise StudyError(failure.reason)
     show.say(f"looking at {looking or 'the plan'} failed ({failure.reason}); its trials will tell")
-    return {}
+    return None
+
+
+def _keep_host(run: Run, host: HostRecord, show: ProgressLines) -> None:
+    """Note what a host of the user's own is, and say it once; refuse another one than before."""
+    before = run.records.host()
+    if before is None:
+        for line in host.said:
+            show.say(line)
+        where = "place" if host.places == 1 else "places"
+        show.say(f"{host.host}: {host.places} {where} to compare in")
+    elif before.digests != host.digests:
+        file = next(f for f in host.digests if before.digests.get(f) != host.digests[f])
+        raise StudyError(
+            f"{file} is not what it was when this study began; put it back, or choose another --out"
+        )
+    run.records.write_host(host)
 
 
 def _match(

@@ -39,6 +39,13 @@ def share(key: str, value: Any) -> float:
     return float(value)
 
 
+def positive_number(key: str, value: Any) -> float:
+    """A finite number above 0."""
+    if (found := number(key, value)) == 0:
+        raise _refuse(key, "a number above 0", value)
+    return found
+
+
 def maybe_number(key: str, value: Any) -> float | None:
     """A finite number of at least 0, or None."""
     return None if value is None else number(key, value)
@@ -93,6 +100,12 @@ def one_of(*words: str) -> Callable[[str, Any], str]:
     return read
 
 
+def maybe_one_of(*words: str) -> Callable[[str, Any], str | None]:
+    """A reader of one of ``words``, or None."""
+    read = one_of(*words)
+    return lambda key, value: None if value is None else read(key, value)
+
+
 def metric(key: str, value: Any) -> Metric:
     """A metric that a study can judge by, by its name."""
     known = {each.name: each for each in (ACCURACY, BALANCED_ACCURACY)}
@@ -115,6 +128,19 @@ def mapping(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, Mapping):
         raise _refuse(key, "a mapping of options", value)
     return dict(value or {})
+
+
+def texts(key: str, value: Any) -> tuple[str, ...]:
+    """Words, or a single one."""
+    return tuple(text(key, item) for item in _listed(key, value))
+
+
+def globs(key: str, value: Any) -> tuple[str, ...]:
+    """Globs of paths, at least one."""
+    found = texts(key, value)
+    if not found:
+        raise _refuse(key, "a glob such as blocks.*.attn, or several", value)
+    return found
 
 
 def size(key: str, value: Any) -> tuple[int, int] | None:

@@ -1,10 +1,9 @@
-"""What happens in the processes of a study: tuning, a trial, the images kept for the very end."""
+"""What happens in the processes of a study: looking at a plan, tuning, a trial."""
 
 from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import shutil
 import sys
 import time
@@ -28,7 +27,16 @@ from foveate.models import CONTROLS
 from foveate.registry import describe
 from foveate.study.entry import Entry
 from foveate.study.health import assess
+from foveate.study.host import own_host
 from foveate.study.lock import lock
+from foveate.study.own_host import (
+    LABELS,
+    create_host,
+    import_file,
+    model_channels,
+    normalization,
+    put_in,
+)
 from foveate.study.parts import folds, with_selection
 from foveate.study.plan import Plan
 from foveate.study.records import (
@@ -44,6 +52,7 @@ from foveate.study.records import (
     Tuning,
 )
 from foveate.surgery.fuse import fuse
+from foveate.surgery.recipe import freeze_norms
 from foveate.tasks import Classification
 from foveate.training import (
     BEST,
@@ -75,10 +84,10 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         seed_all(seed)
         known = costs(
             build(plan, entry, len(images.classes), images.channels),
-            (images.channels, *(plan.image_size or ())),
+            input_size(plan, images.channels),
         )
         begun = TrialRecord(
-            subject=subject_of(entry),
+            subject=subject_of(entry, plan),
             seed=seed,
             host=plan.host,
             epochs=plan.epochs,
@@ -156,13 +165,13 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
             continue
         if records.predictions(entry.key, seed, FINAL_PREDICTIONS) is not None:
             continue
-        model = build(plan, entry, len(images.classes), images.channels)
+        model = build(plan, entry, len(images.classes), images.channels, pretrained=False)
         load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
         model = model.eval().to(plan.device)
         with torch.inference_mode():
             predicted = [
                 model(x.to(plan.device)).argmax(1).cpu()
-                for x, _ in _measuring(plan, images.test, images)
+                for x, _ in _measuring(plan, images.test, images, model)
             ]
         found = _predictions(torch.cat(predicted), torch.tensor(images.test.labels),
                              np.arange(len(images.test)))  # fmt: skip
@@ -290,12 +299,13 @@ def _fit(
     report: Callable[[Progress | TrainedEpoch], None],
 ) -> TrainingResult:
     """Train one model on ``images``."""
-    selection = None
+    part = None
     if plan.select == "best":
         images, part = with_selection(images)
-        selection = _measuring(plan, part, images)
     seed_all(seed)
     model = build(plan, entry, len(images.classes), images.channels)
+    if plan.freeze == "norms":
+        freeze_norms(model)
     task = Classification(
         len(images.classes),
         label_smoothing=plan.label_smoothing,
@@ -309,17 +319,23 @@ def _fit(
         seed,
         augment=plan.augment,
         augment_kwargs=plan.augment_kwargs,
+        normalize=normalization(plan, model, images.moments, images.channels),
         processes=loader_processes(images.train, plan.device),
     )
-    held_out = _measuring(plan, images.test, images)
+    held_out = _measuring(plan, images.test, images, model)
+    selection = None if part is None else _measuring(plan, part, images, model)
     return train(model, task, learning, held_out, recipe_of(plan), folder, report, selection)
 
 
-def _measuring(plan: Plan, split: Images, images: ImageSet) -> Batches:
+def _measuring(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
     """Batches of ``split`` in order, normalised as the training images of ``images`` are."""
-    processes = 0 if split.in_memory else loader_processes(split, plan.device)
     return held_out_batches(
-        images, plan.image_size or (0, 0), 256, split=split, processes=processes
+        images,
+        plan.image_size or (0, 0),
+        256,
+        split=split,
+        normalize=normalization(plan, model, images.moments, images.channels),
+        processes=0 if split.in_memory else loader_processes(split, plan.device),
     )
 
 
@@ -347,8 +363,23 @@ def _finished(begun: TrialRecord, fitted: _Fitted, records: Records) -> TrialRec
     )
 
 
-def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
-    """The host with what is compared in its blocks."""
+def build(
+    plan: Plan, entry: Entry, classes: int, channels: int, *, pretrained: bool = True
+) -> nn.Module:
+    """The host with what is compared in its places.
+
+    Args:
+        plan: of the study.
+        entry: what is put in.
+        classes: of the images.
+        channels: of the images.
+        pretrained: whether a host of the user's own gets its weights; not where those of a
+            trained one are loaded over them.
+    """
+    if own_host(plan.host) is not None:
+        model = create_host(plan, classes, channels, pretrained).model
+        put_in(model, plan, entry, model_channels(plan, channels))
+        return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
     model = timm.create_model(
         plan.host,
         num_classes=classes,
@@ -358,6 +389,11 @@ def build(plan: Plan, entry: Entry, classes: int, channels: int) -> nn.Module:
         **{"start": plan.start, **plan.host_kwargs, **entry.host},
     )
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
+
+
+def input_size(plan: Plan, channels: int) -> tuple[int, ...]:
+    """(C, H, W) of what the models of a plan take, where images have ``channels``."""
+    return (model_channels(plan, channels), *(plan.image_size or ()))
 
 
 class Costs(NamedTuple):
@@ -381,14 +417,17 @@ def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
     return Costs(parameters, flops // 2)
 
 
-def subject_of(entry: Entry) -> Subject:
+def subject_of(entry: Entry, plan: Plan) -> Subject:
     """What the files of a study say of an entry."""
+    label = entry.label
+    if own_host(plan.host) is not None:
+        label = LABELS.get(label, label)
     if entry.name in CONTROLS:
         role = family = "control"
     else:
         spec = describe(entry.name)
         role, family = spec.role, spec.family
-    return Subject(entry.key, entry.name, entry.label, entry.control, role, family)
+    return Subject(entry.key, entry.name, label, entry.control, role, family)
 
 
 def _epoch(trained: TrainedEpoch, plan: Plan) -> EpochRecord:
@@ -416,26 +455,16 @@ def import_all(names: tuple[str, ...]) -> None:
         ValueError: if one cannot be imported, with what went wrong in it.
     """
     for name in names:
+        if Path(name).suffix == ".py":
+            import_file(Path(name), "imports")
+            continue
+        sys.path.insert(0, "")
         try:
-            _import(name)
+            importlib.import_module(name)
         except Exception as error:
             raise ValueError(
                 f"imports names {name!r}, which cannot be imported: {type(error).__name__}: {error}"
             ) from error
-
-
-def _import(name: str) -> None:
-    path = Path(name)
-    if path.suffix != ".py":
-        sys.path.insert(0, "")
-        importlib.import_module(name)
-        return
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
 
 
 def recipe_of(plan: Plan) -> Recipe:

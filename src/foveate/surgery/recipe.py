@@ -159,10 +159,25 @@ def freeze(model: _Model, frozen: bool = True) -> _Model:
     ledger = ledger_of(model)
     if ledger is None or not (ledger.attached or ledger.swapped):
         raise ValueError("nothing was added to this model: frozen, it could not learn")
+    freeze_norms(model, frozen)
     new = {id(p) for p in added(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in new or not frozen)
-    ours = {m for one in (*ledger.attached, *ledger.swapped) for m in one.child.modules()}
+    return model
+
+
+def freeze_norms(model: _Model, frozen: bool = True) -> _Model:
+    """Let batch norms keep statistics, weights and biases, but for those of what was added.
+
+    Their running statistics then serve in training as well.
+
+    Args:
+        model: changed or not.
+        frozen: False lets them learn again.
+    """
+    ledger = ledger_of(model)
+    standing = () if ledger is None else (*ledger.attached, *ledger.swapped)
+    ours = {m for one in standing for m in one.child.modules()}
     for module in model.modules():
         if module in ours or getattr(module, "running_mean", None) is None:
             continue
@@ -170,6 +185,8 @@ def freeze(model: _Model, frozen: bool = True) -> _Model:
             if hook is _hold_statistics:
                 del module._forward_pre_hooks[key]
                 module.training = model.training
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(not frozen)
         if frozen:
             module.register_forward_pre_hook(_hold_statistics)
     return model
@@ -233,14 +250,14 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save as as_bytes
 
-    seen: dict[int, str] = {}
+    seen: set[int] = set()
     state = {}
     for name, tensor in model.state_dict().items():
-        if tensor.numel() == 0 or tensor.data_ptr() not in seen:
-            state[name] = tensor.contiguous()
-            seen[tensor.data_ptr()] = name
-        else:
-            state[name] = tensor.clone()  # safetensors holds no shared memory
+        held = tensor.cpu().contiguous()
+        if tensor.numel() and tensor.data_ptr() in seen:
+            held = held.clone()  # safetensors holds no shared memory
+        seen.add(tensor.data_ptr())
+        state[name] = held
     metadata = {_METADATA: json.dumps(changes(model).recipe), "format": "pt"}
     with replacing(Path(path)) as file:
         file.write(as_bytes(state, metadata))

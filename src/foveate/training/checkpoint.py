@@ -20,11 +20,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from foveate._files import replacing
 from foveate.metrics import Metric
+from foveate.surgery.recipe import save
 from foveate.training.history import History, best_epoch
 from foveate.training.recipe import Recipe
 
@@ -170,10 +171,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of ``model`` at ``path`` as safetensors, whole."""
-    weights = {key: v.detach().cpu().contiguous() for key, v in model.state_dict().items()}
-    with replacing(path) as file:
-        file.write(save(weights))
+    """Put the weights of ``model`` at ``path``: safetensors, with the recipe of its changes."""
+    save(model, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -21,7 +21,7 @@ def data(results: Results) -> Markup | None:
         "classes": f"{len(record.classes):,}",
         "channels": record.channels,
         "augmentation": _augmentation(results.plan.augment, record),
-        "normalized by": _moments(record),
+        "normalized by": _moments(results, record),
     }
     rows = [
         element("tr", element("th", name, scope="row"), element("td", value))
@@ -57,11 +57,13 @@ def _augmentation(asked: str, record: SetRecord) -> str:
     return f"{made.kind}, {mirrored}: decided from the images{why}"
 
 
-def _moments(record: SetRecord) -> Any:
-    found = record.moments
+def _moments(results: Results, record: SetRecord) -> Any:
+    found = record.moments if results.host is None else results.host.normalize
     if not found.mean:
         return None
     mean, std = (
         ", ".join(f"{value:.3f}" for value in values) for values in (found.mean, found.std)
     )
+    if not found.images:
+        return f"mean {mean} and deviation {std}, which the host states"
     return f"mean {mean} and deviation {std} of {count(found.images, 'training image')}"

@@ -17,6 +17,7 @@ from typing import Any
 import foveate
 from foveate._files import write_text
 from foveate.study.answer import answer, failures
+from foveate.study.host import own_host
 from foveate.study.records import Environment
 from foveate.study.report.attention_maps import attention_maps
 from foveate.study.report.charts import costs
@@ -26,6 +27,7 @@ from foveate.study.report.curves import curves
 from foveate.study.report.data import data
 from foveate.study.report.disputed import disputed_images
 from foveate.study.report.health import health, warnings
+from foveate.study.report.host import host
 from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.report.tables import results_table, tests_table
 from foveate.study.results import Results
@@ -74,6 +76,7 @@ def _page(results: Results, verdict: Verdict) -> str:
         attention_maps(results),
         tests_table(verdict, results.metric),
         health(results),
+        host(results),
         data(results),
         citations(results),
         _repeat(results),
@@ -107,7 +110,7 @@ def _header(results: Results, title: str) -> Markup:
     plan = results.plan
     facts = {
         "Data": _images(results),
-        "Host": plan.host,
+        "Host": _host(results),
         "Size": plan.image_size and f"{plan.image_size[0]} × {plan.image_size[1]}",
         "Epochs": plan.epochs,
         "Seeds": ", ".join(map(str, plan.seeds)),
@@ -120,6 +123,17 @@ def _header(results: Results, title: str) -> Markup:
         element("h1", title),
         element("dl", [_fact(*fact) for fact in facts.items() if fact[1]], class_="facts"),
     )
+
+
+def _host(results: Results) -> str:
+    """The host; one of the user's own with its weights and how many places were changed."""
+    plan, found = results.plan, results.host
+    if found is None:
+        return plan.host
+    own = own_host(plan.host)
+    name = Path(plan.host).name if own is not None and own.kind == "file" else plan.host
+    weights = f"weights {Path(plan.weights).name}" if plan.weights else "from scratch"
+    return f"{name}, {weights}; {count(found.places, 'place')} changed"
 
 
 def _fact(name: str, value: Any) -> Markup:

@@ -1,0 +1,362 @@
+"""A model of the user's own as a study's host: built, given its weights, changed in its places.
+
+The rows of such a study are the unchanged model (``"none"``), the model with a plain convolution
+in the same places (``"depthwise_conv"``), made as costly as the costliest mechanism, and the model
+with each mechanism. What is inserted starts as nothing, and what is replaced is handed over, so
+that every trial of a seed begins as the unchanged model.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate._random import seed_all, undisturbed
+from foveate.arguments import nearest, odd
+from foveate.contracts import Mixer
+from foveate.data.moments import Moments
+from foveate.published import load_published, read_weights
+from foveate.study.entry import Entry
+from foveate.study.host import OwnHost, own_host
+from foveate.study.plan import Plan
+from foveate.surgery.change import insert, replace
+from foveate.surgery.recipe import changes
+from foveate.surgery.trace import DEFAULT_SIZE
+
+CONTROL, UNCHANGED = "depthwise_conv", "none"
+LABELS = {CONTROL: "plain convolution", UNCHANGED: "unchanged model"}
+"""What tables call the controls of such a host."""
+
+_INSERTED, _REPLACED = ("branch", "stage"), ("attention", "gate", "conv", "depthwise")
+
+RATIO = "ratio"
+"""The option by which the control is made as costly as the costliest mechanism."""
+
+
+class PlainConvolution(Mixer):
+    """The control: ``W2 gelu(W1 d)`` with d a depthwise convolution of x, at each position alike.
+
+    Args:
+        dim: channels C.
+        kernel_size: of the depthwise convolution; odd.
+        ratio: hidden channels over C; 0 leaves the two products out.
+    """
+
+    by_shape = False
+
+    def __init__(self, dim: int, kernel_size: int = 3, ratio: float = 1.0) -> None:
+        super().__init__()
+        odd(kernel_size, "kernel_size")
+        self.dim = dim
+        hidden = round(ratio * dim)
+        self.depthwise = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.expand = nn.Conv2d(dim, hidden, 1) if hidden else None
+        self.project = nn.Conv2d(hidden, dim, 1) if hidden else None
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        taps = self.depthwise.weight[0].numel()
+        hidden = 0 if self.expand is None else self.expand.out_channels
+        return height * width * self.dim * (taps + 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(x)
+        if self.expand is None or self.project is None:
+            return x
+        return self.project(F.gelu(self.expand(x)))
+
+
+# The model as it is
+
+
+class Built(NamedTuple):
+    """A host without anything in it.
+
+    Attributes:
+        model: with its weights, where the plan names any.
+        said: what was left out, taken or resampled, a sentence each.
+    """
+
+    model: nn.Module
+    said: list[str]
+
+
+def create_host(plan: Plan, classes: int, channels: int, pretrained: bool = True) -> Built:
+    """The unchanged model.
+
+    Args:
+        plan: of the study.
+        classes: that it is to tell apart.
+        channels: of the images.
+        pretrained: whether to read the plan's weights; a trained model is loaded over them.
+
+    Raises:
+        ValueError: if the host cannot be found or built, or the weights do not fit.
+    """
+    own = own_host(plan.host)
+    if own is None:
+        raise ValueError(f"host {plan.host} is none of the user's own")
+    channels = model_channels(plan, channels)
+    if own.kind == "timm":
+        model = _of_timm(own, plan, classes, channels)
+    else:
+        model = _of_file(own, plan, classes)
+    if plan.weights is None or not pretrained:
+        return Built(model, [])
+    return Built(model, _load(model, plan.weights, classes))
+
+
+def model_channels(plan: Plan, channels: int) -> int:
+    """Channels that the host takes where images have ``channels``: grey ones are given thrice."""
+    own = own_host(plan.host)
+    scratch = own is None or (own.kind == "timm" and plan.weights is None)
+    return channels if scratch else 3
+
+
+def normalization(plan: Plan, model: nn.Module, found: Moments, channels: int) -> Moments:
+    """What images are normalised with: with weights what the model states, else ``found``.
+
+    Args:
+        plan: of the study.
+        model: the host, whose ``pretrained_cfg`` states mean and deviation, as timm's do.
+        found: those of the training images.
+        channels: of the images.
+    """
+    stated = _stated(model) if plan.weights is not None else None
+    if stated is not None:
+        return stated
+    times = model_channels(plan, channels) // channels
+    return found._replace(mean=found.mean * times, std=found.std * times)
+
+
+def _stated(model: nn.Module) -> Moments | None:
+    config = getattr(model, "pretrained_cfg", None)
+    if not isinstance(config, Mapping) or not (config.get("mean") and config.get("std")):
+        return None
+    return Moments(tuple(config["mean"]), tuple(config["std"]))
+
+
+def _of_timm(own: OwnHost, plan: Plan, classes: int, channels: int) -> nn.Module:
+    if not timm.is_model(own.name):
+        raise ValueError(f"timm has no model {own.name!r}{nearest(own.name, timm.list_models())}")
+    config = timm.get_pretrained_cfg(own.name)
+    size = plan.image_size or DEFAULT_SIZE[1:]
+    options: dict[str, Any] = {}
+    if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != size:
+        options["img_size"] = size
+    options |= {"num_classes": classes, "in_chans": channels, **plan.host_kwargs}
+    try:
+        return timm.create_model(own.name, **options)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"{own}: {error}") from error
+
+
+def _of_file(own: OwnHost, plan: Plan, classes: int) -> nn.Module:
+    path = Path(own.name)
+    build = getattr(import_file(path, "host"), own.function, None)
+    if not callable(build):
+        functions = [name for name, value in vars(sys.modules[path.stem]).items()
+                     if callable(value) and not name.startswith("_")]  # fmt: skip
+        raise ValueError(
+            f"{path} has no function {own.function!r}{nearest(own.function, functions)}"
+        )
+    call = f"{own.function}({classes}) of {path}"
+    try:
+        model = build(classes, **plan.host_kwargs)
+    except Exception as error:
+        raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{call} gives {type(model).__name__}, and should a torch.nn.Module")
+    return model
+
+
+def import_file(path: Path, key: str) -> ModuleType:
+    """The module in a Python file, imported once; modules beside the file can be imported by it.
+
+    Args:
+        path: of the file.
+        key: of the plan that names it, for the error.
+
+    Raises:
+        ValueError: if there is no such file, or it cannot be imported.
+    """
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"{key} names {str(path)!r}, which cannot be imported: no such file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    if (beside := str(path.parent)) not in sys.path:
+        sys.path.append(beside)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        raise ValueError(
+            f"{key} names {str(path)!r}, which cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> None:
+    """Refuse a host that does not give a logit a class.
+
+    Raises:
+        ValueError: if it does not run on images of the study's size, or gives something else.
+    """
+    x = torch.zeros(2, channels, *(plan.image_size or ()))
+    where = f"{plan.host} with images of {'x'.join(map(str, x.shape[1:]))}"
+    try:
+        with torch.inference_mode():
+            given = model.eval()(x)
+    except Exception as error:
+        raise ValueError(f"{where} raises {type(error).__name__}: {error}") from error
+    shape = tuple(given.shape[1:]) if isinstance(given, Tensor) else type(given).__name__
+    if shape != (classes,):
+        raise ValueError(
+            f"{where} gives {shape}, and should one logit for each of {classes} classes"
+        )
+
+
+# Its weights
+
+
+def _load(model: nn.Module, path: str, classes: int) -> list[str]:
+    """Fill ``model``, but for a classifier of another number of classes; returns what to say."""
+    if not Path(path).is_file():
+        raise ValueError(f"weights: there is no file {path!r}")
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = _resampled(model, read_weights(model, path), said)
+        head, theirs = _other_classifier(model, state, classes)
+        own = model.state_dict()
+        try:
+            load_published(model, {**state, **{key: own[key] for key in head}})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"weights {path}: {error}") from error
+    said += [str(warning.message) for warning in caught if warning.category is UserWarning]
+    if head:
+        what = f"of {theirs} classes" if theirs else "is not in the file and"
+        said.append(f"the classifier ({', '.join(head)}) {what} "
+                    f"{'is left out and ' * bool(theirs)}starts fresh for {classes}")  # fmt: skip
+    return [f"weights: {sentence}" for sentence in said]
+
+
+def _resampled(model: nn.Module, state: dict[str, Tensor], said: list[str]) -> dict[str, Tensor]:
+    """``state`` as timm's own reading of files makes it fit: other names, other sizes of images."""
+    convert = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+    own = model.state_dict()
+    fits = [key for key in state if key in own and own[key].shape == state[key].shape]
+    if convert is None or len(fits) == len(own):
+        return state
+    made = dict(convert(dict(state), model))
+    other = [key for key in made if key in state and made[key].shape != state[key].shape]
+    if other:
+        said.append(f"resampled for the size of the images: {', '.join(other)}")
+    return made
+
+
+def _other_classifier(
+    model: nn.Module, state: Mapping[str, Tensor], classes: int
+) -> tuple[list[str], int]:
+    """The entries of a classifier of another number of classes, and that number; 0 if it has none.
+
+    An entry is one if it differs in its first axis alone, which has ``classes`` in the model.
+    """
+    own = model.state_dict()
+    other = [
+        key for key, mine in own.items()
+        if key in state and mine.dim() and state[key].dim() == mine.dim()
+        and len(mine) == classes != len(state[key]) and mine.shape[1:] == state[key].shape[1:]
+    ]  # fmt: skip
+    if other:
+        return other, len(state[other[0]])
+    config = getattr(model, "pretrained_cfg", None)
+    names = config.get("classifier") if isinstance(config, Mapping) else None
+    parts = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or ()))
+    missing = [key for key in own if key not in state]
+    absent = bool(missing and parts) and all(key.startswith(parts) for key in missing)
+    return (missing, 0) if absent else ([], 0)
+
+
+# What is put into it
+
+
+def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> None:
+    """Put what ``entry`` names into the places of ``model`` that the plan chooses.
+
+    Args:
+        model: the host, changed in place.
+        plan: of the study.
+        entry: of it.
+        channels: of the images that the model takes.
+
+    Raises:
+        ValueError: if no place matches, or the entry cannot stand there.
+    """
+    if entry.name == UNCHANGED:
+        for option in entry.kwargs:
+            raise ValueError(f"{UNCHANGED} has no option {option!r}")
+        return
+    mechanism = PlainConvolution if entry.name == CONTROL else entry.name
+    options = {**entry.kwargs, **entry.host}
+    where = plan.where[0] if len(plan.where) == 1 else list(plan.where)
+    example = torch.zeros(2, channels, *(plan.image_size or ()))
+    gently = plan.start == "identity"
+    seed = int(torch.randint(2**62, (), device="cpu"))
+    with undisturbed():  # what is drawn after it is the same whatever is put in
+        seed_all(seed)
+        try:
+            if plan.at in _INSERTED:
+                start = "identity" if gently else "naive"
+                insert(model, mechanism, plan.at, where, start, example=example, **options)
+            else:
+                start = "handover" if gently else "swap"
+                replace(model, plan.at, mechanism, where, start=start, example=example, **options)
+        except ValueError as error:
+            known = (*_INSERTED, *_REPLACED)
+            hint = (
+                "" if plan.at in known else f"; at may be a glob of modules or {', '.join(known)}"
+            )
+            raise ValueError(f"at {plan.at}: {error}{hint}") from error
+    for glob in plan.where:
+        _check_glob(model, glob)
+
+
+def _check_glob(model: nn.Module, glob: str) -> None:
+    """Of several globs, each must choose a place."""
+    steps = changes(model).steps
+    paths = {name for step in steps for name in step.paths}
+    paths |= {change.path for step in steps for change in step.changes}
+    if not any(fnmatch.fnmatchcase(path, glob) for path in paths):
+        raise ValueError(f"no place matches {glob!r}{nearest(glob, paths)}")
+
+
+def table_of(model: nn.Module) -> list[dict[str, str]]:
+    """What was done, a row for places alike; the control by its name."""
+    rows = changes(model).table()
+    for row in rows:
+        if row["now"].endswith(f":{PlainConvolution.__name__}"):
+            row["now"] = LABELS[CONTROL]
+    return rows
+
+
+def digests(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the files that the host comes from, by their paths."""
+    own = own_host(plan.host)
+    files = [plan.weights, own.name if own is not None and own.kind == "file" else None]
+    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file}
