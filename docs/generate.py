@@ -9,6 +9,7 @@ model, for the table of ``models.md``; it compiles and exports, takes hours, and
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import tempfile
@@ -37,7 +38,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
 NOTES = DOCS / "models-notes.md"
-TOOLS = DOCS / "models-tools.md"
+TOOLS = DOCS / "models-tools.json"
 SIZE = (24, 36)
 QUERY = (9, 21)
 SHOWN = ("forward", "weights", "gate", "multiply_adds", "fuse", "convert_published")
@@ -169,8 +170,7 @@ def write_models() -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         sources[figures.source].append(name)
-    if TOOLS.exists():  # hours to compute, and then kept
-        lines += ["", *TOOLS.read_text().splitlines()]
+    lines += ["", *tools_table()]
     lines += ["", *NOTES.read_text().splitlines()]
     lines += ["", "## Where the published figures stand", ""]
     lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
@@ -196,41 +196,57 @@ HOLDS: dict[str, Callable[[str, Path], None]] = {
         name, SMALL[name], *contract.PRECISIONS["bfloat16"]
     ),
     "DDP": lambda name, folder: run_distributed("data_parallel", name, folder),
+    "ten sizes": lambda name, _: contract.test_ten_sizes_are_compiled_twice_at_most(name),
     "ONNX": lambda name, folder: contract.test_exported_with_free_sizes_it_is_right_at_each(
         name, folder
     ),
     "compile": lambda name, _: contract.test_compiled(name),
-    "ten sizes": lambda name, _: contract.test_ten_sizes_are_compiled_twice_at_most(name),
 }
 
 
 def write_tools() -> None:
-    """One row a family: what holds for its small form, tried now."""
+    """Try every family under every tool, the slowest tools last; what has been tried is kept."""
+    found = json.loads(TOOLS.read_text()) if TOOLS.exists() else {}
+    for what, check in HOLDS.items():
+        for name in SMALL:
+            tried = found.setdefault(family_of(name), {})
+            if what not in tried:
+                tried[what] = fault(check, name)
+                TOOLS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def tools_table() -> list[str]:
+    """One row a family: what holds for its small form, as :func:`write_tools` found it."""
+    found = json.loads(TOOLS.read_text()) if TOOLS.exists() else {}
     sizes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in contract.EXPORTED_TO)
     lines = [
         "## What holds, family by family",
         "",
         "Computed by `python docs/generate.py tools`, which runs the project's tests on a small "
-        "form of each family. *hub*: saved by timm's `save_for_hf` and read by `local-dir:`. "
-        "*meta*: built on the meta device, `to_empty`, a state loaded. *fx*: traced by "
-        "`torch.fx` and torchvision. *vmap(grad)*: a gradient for each sample. *fp16*, *bf16*: "
-        "the whole model, forward and backward. *DDP*: two processes, "
-        "`find_unused_parameters=False`. *ONNX*: as it is and after `foveate.fuse`, with free "
-        f"batch, height and width (`Dim.DYNAMIC`), opset {contract.OPSET}, run at {sizes}. "
-        "*compile*: `fullgraph=True`. *ten sizes*: at most two compilations with `dynamic=True`.",
+        "form of each family; a dash has not been tried. *hub*: saved by timm's `save_for_hf` and "
+        "read by `local-dir:`. *meta*: built on the meta device, `to_empty`, a state loaded. *fx*: "
+        "traced by `torch.fx` and torchvision. *vmap(grad)*: a gradient for each sample. *fp16*, "
+        "*bf16*: the whole model, forward and backward. *DDP*: two processes, "
+        "`find_unused_parameters=False`. *ten sizes*: at most two compilations with "
+        "`dynamic=True`. *ONNX*: with free batch, height and width (`Dim.DYNAMIC`), opset "
+        f"{contract.OPSET}, run at {sizes}. *compile*: `fullgraph=True`, by the default backend.",
         "",
         f"| family | {' | '.join(HOLDS)} |",
         f"|---|{'---|' * len(HOLDS)}",
     ]
     reasons = []
     for name in SMALL:
-        family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
-        faults = {what: fault(check, name) for what, check in HOLDS.items()}
-        cells = ["no" if found else "yes" for found in faults.values()]
+        family = family_of(name)
+        tried = found.get(family, {})
+        cells = [{None: "–", "": "yes"}.get(tried.get(what), "no") for what in HOLDS]
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
-        reasons += [f"* {family}, {what}: {found}" for what, found in faults.items() if found]
-        # Row by row, so that hours are not lost to an interruption.
-        TOOLS.write_text("\n".join([*lines, "", *reasons]).rstrip() + "\n")
+        reasons += [f"* {family}, {what}: {tried[what]}" for what in HOLDS if tried.get(what)]
+    return [*lines, "", *reasons]
+
+
+def family_of(name: str) -> str:
+    """The file that a backbone is in."""
+    return timm.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
 def fault(check: Callable[[str, Path], None], name: str) -> str:

@@ -20,8 +20,9 @@ from foveate.study.entry import Entry
 from foveate.study.matching import matched_plan
 from foveate.study.own_host import create_host, normalization
 from foveate.study.plan import Plan, complete, read_plan
+from foveate.study.probe import look_at_host
 from foveate.study.results import read_results
-from foveate.study.trial import build, costs, input_size, probe
+from foveate.study.trial import build, costs, input_size
 from foveate.surgery.recipe import freeze_norms, load
 from foveate.training.recipe import Recipe, create_optimizer, create_schedule
 from tests.study.test_compare import compare, numbers, refused
@@ -37,7 +38,7 @@ def plan_of(host: str = OWN, **settings: object) -> Plan:
 
 
 def probed(plan: Plan, classes: int = 10):
-    return probe(plan, classes, 1, GREY, lambda label: None)
+    return look_at_host(plan, classes, 1, GREY, lambda label: None)
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ class Plan:
     weights: str | None = field(
         default=None,
         metadata=_stated(
-            read.maybe_text, "a file of weights for a host of your own; none trains from scratch"
+            read.maybe_path, "a file of weights for a host of your own; none trains from scratch"
         ),
     )
     at: str = field(

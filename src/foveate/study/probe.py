@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import timm
 import torch
@@ -67,9 +67,21 @@ def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
     return dict(_look_at_entries(plan, _CLASSES, _CHANNELS, tell))
 
 
+class FoundHost(NamedTuple):
+    """What building a host of the user's own tells.
+
+    Attributes:
+        subjects: for each key what the files of the study say of it.
+        host: what is to be known of the host.
+    """
+
+    subjects: dict[str, Subject]
+    host: HostRecord
+
+
 def look_at_host(
     plan: Plan, classes: int, channels: int, moments: Moments, tell: Callable[[Any], None]
-) -> tuple[dict[str, Subject], HostRecord]:
+) -> FoundHost:
     """Build a host of the user's own, and with each mechanism in its places, for the images read.
 
     Args:
@@ -78,9 +90,6 @@ def look_at_host(
         channels: of the images.
         moments: of the training images.
         tell: gets the label of each model before it is built.
-
-    Returns:
-        What :func:`probe` returns, and what is to be known of the host.
 
     Raises:
         ValueError: if the host, or a mechanism in its places, is refused.
@@ -105,7 +114,7 @@ def look_at_host(
     def note(entry: Entry, model: nn.Module) -> None:
         host.changes[entry.key] = table_of(model)
 
-    return dict(_look_at_entries(plan, classes, channels, tell, note)), host
+    return FoundHost(dict(_look_at_entries(plan, classes, channels, tell, note)), host)
 
 
 def _look_at_entries(

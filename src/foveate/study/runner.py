@@ -173,9 +173,8 @@ def _look_at_host(
     found = _look(run, executor, show, "look_at_host", arguments)
     if found is None:
         return {}
-    subjects, host = found
-    _keep_host(run, host, show)
-    return subjects
+    _keep_host(run, found.host, show)
+    return found.subjects
 
 
 def _look(
