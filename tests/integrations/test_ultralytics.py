@@ -18,7 +18,9 @@ import foveate
 from foveate.integrations import ultralytics as integration
 
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp())
+_open = Image.open
 YOLO = pytest.importorskip("ultralytics").YOLO
+Image.open = _open  # it puts its own in place, and other tests' errors would be other ones
 
 BLOCKS = [[-1, 1, "Conv", [64, 3, 2]], [-1, 1, "Conv", [128, 3, 2]], [-1, 1, "C3k2", [256, False]],
           [-1, 1, "Conv", [256, 3, 2]]]  # fmt: skip

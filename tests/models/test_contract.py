@@ -46,10 +46,10 @@ WITHOUT_RESIDUALS = ("batnet", "batnet_multi")
 every_model = pytest.mark.parametrize(("name", "kwargs"), MODELS)
 some_models = pytest.mark.parametrize(
     ("name", "kwargs"),
-    [*(p if i % 4 == 0 else _slow(*p.values, p.id) for i, p in enumerate(MODELS[: len(SMALL)])),
+    [*(p if i % 6 == 0 else _slow(*p.values, p.id) for i, p in enumerate(MODELS[: len(SMALL)])),
      *MODELS[len(SMALL) :]],
 )  # fmt: skip
-"""Every fourth small form each time, all in the slow sweep: for what takes seconds a network."""
+"""Every sixth small form each time, all in the slow sweep: for what takes seconds a network."""
 
 
 def create(name: str, kwargs: dict, **more) -> nn.Module:
@@ -425,6 +425,7 @@ def test_bfloat16_of_maps_smaller_than_the_windows(size):
     assert_close(logits.float(), expected, share=0.1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_free_sizes_need_an_example_of_more_than_one_position():
     model = create("dsnet_tiny", SMALL["dsnet_tiny"])

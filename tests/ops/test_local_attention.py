@@ -567,6 +567,7 @@ def test_exports_with_any_height_and_width(border, dilation):
         torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border", ["shift"])
 def test_onnx_gives_the_same_numbers_at_two_sizes(border, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

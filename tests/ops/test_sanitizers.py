@@ -67,6 +67,7 @@ def sweep(kernels: Path, runtime: str, cases: int) -> None:
     assert "generic" in done.stdout
 
 
+@pytest.mark.slow  # before a change of the C sources lands: see CONTRIBUTING.md
 @pytest.mark.timeout(900)  # most of it compiles
 def test_kernels_keep_to_their_memory(runtime: str, tmp_path: Path) -> None:
     """In the build for this machine and in the generic one; compiling all takes longer."""

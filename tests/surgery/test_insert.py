@@ -29,9 +29,16 @@ def test_every_gate_starts_as_nothing_and_learns(gate):
     assert difference(model(x), before) > 0
 
 
-@pytest.mark.parametrize("build", [resnet, convnext, vit, swin])
-@pytest.mark.parametrize("at", ["branch", "stage"])
-@pytest.mark.parametrize("mechanism", ["cbam", "neighborhood", "multi_head"])
+@pytest.mark.parametrize(
+    ("build", "at", "mechanism"),
+    [
+        # Each of each once, all pairs in the slow sweep.
+        pytest.param(build, at, mechanism, marks=[] if (i + j + k) % 4 == 0 else pytest.mark.slow)
+        for i, build in enumerate((resnet, convnext, vit, swin))
+        for j, at in enumerate(("branch", "stage"))
+        for k, mechanism in enumerate(("cbam", "neighborhood", "multi_head"))
+    ],
+)
 def test_any_role_stands_in_any_layout(build, at, mechanism):
     model = build()
     size = 64 if build in (resnet, convnext) else 32

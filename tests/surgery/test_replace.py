@@ -152,7 +152,7 @@ def test_a_parent_that_reads_the_old_weights_is_refused():
         assert difference(model(x), before) > 1e-3  # PyTorch's fast path does not pass it by
 
 
-@pytest.mark.parametrize("build", [vit, convnext])
+@pytest.mark.parametrize("build", [vit, pytest.param(convnext, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_is_handed_over_without_a_change(build, mixer):
     model, x = build(), images(32 if build is vit else 64)

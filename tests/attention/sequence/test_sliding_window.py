@@ -97,7 +97,7 @@ def test_an_empty_or_wholly_padded_sequence_stays_finite():
     assert m(x[:0], keys[:0], marked[:0]).shape == (0, 6, 8)
 
 
-@pytest.mark.parametrize("dilation", [1, (1, 2)])
+@pytest.mark.parametrize("dilation", [pytest.param(1, marks=pytest.mark.slow), (1, 2)])
 def test_compiles_and_exports_with_global_tokens(dilation):
     m, (keys, marked) = _module(dilation=dilation), _masks(12)
     x = torch.randn(2, 12, 8)

@@ -47,6 +47,7 @@ def test_a_volume_keeps_its_memory_format_and_a_map_is_refused():
         AxialAttention(16, 2)(x)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_volumes_compile_and_export_with_free_sizes():
     m = AxialAttention(16, 2, volume=True).eval()

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foveate.arguments import check_map, odd, positive
 from foveate.contracts import Gate
@@ -49,8 +51,18 @@ class EfficientChannelAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        z = x.mean((2, 3))[:, None]  # (B, 1, C)
-        return self.conv(z).sigmoid().transpose(1, 2)[..., None]  # (B, C, 1, 1)
+        z = x.mean((2, 3))  # (B, C)
+        return self._across(z).sigmoid()[..., None, None]  # (B, C, 1, 1)
+
+    def _across(self, z: Tensor) -> Tensor:
+        """The convolution over channels."""
+        if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return self.conv(z[:, None])[:, 0]
+        # For a second size PyTorch's compiler takes the strides of the first one's map, where a
+        # graph has this convolution.
+        k = self.conv.weight.shape[-1]
+        taps = F.pad(z, (k // 2, k // 2)).unfold(1, k, 1)  # (B, C, k)
+        return (taps @ self.conv.weight[0, 0][:, None])[..., 0]
 
     def multiply_adds(self, height: int, width: int) -> int:
         return self.conv.weight.numel() * self.dim
