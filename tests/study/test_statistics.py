@@ -155,7 +155,7 @@ def test_what_did_not_learn_is_named_and_not_compared():
     assert [c.first for c in verdict.comparisons] == ["a"]
     assert "stuck did not learn (3 of 3 trials at chance)" in " ".join(verdict.sentences)
     assert judge({"stuck": scores["stuck"]}, unhealthy={"stuck": "at chance"}).headline == (
-        "No trial has learned."
+        "Nothing can be compared: every row has trials at chance or diverged."
     )
 
 

@@ -318,8 +318,8 @@ def judge(
         key=lambda name: _rank(scores[name], metric),
     )
     if not ranked:
-        return Verdict("No trial has learned." if sick else "No trial has finished.",
-                       tuple(sick), (), None)  # fmt: skip
+        nothing = "Nothing can be compared: every row has trials at chance or diverged."
+        return Verdict(nothing if sick else "No trial has finished.", tuple(sick), (), None)
     leader = words.leader({name: _mean(scores[name]) for name in ranked})
     present = [name for name in ranked if name in controls]
     others = [name for name in ranked if name not in controls]
