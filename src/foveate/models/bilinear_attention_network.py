@@ -100,10 +100,17 @@ class Stripes(OneStep):
         return torch.stack([self._stripe(x, index) for index in range(self.parts)])
 
     def _stripe(self, x: Tensor, index: int) -> Tensor:
-        centre = (2 * index + 1) / self.parts - 1
-        theta = x.new_tensor([[1, 0, 0], [0, 1 / self.parts, centre]]).expand(x.shape[0], 2, 3)
-        grid = F.affine_grid(theta, list(x.shape), align_corners=True)
-        return F.grid_sample(x, grid, align_corners=True)
+        # F.affine_grid would tie an exported program to the map of the example.
+        height, width = (_corner_to_corner(n, x) for n in x.shape[-2:])
+        rows = height / self.parts + (2 * index + 1) / self.parts - 1
+        grid = torch.stack(torch.meshgrid(width, rows, indexing="xy"), -1)  # (H, W, 2) of (x, y)
+        return F.grid_sample(x, grid.expand(x.shape[0], -1, -1, -1), align_corners=True)
+
+
+def _corner_to_corner(n: int, like: Tensor) -> Tensor:
+    """Coordinates, n of them, from -1 to 1; 0 if there is but one."""
+    steps = torch.arange(n, device=like.device)
+    return ((2 * steps - (n - 1)) / torch.sym_max(n - 1, 1)).to(like.dtype)
 
 
 class BranchHead(OneStep):
