@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from foveate.arguments import positive
 from foveate.attention.gates.attention_gate import AttentionGate
+from foveate.contracts import OneStep
+from foveate.layout import crop
 from foveate.models._backbone import State, check_images, convert_parts, rename
 
 __all__ = ["AttentionUNet", "attention_unet"]
@@ -94,7 +96,7 @@ class AttentionUNet(nn.Module):
         return convert_parts(self, rename(state, rules))
 
 
-class Up(nn.Module):
+class Up(OneStep):
     """One level up: the coarse map is doubled, gates the skip, and both are merged.
 
     Args:
@@ -112,7 +114,8 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         height, width = skip.shape[2:]
-        x = self.up(F.interpolate(x, scale_factor=2)[..., :height, :width])
+        x = F.interpolate(x, scale_factor=2).permute(0, 2, 3, 1)
+        x = self.up(crop(x, (height, width)).permute(0, 3, 1, 2))
         return self.convs(cat([self.gate(skip, x), x], 1))
 
 

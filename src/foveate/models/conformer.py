@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.attention.full.multi_head import MultiHeadAttention
-from foveate.layout import map_to_tokens
+from foveate.contracts import OneStep
+from foveate.layout import crop, map_to_tokens
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 from foveate.models._beside import apart, beside_every_cell
 from foveate.models._layers import PatchEmbed, init_trunc_normal
@@ -136,7 +137,7 @@ class MapToTokens(nn.Module):
         return F.gelu(self.norm(map_to_tokens(self.project(self.pool(x)))))
 
 
-class TokensToMap(nn.Module):
+class TokensToMap(OneStep):
     """``upsample(relu(norm(project(t))))``, of a map of tokens.
 
     Args:
@@ -157,7 +158,7 @@ class TokensToMap(nn.Module):
         y = self.project(tokens.unflatten(1, grid).permute(0, 3, 1, 2))
         if self.stride > 1:
             y = F.interpolate(y, scale_factor=self.stride)
-        return y[:, :, :height, :width]
+        return crop(y.permute(0, 2, 3, 1), (height, width)).permute(0, 3, 1, 2)
 
 
 class Exchange(nn.Module):

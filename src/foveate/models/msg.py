@@ -77,10 +77,16 @@ class Stem(OneStep):
     def forward(self, x: Tensor) -> Maps:
         x = self.patches(x)
         rows, columns = cut_into(tuple(x.shape[2:]), (self.window_size, self.window_size)).grid
+        # By number, not cut from a larger one, which ties an exported program to the example's map.
         region = self.messengers.shape[2]
-        messengers = self.messengers.tile(-(-rows // region), -(-columns // region))
-        messengers = messengers[:, :, :rows, :columns].expand(x.shape[0], -1, -1, -1)
+        messengers = self.messengers.index_select(2, _numbers(rows, x) % region)
+        messengers = messengers.index_select(3, _numbers(columns, x) % region)
+        messengers = messengers.expand(x.shape[0], -1, -1, -1)
         return x, in_format(messengers, torch.channels_last)
+
+
+def _numbers(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device)
 
 
 class MessengerBlock(OneStep):
@@ -171,10 +177,20 @@ class MessengerStage(Stage):
         return self.map(x), messengers
 
 
-def beside_their_cells(x: Tensor, messengers: Tensor, window_size: int) -> Tensor:
-    """``(B, C, h, w)`` and a messenger a window as ``(B, 2 C, h, w)``."""
-    every = messengers.repeat_interleave(window_size, 2).repeat_interleave(window_size, 3)
-    return torch.cat([x, every[:, :, : x.shape[2], : x.shape[3]]], 1)
+class BesideTheirCells(OneStep):
+    """``(B, C, h, w)`` and a messenger a window as ``(B, 2 C, h, w)``.
+
+    Args:
+        window_size: side of a window.
+    """
+
+    def __init__(self, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+
+    def forward(self, x: Tensor, messengers: Tensor) -> Tensor:
+        rows, columns = (_numbers(n, x) // self.window_size for n in x.shape[2:])
+        return torch.cat([x, messengers.index_select(2, rows).index_select(3, columns)], 1)
 
 
 class MSGTransformer(Backbone):
@@ -247,6 +263,7 @@ class MSGTransformer(Backbone):
             drop_rate=drop_rate,
         )
         self.window_size = window_size
+        self.beside = BesideTheirCells(window_size)
         self.num_features = 2 * dims[-1]
         for info in self.feature_info:
             info["module"] += ".map"
@@ -262,7 +279,7 @@ class MSGTransformer(Backbone):
 
     def as_features(self, x: Maps) -> Tensor:
         """The map, and beside each cell its window's messenger: ``(B, 2 C, h, w)``."""
-        return beside_their_cells(*x, self.window_size)
+        return self.beside(*x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Messengers pooled, dropout and, unless ``pre_logits``, the classifier."""
