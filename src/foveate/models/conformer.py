@@ -154,7 +154,8 @@ class TokensToMap(OneStep):
     def forward(self, tokens: Tensor, like: Tensor) -> Tensor:
         """The map of the tokens (B, N, E), in the size of the map ``like``."""
         height, width = like.shape[2:]
-        grid = -(-height // self.stride), -(-width // self.stride)
+        # Not -(-n // stride): ONNX divides towards zero.
+        grid = tuple((n + self.stride - 1) // self.stride for n in (height, width))
         y = self.project(tokens.unflatten(1, grid).permute(0, 3, 1, 2))
         if self.stride > 1:
             y = F.interpolate(y, scale_factor=self.stride)
