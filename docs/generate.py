@@ -228,7 +228,8 @@ def tools_table() -> list[str]:
         "traced by `torch.fx` and torchvision. *vmap(grad)*: a gradient for each sample. *fp16*, "
         "*bf16*: the whole model, forward and backward. *DDP*: two processes, "
         "`find_unused_parameters=False`. *ten sizes*: at most two compilations with "
-        "`dynamic=True`. *ONNX*: with free batch, height and width (`Dim.DYNAMIC`), opset "
+        "`dynamic=True`. *ONNX*: of the deployed form, with free batch, height and width "
+        "(`Dim.DYNAMIC`), opset "
         f"{contract.OPSET}, run at {sizes}. *compile*: `fullgraph=True`, by the default backend.",
         "",
         f"| family | {' | '.join(HOLDS)} |",
