@@ -8,12 +8,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
 from foveate.ops.slide import native, reference
+from tests.ops.memory_layouts import LAYOUTS
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
@@ -182,21 +182,10 @@ def test_rows_further_apart_than_32_bits_count():
 
 
 @needs_native
-@pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop", "steps"])
-def test_any_strides(layout):
+@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS)
+def test_any_strides(lay):
     size = (2, 6, 7, 2, 8, 8, (3, 3))
     tensors = make(size, requires_grad=False)
-
-    def lay(x):
-        if layout == "channels_first":
-            return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
-        if layout == "expanded":
-            return x[:1].expand(2, -1, -1, -1, -1)
-        if layout == "reversed":
-            return x.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
-        if layout == "steps":
-            return x.repeat_interleave(2, 1).repeat_interleave(3, 4)[:, ::2, ..., ::3]
-        return F.pad(x, (1, 2, 0, 1, 3, 1, 1, 1))[:, 1:-1, 3:-1, :-1, 1:-2]
 
     maps = [lay(x) for x in tensors[:3]]
     plain = [x.contiguous() for x in maps]

@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate import ops
 from foveate.ops.native import library
 from foveate.ops.window import native, reference
 from foveate.ops.window.windows import fitted
+from tests.ops.memory_layouts import LAYOUTS
 
 needs_native = pytest.mark.skipif(not library.available(), reason=library.why_not())
 
@@ -181,19 +181,8 @@ def test_second_derivatives_through_the_compiled_forward(case):
 
 
 @pytest.mark.parametrize("backend", [*["native"] * library.available(), "portable"])
-@pytest.mark.parametrize("layout", ["channels_first", "expanded", "reversed", "crop", "steps"])
-def test_any_strides(backend, layout):
-    def lay(x):
-        if layout == "channels_first":
-            return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
-        if layout == "expanded":
-            return x[:1].expand(2, -1, -1, -1, -1)
-        if layout == "reversed":
-            return x.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
-        if layout == "steps":
-            return x.repeat_interleave(2, 1).repeat_interleave(3, 4)[:, ::2, ..., ::3]
-        return F.pad(x, (1, 2, 0, 1, 3, 1, 1, 1))[:, 1:-1, 3:-1, :-1, 1:-2]
-
+@pytest.mark.parametrize("lay", LAYOUTS.values(), ids=LAYOUTS)
+def test_any_strides(backend, lay):
     *maps, bias = make(((2, 10, 9, 2, 5, 7), (4, 3), (2, 1), False, True))
     laid = [lay(x.detach()) for x in maps]
 
