@@ -80,7 +80,7 @@ class ShiftedConvolution(nn.Module):
         if self.shift == "tensor":
             return total
         outputs = self.head_dim * (self.num_heads if self.shift == "learned" else 1)
-        rows, columns = ((n + self.stride - 1) // self.stride for n in (height, width))
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
         return total + rows * columns * outputs * taps**2
 
     def _slices(self, features: Tensor) -> Tensor:

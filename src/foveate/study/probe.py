@@ -44,6 +44,9 @@ _CLASSES, _CHANNELS = 2, 3
 def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
     """Build every model of a plan and run one image through it.
 
+    Of a host of the user's own only itself is built: :func:`look_at_host` does the rest, when the
+    images are known.
+
     Args:
         plan: of the study.
         tell: gets the label of each model before it is built.
@@ -62,7 +65,7 @@ def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
     check_augmentation(plan.augment, plan.augment_kwargs, plan.image_size or (32, 32))
     if own_host(plan.host) is not None:
         create_host(plan, _CLASSES, _CHANNELS)
-        return {}  # see look_at_host
+        return {}
     _check_host_options(plan)
     return dict(_look_at_entries(plan, _CLASSES, _CHANNELS, tell))
 

@@ -146,7 +146,7 @@ class SparseAttention(TokenMixer):
         return self._finish(merge_heads((weights @ v.transpose(1, 2)).transpose(1, 2)))
 
     def multiply_adds(self, tokens: int) -> int:
-        blocks = (tokens + self.stride - 1) // self.stride  # ONNX divides towards zero
+        blocks = -(-tokens // self.stride)
         around = 2 if self.causal else 3
         summaries = blocks * self.vert_size * self.block_size
         pairs = {
