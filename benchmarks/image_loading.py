@@ -24,9 +24,9 @@ from PIL import Image
 from timm.data import ImageDataset, create_transform
 from torch.utils.data import DataLoader
 
-from foveate.data import reading
 from foveate.data.batches import PHOTO, train_batches
 from foveate.data.images import ImageSet, prepare
+from foveate.data.pixels import pixel_file
 
 
 def make_photographs(root: Path, count: int, side: int) -> None:
@@ -92,7 +92,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    reading.MEMORY_CAP = 0  # nothing is kept decoded
+    pixel_file.MEMORY_CAP = 0  # nothing is kept decoded
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "photos"
         make_photographs(root, given.photos, given.side)

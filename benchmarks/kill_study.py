@@ -33,7 +33,7 @@ SETTINGS = [
 ]  # fmt: skip
 START = """
 import sys
-import foveate.data.reading as reading
+import foveate.data.pixels.pixel_file as reading
 if {streaming}:
     reading.MEMORY_CAP = 0
 from foveate.cli import main

@@ -1,4 +1,4 @@
-"""Make ``src/foveate/data/characters.npz`` from Omniglot's small background set 1.
+"""Make ``src/foveate/data/sources/characters.npz`` from Omniglot's small background set 1.
 
     python tools/make_characters.py SOURCE
 

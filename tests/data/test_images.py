@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from foveate._files import read_json
-from foveate.data import reading
 from foveate.data.images import drop_pixels, load, prepare
-from foveate.data.sources import DataError
+from foveate.data.pixels import pixel_file
+from foveate.data.sources.open import DataError
 from foveate.data.splitting import stratified_split
 from tests.data.folders import make_folder, truncate
 
@@ -178,7 +178,7 @@ def test_a_damaged_record_is_named(tmp_path, text):
 
 def test_a_set_too_large_for_memory_is_read_as_needed(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "data", {"cat": 6, "dog": 6})
-    monkeypatch.setattr(reading, "MEMORY_CAP", 5000)
+    monkeypatch.setattr(pixel_file, "MEMORY_CAP", 5000)
     found = prepare(tmp_path / "out", str(folder), (16, 16))
     assert not found.train.in_memory
     assert (tmp_path / "out" / "images.pixels").stat().st_size == 0

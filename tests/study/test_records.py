@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import foveate
-from foveate.data.source import DataError
+from foveate.data.sources.base import DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.records import (
     FINAL_PREDICTIONS,

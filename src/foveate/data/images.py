@@ -2,8 +2,8 @@
 
 :func:`prepare` reads the images of a source, leaves out what cannot be decoded, splits what is in
 one part, and writes the pixels into one file, which every trial maps into its memory. Sets whose
-pixels are larger than ``reading.MEMORY_CAP`` are checked all the same and decoded as needed. What
-was used, in which order, and what was found is in the record (:mod:`foveate.data.record`).
+pixels are larger than ``pixel_file.MEMORY_CAP`` are checked all the same and decoded as needed.
+What was used, in which order, and what was found is in the record (:mod:`foveate.data.record`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ import numpy as np
 
 from foveate.arguments import one_of
 from foveate.data.augmentation import Augmentation, choose_augmentation
-from foveate.data.cache import ImageCache, cache_directory
 from foveate.data.duplicates import find_duplicates
 from foveate.data.findings import Duplicates, Findings, printable
 from foveate.data.moments import Moments, moments, sample
-from foveate.data.reader import Reader
-from foveate.data.reading import (
+from foveate.data.pixels.cache import ImageCache, cache_directory
+from foveate.data.pixels.pixel_file import (
     PIXELS,
     PLACES,
     Counted,
@@ -34,9 +33,10 @@ from foveate.data.reading import (
     Reading,
     choose,
 )
+from foveate.data.pixels.reader import Reader
 from foveate.data.record import SetRecord, SplitRecord
-from foveate.data.source import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing
-from foveate.data.sources import open_source
+from foveate.data.sources.base import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing
+from foveate.data.sources.open import open_source
 
 MARGIN = 1.25
 """Images are kept this much larger than trained on, so that crops do not enlarge them."""
@@ -136,7 +136,7 @@ def prepare(
 
     Args:
         directory: where pixels and record go.
-        name: see :func:`foveate.data.sources.open_source`.
+        name: see :func:`foveate.data.sources.open.open_source`.
         size: height and width to train at; larger images are reduced towards it.
         root: where named data sets lie, or what paths in a list are relative to.
         limit: keep at most this many images for training, and a quarter as many held out; no
@@ -144,7 +144,7 @@ def prepare(
         duplicates: of images with equal pixels on both sides of the split, ``"leave_out"`` removes
             the one for training. They are counted and named in any case.
         cache: of large images once reduced: ``"auto"``, ``"none"`` or a directory, see
-            :func:`foveate.data.cache.cache_directory`.
+            :func:`foveate.data.pixels.cache.cache_directory`.
         progress: called with the images done and their number.
 
     Raises:

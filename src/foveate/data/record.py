@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from foveate._files import read_json, write_text
 from foveate.data.augmentation import Augmentation
-from foveate.data.decode import ValueRange
 from foveate.data.findings import Findings, printable
 from foveate.data.moments import Moments
-from foveate.data.source import SPLITS, TEST, TRAIN, DataError
+from foveate.data.pixels.decode import ValueRange
+from foveate.data.sources.base import SPLITS, TEST, TRAIN, DataError
 
 FILE = "index.json"
 _FORMAT = 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foveate.data.source import SPLITS, TEST, TRAIN, Item
+from foveate.data.sources.base import SPLITS, TEST, TRAIN, Item
 
 HELD_OUT = 0.2
 """The part of a set in one tree that is not trained on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveate.data.source import TEST
+from foveate.data.sources.base import TEST
 from foveate.study.results import Results, Row
 
 MOST = 8

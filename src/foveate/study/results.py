@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foveate.data.record import ImageCounts, SetRecord, count_images
-from foveate.data.source import TEST, TRAIN, DataError
+from foveate.data.sources.base import TEST, TRAIN, DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study.host import own_host
 from foveate.study.plan import Plan

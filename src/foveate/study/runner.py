@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from foveate.data.images import ImageSet, drop_pixels, prepare
 from foveate.data.record import SetRecord
-from foveate.data.source import FINAL, DataError
+from foveate.data.sources.base import FINAL, DataError
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle

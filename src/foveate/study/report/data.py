@@ -6,7 +6,7 @@ from typing import Any
 
 from foveate.data.findings import printable
 from foveate.data.record import SetRecord
-from foveate.data.source import SPLITS
+from foveate.data.sources.base import SPLITS
 from foveate.study.report.markup import Markup, count, element, section
 from foveate.study.results import Results
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.data.findings import printable
 from foveate.data.images import prepare
-from foveate.data.source import DataError, split_named
+from foveate.data.sources.base import DataError, split_named
 from tests.data.folders import blocks, make_blocks, make_folder, truncate
 
 
@@ -383,11 +383,11 @@ def test_limit_makes_up_for_unreadable_images(root):
 
 
 def test_a_folder_that_grows_shifts_nothing(root, tmp_path, monkeypatch):
-    from foveate.data import reading
     from foveate.data.images import drop_pixels, load
+    from foveate.data.pixels import pixel_file
 
     make_blocks(root)
-    monkeypatch.setattr(reading, "MEMORY_CAP", 100)  # decoded as needed
+    monkeypatch.setattr(pixel_file, "MEMORY_CAP", 100)  # decoded as needed
     before = read(root)
     assert not before.train.in_memory
     images = [before.train[i] for i in range(len(before.train))]

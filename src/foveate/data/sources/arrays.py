@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foveate.data.findings import printable
-from foveate.data.source import (
+from foveate.data.sources.base import (
     DataError,
     Item,
     Listing,
@@ -169,7 +169,7 @@ class Arrays(Source):
 
     def _to_bytes(self, images: np.ndarray) -> np.ndarray:
         """Deep color images, which Pillow has no mode for, in 8 bits."""
-        from foveate.data.decode import value_range
+        from foveate.data.pixels.decode import value_range
 
         if images.dtype == np.bool_:
             return images.astype(np.uint8) * 255

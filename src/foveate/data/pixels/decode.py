@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from foveate.data.source import Raw
+from foveate.data.sources.base import Raw
 
 VERSION = 1
 """Of what this file makes of an image; part of the name of every cached one."""

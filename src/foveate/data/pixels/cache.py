@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.data.decode import VERSION
+from foveate.data.pixels.decode import VERSION
 
 LIMIT = 4 << 30
 """Bytes that the cache may hold."""

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from foveate.arguments import nearest
-from foveate.data.decode import NEEDS_PACKAGE, open_file
 from foveate.data.findings import LeftOut, printable
-from foveate.data.source import (
+from foveate.data.pixels.decode import NEEDS_PACKAGE, open_file
+from foveate.data.sources.base import (
     FINAL,
     TEST,
     TRAIN,

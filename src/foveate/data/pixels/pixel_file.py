@@ -15,11 +15,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from foveate._files import replacing
-from foveate.data.decode import reason
 from foveate.data.duplicates import Hashed
 from foveate.data.findings import LeftOut
-from foveate.data.reader import Decoded, NeedsRangeError, Reader, read_or_error
-from foveate.data.source import TRAIN, Item, Listing
+from foveate.data.pixels.decode import reason
+from foveate.data.pixels.reader import Decoded, NeedsRangeError, Reader, read_or_error
+from foveate.data.sources.base import TRAIN, Item, Listing
 from foveate.data.splitting import interleaved, rows_of
 
 MEMORY_CAP = 2 << 30

@@ -16,7 +16,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from foveate.data.source import TEST, TRAIN, Item, Listing, Raw, Source, from_array
+from foveate.data.sources.base import TEST, TRAIN, Item, Listing, Raw, Source, from_array
 
 DRAWERS, HELD_OUT, SIDE = 20, 5, 32
 
@@ -47,7 +47,7 @@ class Characters(Source):
 
     @cached_property
     def _file(self) -> dict[str, np.ndarray]:
-        path = files("foveate.data") / "characters.npz"
+        path = files("foveate.data.sources") / "characters.npz"
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
 

@@ -9,11 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from foveate.data.cache import ImageCache
-from foveate.data.decode import NeedsRangeError, ValueRange, depth, extremes, to_8_bits, value_range
 from foveate.data.findings import images_of
 from foveate.data.moments import sample
-from foveate.data.source import DataError, Source
+from foveate.data.pixels.cache import ImageCache
+from foveate.data.pixels.decode import (
+    NeedsRangeError,
+    ValueRange,
+    depth,
+    extremes,
+    to_8_bits,
+    value_range,
+)
+from foveate.data.sources.base import DataError, Source
 
 _RANGE_SAMPLE = 256
 _WORTH_CACHING = 4

@@ -8,10 +8,18 @@ from typing import Any
 
 from PIL import Image
 
-from foveate.data.decode import open_file
 from foveate.data.findings import printable
-from foveate.data.lists import LABELS, PATHS
-from foveate.data.source import DataError, Item, Listing, Raw, Source, settle_splits, split_named
+from foveate.data.pixels.decode import open_file
+from foveate.data.sources.base import (
+    DataError,
+    Item,
+    Listing,
+    Raw,
+    Source,
+    settle_splits,
+    split_named,
+)
+from foveate.data.sources.lists import LABELS, PATHS
 
 _MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
 

@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from foveate.arguments import nearest
-from foveate.data.decode import open_file
 from foveate.data.findings import LeftOut, printable
-from foveate.data.source import DataError, Item, Listing, Raw, Source, settle_splits, split_named
+from foveate.data.pixels.decode import open_file
+from foveate.data.sources.base import (
+    DataError,
+    Item,
+    Listing,
+    Raw,
+    Source,
+    settle_splits,
+    split_named,
+)
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image_path", "image", "img")
 LABELS = ("label", "class", "category", "target", "labels", "class_name")

@@ -7,8 +7,14 @@ import pytest
 from PIL import Image
 
 from foveate.data.batches import Fit
-from foveate.data.decode import NeedsRangeError, ValueRange, open_file, to_8_bits, value_range
-from foveate.data.reader import reduce
+from foveate.data.pixels.decode import (
+    NeedsRangeError,
+    ValueRange,
+    open_file,
+    to_8_bits,
+    value_range,
+)
+from foveate.data.pixels.reader import reduce
 
 RAMP = np.linspace(0, 255, 32 * 24).reshape(24, 32).astype(np.uint8)
 COLOR = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=2)

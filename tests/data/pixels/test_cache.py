@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.data import reading
-from foveate.data.cache import ImageCache, cache_directory
-from foveate.data.folders import Folder
 from foveate.data.images import prepare
+from foveate.data.pixels import pixel_file
+from foveate.data.pixels.cache import ImageCache, cache_directory
+from foveate.data.sources.folders import Folder
 
 PIXELS = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
 
@@ -86,7 +86,7 @@ def decodes(monkeypatch):
 
 
 def test_large_images_are_decoded_once(photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "MEMORY_CAP", 1000)
+    monkeypatch.setattr(pixel_file, "MEMORY_CAP", 1000)
     calls = decodes(monkeypatch)
     where = str(tmp_path / "cache")
     one = prepare(tmp_path / "one", str(photographs), (32, 32), cache=where)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from foveate.data.images import prepare
-from foveate.data.source import DataError
-from foveate.data.sources import open_source
+from foveate.data.sources.base import DataError
+from foveate.data.sources.open import open_source
 from tests.data.folders import blocks, make_blocks
 
 
@@ -146,7 +146,7 @@ def test_rows_of_a_parquet_file_as_pyarrow_gives_them(tmp_path, monkeypatch):
         for above in (True, False)
         for pixels in blocks(5, above)
     ]
-    monkeypatch.setattr("foveate.data.lists.read_parquet", lambda path: rows)
+    monkeypatch.setattr("foveate.data.sources.lists.read_parquet", lambda path: rows)
     path = tmp_path / "train.parquet"
     path.touch()
     found = read(path)
@@ -329,7 +329,7 @@ def test_characters_hold_out_new_writers(tmp_path):
 def test_characters_need_numpy_alone_to_load():
     code = (
         "import sys\n"
-        "from foveate.data.characters import Characters\n"
+        "from foveate.data.sources.characters import Characters\n"
         "assert len(Characters().list().items) == 2720\n"
         "assert not {'torch', 'sklearn', 'timm'} & set(sys.modules)\n"
     )
@@ -340,7 +340,7 @@ def test_characters_need_numpy_alone_to_load():
 def test_the_license_of_the_characters_is_beside_them():
     from importlib.resources import files
 
-    text = (files("foveate.data") / "characters.LICENSE").read_text()
+    text = (files("foveate.data.sources") / "characters.LICENSE").read_text()
     assert "Copyright (c) 2015 Brenden Lake" in text
     assert "shall be included in all" in text
 
