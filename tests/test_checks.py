@@ -163,7 +163,7 @@ FORMS = [
 
 SLOW_SAMPLE = [
     ("squeeze_excitation", "check_onnx"),
-    ("efficient_channel", "check_compiled_code"),
+    ("squeeze_excitation", "check_compiled_code"),
 ]
 
 
