@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import torch
@@ -73,6 +74,23 @@ def head_dim(dim: int, num_heads: int) -> int:
             f"num_heads could be one of {divisors}"
         )
     return dim // num_heads
+
+
+def query_scale(head_dim: int, qk_scale: float | None) -> float:
+    """What q · k is multiplied by: ``head_dim ** -1/2`` unless ``qk_scale`` says otherwise.
+
+    Raises:
+        ValueError: if it is not a finite number other than zero.
+    """
+    if qk_scale is None:
+        return head_dim**-0.5
+    number = isinstance(qk_scale, (int, float)) and not isinstance(qk_scale, bool)
+    if not number or not math.isfinite(qk_scale) or qk_scale == 0:
+        raise ValueError(
+            f"qk_scale must be a number other than zero, or None for head_dim ** -0.5, "
+            f"got {qk_scale!r}"
+        )
+    return float(qk_scale)
 
 
 def check_map(x: Tensor, dim: int, *, axes: int = 2) -> None:

@@ -96,3 +96,9 @@ def test_the_factor_of_the_products_may_be_given():
         plain.qkv.bias[:8] *= 0.9 * plain.head_dim**0.5
     torch.testing.assert_close(plain.weights(x), weights)
     torch.testing.assert_close(plain(x), m(x))
+
+
+@pytest.mark.parametrize("qk_scale", [0, float("nan"), "0.5", True])
+def test_a_scale_that_is_no_number_is_refused(qk_scale):
+    with pytest.raises(ValueError, match="qk_scale must be a number other than zero"):
+        _module(qk_scale=qk_scale)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate import layout
-from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.arguments import check_map, head_dim, positive, probability, query_scale
 from foveate.attention._dropout import Dropout, scaled_dot_product_attention
 from foveate.contracts import Mixer
 from foveate.registry import register
@@ -74,7 +74,7 @@ class SpatialReductionAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
-        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
+        self.scale = query_scale(self.head_dim, qk_scale)
         self.sr_ratio = positive(sr_ratio, "sr_ratio")
         self.linear = linear
         self.attn_drop = probability(attn_drop, "attn_drop")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate import layout
-from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.arguments import check_map, head_dim, positive, probability, query_scale
 from foveate.attention._dropout import Dropout
 from foveate.contracts import Mixer
 from foveate.ops import local_attention
@@ -72,7 +72,7 @@ class NeighborhoodAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
-        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
+        self.scale = query_scale(self.head_dim, qk_scale)
         self.kernel_size = positive(kernel_size, "kernel_size")
         if kernel_size % 2 == 0 or kernel_size < 3:
             raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}")

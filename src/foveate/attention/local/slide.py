@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import check_map, head_dim, pair, positive, probability
+from foveate.arguments import check_map, head_dim, pair, positive, probability, query_scale
 from foveate.attention._dropout import Dropout
 from foveate.contracts import Mixer
 from foveate.layout import merge_heads, split_heads, to_channels_first, to_channels_last
@@ -89,8 +89,7 @@ class SlideAttention(Mixer):
         super().__init__()
         self.dim = dim
         self.num_heads = num_heads
-        scale = head_dim(dim, num_heads) ** -0.5
-        self.scale = scale if qk_scale is None else float(qk_scale)
+        self.scale = query_scale(head_dim(dim, num_heads), qk_scale)
         inner = head_dim(dim, positive(dim_reduction, "dim_reduction"))
         self.head_dim = head_dim(inner, num_heads)
         self.kernel_size = pair(kernel_size, "kernel_size")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate import layout, ops
-from foveate.arguments import check_map, head_dim, positive, probability
+from foveate.arguments import check_map, head_dim, positive, probability, query_scale
 from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     WindowSize,
@@ -77,7 +77,7 @@ class CrossShapedAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
-        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
+        self.scale = query_scale(self.head_dim, qk_scale)
         if num_heads % 2:
             raise ValueError(
                 f"num_heads must be even, half for each kind of stripe; got {num_heads}"

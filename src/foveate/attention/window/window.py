@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate import layout, ops
-from foveate.arguments import check_map, head_dim, one_of, pair, probability
+from foveate.arguments import check_map, head_dim, one_of, pair, probability, query_scale
 from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     apply_dense,
@@ -84,7 +84,7 @@ class WindowAttention(Mixer):
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = head_dim(dim, num_heads)
-        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
+        self.scale = query_scale(self.head_dim, qk_scale)
         self.window_size = wh, ww = pair(window_size, "window_size")
         self.shift_size = pair(shift_size, "shift_size", at_least=0)
         if self.shift_size[0] >= wh or self.shift_size[1] >= ww:
