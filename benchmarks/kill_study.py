@@ -33,9 +33,9 @@ SETTINGS = [
 ]  # fmt: skip
 START = """
 import sys
-import foveate.data.pixels.pixel_file as reading
+from foveate.data.pixels import pixel_file
 if {streaming}:
-    reading.MEMORY_CAP = 0
+    pixel_file.MEMORY_CAP = 0
 from foveate.cli import main
 sys.exit(main(["compare", *sys.argv[1:]]))
 """
