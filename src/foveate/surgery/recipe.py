@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
-from foveate._files import replacing
 from foveate.attention.adapt import Mechanism
 from foveate.surgery._ledger import FORMAT, Changes, Step, Swapped, detach, ledger_of, put
 from foveate.surgery._standing import Handover, Replacement
+from foveate.surgery._weights_file import read_tensors, write_tensors
 from foveate.surgery.change import (
     carry_out,
     forget,
@@ -248,19 +247,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         model: a model.
         path: of the file.
     """
-    from safetensors.torch import save as as_bytes
-
     seen: set[int] = set()
     state = {}
     for name, tensor in model.state_dict().items():
-        held = tensor.cpu().contiguous()
+        held = tensor.detach().cpu().contiguous()
         if tensor.numel() and tensor.data_ptr() in seen:
             held = held.clone()  # safetensors holds no shared memory
         seen.add(tensor.data_ptr())
         state[name] = held
-    metadata = {_METADATA: json.dumps(changes(model).recipe), "format": "pt"}
-    with replacing(Path(path)) as file:
-        file.write(as_bytes(state, metadata))
+    recipe = json.dumps(changes(model).recipe)
+    write_tensors(path, state, {_METADATA: recipe, "format": "pt"})
 
 
 def load(
@@ -279,13 +275,11 @@ def load(
         mechanisms: as for :func:`apply`.
 
     Raises:
-        ValueError: if the model was changed in another way or the weights do not fit.
+        ValueError: if the file is damaged, the model was changed in another way, or the weights do
+            not fit.
     """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        recipe = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state, metadata = read_tensors(path)
+    recipe = json.loads(metadata.get(_METADATA, "{}"))
     if recipe and recipe != changes(model).recipe:
         if len(changes(model)):
             raise ValueError("this model was changed in another way than the one in the file")

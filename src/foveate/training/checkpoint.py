@@ -19,12 +19,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from foveate._files import replacing
 from foveate.metrics import Metric
+from foveate.surgery._weights_file import DamagedFileError, read_tensors
 from foveate.surgery.recipe import save
 from foveate.training.history import History, best_epoch
 from foveate.training.recipe import Recipe
@@ -183,9 +182,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     again = f"remove the directory {path.parent} to train again"
     try:
-        model.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged; {again}") from error
+        model.load_state_dict(read_tensors(path)[0])
+    except DamagedFileError as error:
+        raise CheckpointError(f"{error}; {again}") from error
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds the weights of another model; {again}") from error
 
