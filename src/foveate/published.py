@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,8 +53,8 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
         ``module``.
 
     Warns:
-        UserWarning: which of a file's states was taken, what was taken off the names, and what was
-            resampled.
+        UserWarning: which of a file's states was taken, what was taken off the names, what was
+            resampled, and which entries are not finite.
 
     Raises:
         TypeError: if ``module``, ``state`` or an entry of it is of the wrong type.
@@ -102,8 +102,15 @@ def _load(module: _Module, state: Any) -> _Module:
     tensors = _under_own_names(module, given, own)
     if not _resamples(module, own, tensors):
         _check_fit(module, own, tensors)
+    _say_if_not_finite(tensors)
     module.load_state_dict(tensors)
     return module
+
+
+def _say_if_not_finite(state: Mapping[str, Tensor]) -> None:
+    wrong = [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        warnings.warn(f"not finite (NaN or infinite): {_some(wrong)}", stacklevel=4)
 
 
 def _resamples(module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> bool:
@@ -137,8 +144,10 @@ def _read(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as weights alone: {_reason(error)}") from error
+    except OSError:
+        raise
+    except Exception as error:  # torch.load has no error of its own for what is no checkpoint
+        raise ValueError(f"{path} cannot be read as weights: {_reason(path, error)}") from error
 
 
 def _harmless() -> list[Any]:
@@ -151,16 +160,35 @@ def _harmless() -> list[Any]:
     return [argparse.Namespace, np.dtype, *kinds, *named]
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """In a line or two; PyTorch's own are many, and about its options."""
     foreign = re.search(r"GLOBAL (\S+)", str(error))
     if foreign is None:
-        return str(error).strip().splitlines()[0] if str(error).strip() else "it is cut off"
+        return _what_it_is(path)
     return (
         f"it holds {foreign[1]}, which reading could run as code.\n"
         "If you trust the file, call this within "
         f"torch.serialization.safe_globals([{foreign[1]}])"
     )
+
+
+def _what_it_is(path: Path) -> str:
+    """Of a file that PyTorch cannot read, from how it begins."""
+    with open(path, "rb") as file:
+        start = file.read(200)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs, not the file; fetch that with 'git lfs pull'"
+    if start.lstrip()[:1] == b"<":
+        return "it is a page (HTML or XML), perhaps of a download that failed"
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "it is a text (JSON)"
+    if start.startswith(b"PK"):
+        return "it is an archive, but cut off, damaged, or not of PyTorch"
+    if start.startswith(b"\x80"):
+        return "it is a pickle, but cut off, damaged, or not of PyTorch"
+    return "it is no PyTorch file, or it is cut off"
 
 
 def tensors_of(state: Any, own: Iterable[str]) -> dict[str, Tensor]:
@@ -341,6 +369,15 @@ def _advice(
 ) -> str:
     """What to pass instead."""
     classifier = _classifier(module)
+    if not state:
+        return "there is no entry: pass the weights of this module"
+    if missing and not surplus and all(".foveate." in f".{key}" for key in missing):
+        return "load these weights before insert: what is missing is what was inserted"
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(k.split(".") for k in state)))
+    before = "".join(f"{parts[0]}." for parts in shared)
+    bare = {key.removeprefix(before) for key in state}
+    if before and len(bare & set(missing)) > len(state) // 2:
+        return f"all names begin with {before!r}: pass the entries without it"
     if classifier and not surplus and missing and all(key in classifier for key in missing):
         return "pass a module built with num_classes=0: these weights have no classifier"
     if classifier and not (missing or surplus) and all(key in classifier for key in misshapen):

@@ -109,3 +109,47 @@ def test_refuses_wrong_containers() -> None:
         foveate.load_published(module, {"bias": torch.zeros(2).numpy()})
     with pytest.raises(TypeError, match="Module to load into, got dict"):
         foveate.load_published({}, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "it is empty"),
+        (b"hello", "it is no PyTorch file"),
+        (b"<!DOCTYPE html>", "it is a page"),
+        (b'{"a": 1}', "it is a text"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of git-lfs"),
+        (b"PK\x03\x04abc", "no whole PyTorch file"),
+        (b"\x80\x02abc", "it is a pickle, but cut off"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_told_by_what_it_is(tmp_path, content, what):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"weights.pth cannot be read as weights: .*{what}"
+    ) as info:
+        foveate.load_published(foveate.create_attention("cbam", 64), path)
+    assert "weights_only" not in str(info.value)
+
+
+def test_weights_that_are_not_finite_are_said():
+    module = foveate.create_attention("cbam", 64)
+    state = module.state_dict()
+    state["spatial.bn.weight"] = state["spatial.bn.weight"] * float("nan")
+    with pytest.warns(UserWarning, match=r"not finite .*'spatial.bn.weight'"):
+        foveate.load_published(module, state)
+
+
+def test_the_advice_is_what_would_help():
+    module = foveate.create_attention("cbam", 64)
+    within = {f"blocks.0.attn.{key}": value for key, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"all names begin with 'blocks\.0\.attn\.'"):
+        foveate.load_published(module, within)
+    with pytest.raises(ValueError, match="there is no entry"):
+        foveate.load_published(module, {})
+    changed = timm.create_model("resnet18")
+    state = dict(changed.state_dict())
+    foveate.insert(changed, "cbam")
+    with pytest.raises(ValueError, match="load these weights before insert"):
+        foveate.load_published(changed, state)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
+import warnings
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -197,3 +201,32 @@ def test_distributed_training_finds_a_gradient_everywhere():
     model.train()
     model(x).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_recipe_for_fewer_places_says_that_others_are_left():
+    recipe = foveate.changes(foveate.insert(timm.create_model("resnet18"), "cbam")).recipe
+    with pytest.warns(UserWarning, match="changed 8 of 8 places .*; this ResNet has 16"):
+        foveate.apply(timm.create_model("resnet34"), recipe)
+
+
+def test_the_same_insertion_twice_is_said():
+    model = foveate.insert(resnet(), "cbam")
+    with pytest.warns(UserWarning, match="cbam stands at .* already"):
+        foveate.insert(model, "cbam")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        foveate.insert(model, "coordinate")
+
+
+def test_weights_and_recipe_are_read_by_a_process_that_did_nothing_else(tmp_path):
+    model, _, _ = changed()
+    foveate.surgery.save(model, tmp_path / "model.safetensors")
+    code = (
+        "import sys, foveate; from tests.surgery.models import resnet; "
+        "print(len(foveate.changes(foveate.surgery.load(resnet(), sys.argv[1]))))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.safetensors")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(run.stdout) == len(foveate.changes(model))

@@ -245,3 +245,10 @@ def test_gates_and_named_modules_are_replaced():
 def test_bad_input_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_kind_that_is_misspelt_and_arguments_that_are_swapped_are_said():
+    with pytest.raises(ValueError, match="kinds are attention, gate, conv, depthwise"):
+        foveate.replace(vit(), "attentions", "neighborhood")
+    with pytest.raises(ValueError, match=r"replace\(model, 'attention', 'neighborhood'\)"):
+        foveate.replace(vit(), "neighborhood", "attention")

@@ -2,5 +2,9 @@
 
 :mod:`~foveate.surgery.trace` watches one forward and :mod:`~foveate.surgery.places` finds what is
 where; :mod:`~foveate.surgery.change` puts mechanisms in, and :mod:`~foveate.surgery.recipe` is life
-after that.
+after that. :func:`save` and :func:`load` keep the weights of a changed model with its recipe.
 """
+
+from foveate.surgery.recipe import distance as distance
+from foveate.surgery.recipe import load as load
+from foveate.surgery.recipe import save as save

@@ -61,6 +61,7 @@ class Step:
         paths: of the modules that were changed.
         input: (C, H, W) of the images by which they were found, None for an example of the user's.
         finished: whether the old side of a handover was dropped.
+        among: how many places of the kind the model had, None where it is not known.
         changes: what was done.
     """
 
@@ -73,6 +74,7 @@ class Step:
     paths: list[str]
     input: list[int] | None
     finished: bool = False
+    among: int | None = None
     changes: list[Change] = field(default_factory=list)
 
     def recipe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
@@ -101,7 +102,8 @@ def insert(
     if not chosen:
         raise ValueError(nothing_matched(where, found))
     _some_usable(chosen)
-    step = _step("insert", at, mechanism, options, start, "nothing", example, watched)
+    step = _step("insert", at, mechanism, options, start, "nothing", example, watched, len(found))
+    _say_if_again(model, step, chosen)
     return carry_out(model, mechanism, step, chosen, example, dry_run)
 
 
@@ -150,14 +152,37 @@ def replace(
     """
     one_of(keep, ("auto", "nothing"), "keep")
     one_of(start, ("swap", "handover"), "start")
+    if isinstance(mechanism, str) and mechanism in _ROLES:
+        raise ValueError(
+            f"the mechanism comes after what it replaces: replace(model, {mechanism!r}, {what!r})"
+        )
     watched = trace(model, example)
     kind, found = _of_what(watched, what)
     chosen = found.where(where)
     if not chosen:
         raise ValueError(nothing_matched(where if where != "*" else what, found))
     _some_usable(chosen)
-    step = _step("replace", kind, mechanism, options, start, keep, example, watched)
+    among = None if kind == "named" else len(of_kind(watched, kind))
+    step = _step("replace", kind, mechanism, options, start, keep, example, watched, among)
     return carry_out(model, mechanism, step, chosen, example, dry_run)
+
+
+def _say_if_again(model: nn.Module, step: Step, chosen: Places) -> None:
+    """Whether the same stands in the same places already, as where a cell is run twice."""
+    ledger = ledger_of(model)
+    before = {
+        path
+        for earlier in ([] if ledger is None else ledger.steps)
+        if earlier.call == "insert" and earlier.mechanism == step.mechanism
+        for path in earlier.paths
+    }
+    again = [place.path for place in chosen if place.host in before]
+    if again:
+        warnings.warn(
+            f"{step.mechanism} stands at {again[0]} already, and so at {len(again)} of "
+            f"{len(chosen)} places: each gets another one; foveate.restore(model) undoes both",
+            stacklevel=3,
+        )
 
 
 def _some_usable(chosen: Places) -> None:
@@ -181,23 +206,24 @@ def _of_what(watched: Trace, what: str | type) -> tuple[str, Places]:
     if not chosen:
         chosen = named(watched, what)
     if not chosen:
-        raise ValueError(nothing_matched(what, named(watched, "*")))
+        kinds = f"; kinds are {', '.join(_ROLES)}" if isinstance(what, str) else ""
+        raise ValueError(nothing_matched(what, named(watched, "*")) + kinds)
     kinds = {place.kind for place in chosen}
     return (kinds.pop() if len(kinds) == 1 and "module" not in kinds else "named"), chosen
 
 
-def of_kind(watched: Trace, step: Step) -> Places:
-    """The places that a step of a recipe chose from."""
-    return named(watched, "*") if step.kind == "named" else find(watched).of(step.kind)
+def of_kind(watched: Trace, kind: str) -> Places:
+    """The places that a step chose from."""
+    return named(watched, "*") if kind == "named" else find(watched).of(kind)
 
 
 def _step(
     call: Literal["insert", "replace"], kind: str, mechanism: Mechanism, options: dict[str, Any],
-    start: str, keep: str, example: Any, watched: Trace,
+    start: str, keep: str, example: Any, watched: Trace, among: int | None,
 ) -> Step:  # fmt: skip
     node = watched.nodes[0] if watched.nodes else None
     size = list(node.shape[1:]) if node is not None and example is None else None
-    return Step(call, kind, name_of(mechanism), dict(options), start, keep, [], size)
+    return Step(call, kind, name_of(mechanism), dict(options), start, keep, [], size, among=among)
 
 
 def name_of(mechanism: Mechanism) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -97,13 +98,19 @@ def _again(model: nn.Module, mechanism: Mechanism, step: Step, example: Any) -> 
             "the recipe was written with an example input of the user's: give example= again"
         )
     watched = trace(model, example, step.input)
-    found = {_key(step, place): place for place in of_kind(watched, step)}
+    found = {_key(step, place): place for place in of_kind(watched, step.kind)}
     for path in step.paths:
         if path not in found:
             raise ValueError(
                 f"the recipe is for another model: {type(model).__name__} has no "
                 f"{step.kind} at {path!r}"
             )
+    if step.among not in (None, len(found)):
+        warnings.warn(
+            f"the recipe changed {len(step.paths)} of {step.among} places of the kind {step.kind}; "
+            f"this {type(model).__name__} has {len(found)}: the others are left as they are",
+            stacklevel=3,
+        )
     fresh = Step(**{**step.recipe(), "finished": False})
     carry_out(model, mechanism, fresh, [found[path] for path in step.paths], example)
     if step.finished:
