@@ -147,7 +147,7 @@ def test_unknown_tags_and_roles_are_refused(names_of_a_test):
     record = {"family": "mine", "title": "Mine", "paper": "None, 2026"}
     with pytest.raises(ValueError, match="unknown tag 'weight'; did you mean 'weights'"):
         register("mine", **record, tags=["weight"])(CleanMixer)
-    with pytest.raises(ValueError, match="unknown role of Linear ''"):
+    with pytest.raises(ValueError, match="Linear has no role"):
         register("mine", **record)(torch.nn.Linear)
     assert "mine" not in list_attention()
 
@@ -200,3 +200,16 @@ def test_a_token_mixer_stands_as_a_mixer(name):
         tokens = mixer.token_mixer(x.flatten(2).transpose(1, 2))
     torch.testing.assert_close(y.flatten(2).transpose(1, 2), tokens)
     assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["My-gate", "a:b", "a b", "", "_x"])
+def test_a_name_that_could_not_be_written_is_refused(name):
+    with pytest.raises(ValueError, match="lower case with underscores"):
+        register(name, family="x", title="x", paper="x")
+
+
+def test_a_class_without_a_role_and_tags_in_one_word_are_refused():
+    with pytest.raises(ValueError, match="Identity has no role: derive it from foveate"):
+        register("no_role", family="x", title="x", paper="x")(torch.nn.Identity)
+    with pytest.raises(TypeError, match=r"pass \['weights'\]"):
+        register("one_tag", family="x", title="x", paper="x", tags="weights")

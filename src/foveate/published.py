@@ -373,7 +373,8 @@ def _advice(
         return "there is no entry: pass the weights of this module"
     if missing and not surplus and all(".foveate." in f".{key}" for key in missing):
         return "load these weights before insert: what is missing is what was inserted"
-    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(k.split(".") for k in state)))
+    columns = zip(*(key.split(".") for key in state), strict=False)
+    shared = takewhile(lambda parts: len(set(parts)) == 1, columns)
     before = "".join(f"{parts[0]}." for parts in shared)
     bare = {key.removeprefix(before) for key in state}
     if before and len(bare & set(missing)) > len(state) // 2:

@@ -10,6 +10,7 @@ import fnmatch
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -111,13 +112,24 @@ def register(
         parity: known differences to the publication, in a sentence.
 
     Raises:
-        ValueError: if the name is taken by another class, or a tag or the role is unknown.
+        ValueError: if the name is not lower case with underscores or is taken by another class, or
+            a tag or the role is unknown.
+        TypeError: if ``tags`` is a single word.
     """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"a name is lower case with underscores, such as my_gate; got {name!r}")
+    if isinstance(tags, str):
+        raise TypeError(f"tags is a list of words; pass [{tags!r}]")
 
     def add(cls: _Class) -> _Class:
         for tag in tags:
             one_of(tag, TAGS, "tag")
-        role = one_of(getattr(cls, "role", ""), get_args(Role), f"role of {cls.__name__}")
+        if not hasattr(cls, "role"):
+            raise ValueError(
+                f"{cls.__name__} has no role: derive it from foveate.contracts.Mixer (a map to a "
+                "map), Gate, TokenMixer or Aligner"
+            )
+        role = one_of(cls.role, get_args(Role), f"role of {cls.__name__}")  # pyrefly: ignore
         taken = _SPECS.get(name)
         if taken is not None and _qualified(taken.cls) != _qualified(cls):
             raise ValueError(
@@ -140,7 +152,7 @@ def describe(name: str) -> Spec:
     """
     _load_all()
     if name not in _SPECS:
-        raise ValueError(f"unknown attention {name!r}{nearest(name, _SPECS)}")
+        raise ValueError(f"unknown attention {name!r}{nearest(str(name).lower(), _SPECS)}")
     return _SPECS[name]
 
 

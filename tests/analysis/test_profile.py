@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from functools import partial
 
@@ -129,3 +130,8 @@ def test_no_counter(tmp_path):
     energy = EnergyCounter(tmp_path)
     assert not energy.available
     assert energy.joules() == 0
+
+
+def test_printed_it_has_its_units():
+    text = str(profile(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), repeats=2))
+    assert re.match(r"112 parameters, 0\.00 M multiply-adds, \d+\.\d\d ms \(", text)

@@ -350,6 +350,9 @@ ONE = ["--seeds", 1, "--controls"]
     ("arguments", "message"),
     [
         (["--attention", "slidee", *ONE], "unknown attention 'slidee'; did you mean 'slide'"),
+        (["--attention", "cbam,slide", *ONE], "unknown attention 'cbam,slide': separate names by"),
+        (["--attention", "cbam", "reduction=8", *ONE], "write it as NAME:reduction=8"),
+        (["--controls", "nothing"], "unknown control 'nothing'; did you mean 'none'"),
         (["--attention", "additive", *ONE], "additive is an aligner"),
         (["--attention", "cbam", "--host", "pyramid_pic", *ONE], "unknown host 'pyramid_pic'; did"),
         (["--attention", "cbam", "--host", "resnet18", *ONE], "host resnet18 has no place"),

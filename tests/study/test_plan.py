@@ -100,7 +100,13 @@ def test_keys_are_file_names():
         ({"epochs": True}, "epochs must be a whole number"),
         ({"seeds": [0, 0]}, "seeds repeats a number"),
         ({"seeds": []}, "seeds must be how many"),
-        ({"lr": -1}, "lr must be a number of at least 0, got -1"),
+        ({"lr": -1}, "lr must be a number above 0, got -1"),
+        ({"lr": 0}, "lr must be a number above 0, got 0"),
+        ({"host": object}, "host must be a name, got a type; for a model of your own pass 'timm"),
+        (
+            {"attention": [object]},
+            "got a type; a class of your own gets a name by foveate.register",
+        ),
         ({"label_smoothing": 1}, r"label_smoothing must be a number in \[0, 1\)"),
         ({"image_size": [1, 2, 3]}, "image_size must be one number or height and width"),
         ({"attention": 3}, "attention must be a list"),
@@ -156,8 +162,11 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(PlanError, match="device 'tpu3' is not available here"):
-        complete(Plan(device="tpu3"))
+    with pytest.raises(PlanError, match="unknown device 'gpu'; known: auto, cpu, cuda"):
+        complete(Plan(device="gpu"))
+    with pytest.raises(PlanError, match="device 'xpu' is not available here") as info:
+        complete(Plan(device="xpu"))
+    assert "http" not in str(info.value)
 
 
 def test_workers_are_no_difference():

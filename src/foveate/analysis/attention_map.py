@@ -11,7 +11,7 @@ what the module does beside attending, such as a residual.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +53,8 @@ def attention_map(module: nn.Module, x: Tensor, query: tuple[int, int]) -> Atten
     if x.dim() != 4 or not x.numel():
         raise ValueError(f"expected a feature map (B, C, H, W), got {tuple(x.shape)}")
     height, width = x.shape[2:]
+    if not (isinstance(query, Sequence) and len(query) == 2):
+        raise ValueError(f"a query is a row and a column, got {query!r}")
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"query {query} is outside the {height}x{width} map")

@@ -54,6 +54,14 @@ class Profile:
     threads: int
     device: str
 
+    def __str__(self) -> str:
+        memory = "unknown" if self.peak_memory is None else f"{self.peak_memory / 2**20:,.1f} MiB"
+        return (
+            f"{self.parameters:,} parameters, {self.multiply_adds / 1e6:,.2f} M multiply-adds, "
+            f"{self.latency_ms:.2f} ms ({self.latency_p25_ms:.2f} to {self.latency_p75_ms:.2f}) "
+            f"for a batch of {self.batch_size}, peak memory {memory}; {self.device}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python values, for JSON."""
         return asdict(self)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import sys
 
+from foveate import __version__
+
 try:
     from foveate.cli import compare, describe, profile
     from foveate.cli import list as list_
@@ -33,7 +35,11 @@ def _run(arguments: list[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name that a cp1252 console lacks ends nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parser = Parser(prog="foveate", description="Visual attention: look up, measure, compare.")
+    parser = Parser(
+        prog="foveate",
+        description="Visual attention: look up, measure, compare.",
+        version=__version__,
+    )
     commands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
         its_parser = Parser(description=command.HELP)

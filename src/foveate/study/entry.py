@@ -73,7 +73,10 @@ class Entry:
             if not isinstance(kwargs, Mapping):
                 raise PlanError(f"kwargs of {value['name']} must be a mapping, got {kwargs!r}")
             return cls(value["name"], dict(kwargs), str(value.get("label") or ""), control)
-        raise PlanError(f"{key} lists names or {{name:, kwargs:, label:}}, got {value!r}")
+        raise PlanError(
+            f"{key} lists names or {{name:, kwargs:, label:}}, got a {type(value).__name__}; "
+            "a class of your own gets a name by foveate.register"
+        )
 
 
 class Trained(NamedTuple):

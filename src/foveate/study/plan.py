@@ -8,6 +8,7 @@ default, check and help once; plan files, ``foveate.compare`` and the command li
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.machinery import PathFinder
@@ -25,6 +26,7 @@ from foveate.study.host import FORMS, own_host, stated_size
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
 EMBEDDED = ("characters", "digits")
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 _WITHOUT_EFFECT = ("workers", "trial_minutes", "cache")
 """Settings that change no number."""
 
@@ -197,7 +199,9 @@ class Plan:
     optimizer: str = field(default="adamw", metadata=_stated(read.text, "a timm name"))
     lr: float | None = field(
         default=None,
-        metadata=_stated(read.maybe_number, "highest learning rate", "0.002; 0.0002 with weights"),
+        metadata=_stated(
+            read.maybe_positive, "highest learning rate", "0.002; 0.0002 with weights"
+        ),
     )
     weight_decay: float = field(
         default=0.05, metadata=_stated(read.number, "of weights that are neither biases nor norms")
@@ -420,7 +424,9 @@ def _device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        if name.split(":")[0] not in _DEVICES:
+            raise PlanError(f"unknown device {name!r}; known: {', '.join(_DEVICES)}") from error
+        reason = re.split(r"[\n;]|\. |https?:", str(error))[0]
         raise PlanError(f"device {name!r} is not available here: {reason}") from error
     return name
 

@@ -18,7 +18,7 @@ from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.batches import check_augmentation
 from foveate.data.moments import Moments
-from foveate.models import list_for_place
+from foveate.models import CONTROLS, list_for_place
 from foveate.models.pyramid import STARTS
 from foveate.registry import describe, list_attention
 from foveate.study.entry import Entry
@@ -144,15 +144,24 @@ def _look_at_entries(
         yield entry.key, subject_of(entry, plan)
 
 
+def _unknown(entry: Entry) -> str:
+    """A sentence for a name that stands for nothing."""
+    name, known = entry.name, list_for_place()
+    key = "control" if entry.control else "attention"
+    if "=" in name:
+        return f"{key} {name!r} is an option: write it as NAME:{name}"
+    if "," in name and name.split(",")[0] in known:
+        return f"unknown {key} {name!r}: separate names by spaces"
+    return f"unknown {key} {name!r}{nearest(name, CONTROLS if entry.control else known)}"
+
+
 def _check_names(plan: Plan) -> None:
     for entry in plan.entries:
         if entry.name in list_attention() and entry.name not in list_for_place():
             role = describe(entry.name).role
             raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
         if entry.name not in list_for_place():
-            raise ValueError(
-                f"unknown attention {entry.name!r}{nearest(entry.name, list_for_place())}"
-            )
+            raise ValueError(_unknown(entry))
     if own_host(plan.host) is not None:
         return
     if not timm.is_model(plan.host):

@@ -54,6 +54,8 @@ from foveate.study.statistics import Estimate, Scores, estimate
 CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 """What tables and sentences call the host's controls."""
 
+_FEW_UPDATES = 20
+
 
 class Majority(NamedTuple):
     """Always naming one class.
@@ -255,6 +257,7 @@ class Results:
         """What the reader should know before believing a number, a sentence each."""
         said = [f"{row.label}: {row.unhealthy}" for row in self.rows if row.unhealthy]
         said += [f"{row.label}: {row.rising}" for row in self.rows if row.rising]
+        said += _few_updates(self.plan, self.images)
         return said + ([] if self.data is None else list(self.data.findings.warnings))
 
     @property
@@ -284,6 +287,21 @@ class Results:
         for entry in self.plan.entries:
             trials = rows[entry.key].done | rows[entry.key].failed if entry.key in rows else {}
             yield from (trials[seed] for seed in self.plan.seeds if seed in trials)
+
+
+def _few_updates(plan: Plan, images: ImageCounts | None) -> list[str]:
+    """A sentence where the recipe hardly moves the weights."""
+    if images is None or not images.train:
+        return []
+    batch = min(plan.batch_size, images.train)
+    updates = plan.epochs * (images.train // batch)
+    if updates >= _FEW_UPDATES:
+        return []
+    whole = f"; a batch holds all {images.train} images" if batch == images.train else ""
+    return [
+        f"a trial updates its weights {updates} times in all{whole}: too few to tell mechanisms "
+        "apart; take smaller batches, more epochs or more images"
+    ]
 
 
 def _notes_of_plan(plan: Plan) -> list[str]:

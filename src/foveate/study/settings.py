@@ -41,9 +41,15 @@ def share(key: str, value: Any) -> float:
 
 def positive_number(key: str, value: Any) -> float:
     """A finite number above 0."""
-    if (found := number(key, value)) == 0:
+    value = _with_exponent(value)
+    if not _is_number(value) or not 0 < value < float("inf"):
         raise _refuse(key, "a number above 0", value)
-    return found
+    return float(value)
+
+
+def maybe_positive(key: str, value: Any) -> float | None:
+    """A finite number above 0, or None."""
+    return None if value is None else positive_number(key, value)
 
 
 def maybe_number(key: str, value: Any) -> float | None:
@@ -68,7 +74,7 @@ def folds(key: str, value: Any) -> int | None:
 def text(key: str, value: Any) -> str:
     """A word."""
     if not isinstance(value, str) or not value:
-        raise _refuse(key, "a name", value)
+        raise PlanError(f"{key} must be a name, got {_short(value)}{_HINTS.get(key, '')}")
     return value
 
 
@@ -175,8 +181,20 @@ def controls(key: str, value: Any) -> tuple[Entry, ...]:
     return tuple(Entry.read(item, control=True) for item in _listed(key, value))
 
 
+_HINTS = {
+    "host": "; for a model of your own pass 'timm/NAME' or 'FILE.py:FUNCTION'",
+    "data": "; pass a folder, a list or a .npz file of images",
+}
+
+
+def _short(value: Any) -> str:
+    """A value in an error: whole if it is a word or a number, else what it is."""
+    plain = isinstance(value, (str, int, float, bool, type(None), list, tuple))
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
 def _refuse(key: str, what: str, value: Any) -> PlanError:
-    return PlanError(f"{key} must be {what}, got {value!r}")
+    return PlanError(f"{key} must be {what}, got {_short(value)}")
 
 
 def _is_number(value: Any) -> bool:
