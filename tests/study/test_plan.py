@@ -105,7 +105,7 @@ def test_keys_are_file_names():
         ({"host": object}, "host must be a name, got a type; for a model of your own pass 'timm"),
         (
             {"attention": [object]},
-            "got a type; a class of your own gets a name by foveate.register",
+            "got a type; a class of your own gets a name by foveate",
         ),
         ({"label_smoothing": 1}, r"label_smoothing must be a number in \[0, 1\)"),
         ({"image_size": [1, 2, 3]}, "image_size must be one number or height and width"),

@@ -49,11 +49,15 @@ def check_compile(subject: Subject) -> None:
 def check_compiled_code(subject: Subject) -> None:
     """Code that ``torch.compile`` generates gives the same numbers and gradients.
 
-    In float64: rounding in float32 may move a value over the kink of a ReLU or a maximum.
+    In float64: rounding in float32 may move a value over the kink of a ReLU or a maximum. Without
+    PyTorch's layout optimization, which in 2.14 fails on gradients of free size wherever a
+    convolution stands behind a linear layer (``docs/models.md``).
     """
     module = subject.build(torch.float64)
     torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    compiled = torch.compile(
+        module, fullgraph=True, dynamic=True, options={"layout_optimization": False}
+    )
     for size in (_FIRST, _SECOND):
         inputs = subject.inputs(size, dtype=torch.float64)
         actual, expected = _with_gradients(compiled, inputs), _with_gradients(module, inputs)
