@@ -95,6 +95,7 @@ def insert(
     """
     one_of(at, ("branch", "stage"), "place")
     one_of(start, ("identity", "naive"), "start")
+    _not_wrapped(model)
     watched = trace(model, example)
     found = find(watched).of(at)
     chosen = found.where(where)
@@ -150,6 +151,7 @@ def replace(
     """
     one_of(keep, ("auto", "nothing"), "keep")
     one_of(start, ("swap", "handover"), "start")
+    _not_wrapped(model)
     watched = trace(model, example)
     kind, found = _of_what(watched, what)
     chosen = found.where(where)
@@ -158,6 +160,17 @@ def replace(
     _some_usable(chosen)
     step = _step("replace", kind, mechanism, options, start, keep, example, watched)
     return carry_out(model, mechanism, step, chosen, example, dry_run)
+
+
+def _not_wrapped(model: nn.Module) -> None:
+    """Refuse a model whose wrapper would leave the new parameters out of its exchange."""
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    if wrapped or any(type(p).__name__ == "DTensor" for p in getattr(model, "parameters", list)()):
+        how = f"wrapped in {type(model).__name__}" if wrapped else "sharded"
+        raise ValueError(
+            f"the model is {how} already, and what is put in now would be trained on every process "
+            "alone: change it first, then wrap or shard it"
+        )
 
 
 def _some_usable(chosen: Places) -> None:
