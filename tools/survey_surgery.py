@@ -3,28 +3,33 @@
 Each family runs in a process of its own with a time limit; results are kept, so that an
 interrupted survey goes on where it stopped.
 
-    python tools/survey_surgery.py --results survey.json          # all that is missing
+    python tools/survey_surgery.py --results survey.json     # what is missing or of older code
     python tools/survey_surgery.py --results survey.json swin_transformer resnet   # these, anew
     python tools/survey_surgery.py --results survey.json --table  # write docs/surgery-table.md
 
 What counts as right: the changed model runs, with the same shapes; insertion changes no number at
 the start; and a replaced attention gets every cell of its map where it belongs, which is measured:
-a small square of the image is changed in three places, and the cell of the new attention's map
-that changes most must lie there.
+with an attention that passes its map on, a small square of the image is changed in three places,
+and the cell of each attention's map that changes most must lie there.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
 import json
+import resource
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parent.parent / "docs" / "surgery-table.md"
-LIMIT = 600  # seconds a family
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "docs" / "surgery-table.md"
+LIMIT = 600  # seconds of processor time a family, which a busy machine does not lengthen
 PROBED = ((0.2, 0.3), (0.5, 0.8), (0.8, 0.4))  # down and across, as shares of the image
 FAMILIES = {
     "beit": "beit_base_patch16_224",
@@ -128,6 +133,13 @@ FAMILIES = {
 }
 
 
+def code() -> str:
+    """Which state of the code rows come from: what changes models, and what is tried here."""
+    files = sorted((ROOT / "src" / "foveate" / "surgery").glob("*.py"))
+    tried = "".join(map(inspect.getsource, (survey, _attempt, _attention, probe)))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + tried.encode()).hexdigest()
+
+
 def survey(name: str) -> dict[str, Any]:
     """Everything that is tried on one model."""
     import timm
@@ -143,7 +155,7 @@ def survey(name: str) -> dict[str, Any]:
     except TypeError:
         model = timm.create_model(name).eval()
     size = model.pretrained_cfg["input_size"]
-    row: dict[str, Any] = {"model": name, "size": list(size)}
+    row: dict[str, Any] = {"model": name, "size": list(size), "code": code()}
     found = foveate.places(model)
     row["traced"] = round(time.time() - started, 1)
     row["notes"] = list(found.notes)
@@ -228,9 +240,14 @@ def probe(model: Any, size: tuple[int, int, int]) -> dict[str, Any]:
         image[:, top : top + side, left : left + side] = -image[:, top : top + side,
                                                                 left : left + side]  # fmt: skip
     given: list[tuple[str, torch.Tensor]] = []
+
+    def passed_on(name: str, cells: torch.Tensor) -> torch.Tensor:
+        given.append((name, cells.detach()))
+        return cells  # attention that moves nothing: what is changed stays where it is
+
     hooks = [
-        standing.mechanism.register_forward_pre_hook(
-            lambda module, args, name=name: given.append((name, args[0].detach()))
+        standing.mechanism.register_forward_hook(
+            lambda module, args, output, name=name: passed_on(name, args[0])
         )
         for name, standing in model.named_modules()
         if isinstance(standing, Standing)
@@ -279,7 +296,7 @@ HEAD = """# Surgery on timm's families
 Computed by `tools/survey_surgery.py`: one small model of each family, with random weights, at its
 own image size. A number is how many places were changed and ran; insertion must change no output
 at the start. An attention counts when every new map has its cells in their places (measured, see
-the tool). {missing} families are not in the table because they have not been run.
+the tool). {said}
 
 * inserted at branches: {branch} of {all} families; at stages: {stage} of {all}
 * attention replaced rightly: {attention} of {with_attention} families that have it
@@ -287,13 +304,28 @@ the tool). {missing} families are not in the table because they have not been ru
 """
 
 
-def totals(results: dict[str, Any]) -> dict[str, int]:
+def _state(results: dict[str, Any]) -> str:
+    """Which families have no row, and which rows do not come from the code as it is."""
+    now = code()
+    missing = [family for family in FAMILIES if family not in results]
+    older = sorted(family for family, row in results.items() if row.get("code") != now)
+    if not missing and not older:
+        return "All rows come from one state of the code."
+    said = []
+    if missing:
+        said.append(f"{len(missing)} families have not been run: {', '.join(missing)}.")
+    if older:
+        said.append(f"{len(older)} rows are of an earlier state of the code: {', '.join(older)}.")
+    return " ".join(said)
+
+
+def totals(results: dict[str, Any]) -> dict[str, Any]:
     """How many families each kind of change serves."""
     rows = list(results.values())
     good = [row for row in rows if "error" not in row]
     return {
         "all": len(rows),
-        "missing": len(FAMILIES) - len(rows),
+        "said": _state(results),
         "branch": sum(row["branch"] is None and row["branch_change"] == 0 for row in good),
         "stage": sum(row["stage"] is None and row["stage_change"] == 0 for row in good),
         "with_attention": sum("attention" in row for row in good),
@@ -304,8 +336,9 @@ def totals(results: dict[str, Any]) -> dict[str, int]:
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """Whether attention was replaced, every cell in its place."""
-    return row.get("attention", "") is None and not row["probe"]["wrong"]
+    """Whether attention was replaced, every cell in its place as far as maps were looked at."""
+    probed = row.get("probe", {})
+    return row.get("attention", "") is None and probed["checked"] > 0 and not probed["wrong"]
 
 
 def _inserted(row: dict[str, Any], at: str) -> str:
@@ -328,6 +361,8 @@ def _replaced(row: dict[str, Any]) -> str:
         return "no"
     if row["probe"]["wrong"]:
         return f"scrambled at {len(row['probe']['wrong'])}"
+    if not row["probe"]["checked"]:
+        return f"{row['replaced']}, on maps too small to look at"
     kept = f", {row['kept']} with their weights" if row["kept"] else ", fresh weights"
     return f"{row['replaced']}{kept}"
 
@@ -355,11 +390,12 @@ def main() -> None:
     parser.add_argument("--one", help="run this model in this process and print its row")
     given = parser.parse_args()
     if given.one:
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 10))
         print(json.dumps(survey(given.one)))
         return
     for family in () if given.table else given.families or FAMILIES:
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
-        if family in results and not given.families:
+        if not given.families and results.get(family, {}).get("code") == code():
             continue
         row = _in_a_process(FAMILIES[family], given.results)
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
@@ -373,12 +409,19 @@ def main() -> None:
 
 def _in_a_process(name: str, results: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name, "--results", str(results)]
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        return {"model": name, "error": f"not done within {LIMIT} seconds"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode == -signal.SIGXCPU:
+        return {
+            "model": name,
+            "code": code(),
+            "error": f"not done within {LIMIT} seconds of processor time",
+        }
     if ran.returncode:
-        return {"model": name, "error": (ran.stderr.strip().splitlines() or ["killed"])[-1][:300]}
+        return {
+            "model": name,
+            "code": code(),
+            "error": (ran.stderr.strip().splitlines() or ["killed"])[-1][:300],
+        }
     return json.loads(ran.stdout.strip().splitlines()[-1])
 
 

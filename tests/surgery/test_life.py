@@ -196,6 +196,75 @@ def test_features_and_averages_keep_what_was_inserted():
     assert difference(features(x)["logits"], y) < 1e-6
 
 
+def test_timms_feature_networks_keep_what_was_inserted():
+    from timm.models._features import FeatureListNet
+
+    model, x, _ = changed()
+    expected = model.forward_intermediates(x, indices=[3, 4], intermediates_only=True)
+    assert [tuple(m.shape[1:]) for m in expected] == [(256, 4, 4), (512, 2, 2)]
+    listed = FeatureListNet(model, out_indices=(3, 4))
+    for one, other in zip(listed(x), expected, strict=True):
+        assert difference(one, other) == 0
+    foveate.restore(model)
+    for one, other in zip(listed(x), expected, strict=True):
+        assert difference(one, other) > 1e-3
+
+
+def test_a_network_of_features_is_changed_like_any_other():
+    model = timm.create_model("resnet10t", features_only=True, zero_init_last=False).eval()
+    x = images(64)
+    before = model(x)
+    foveate.insert(model, "cbam")
+    assert len(foveate.changes(model)) == 4
+    for one, other in zip(model(x), before, strict=True):
+        assert difference(one, other) == 0
+    _stir(model)
+    twin = timm.create_model("resnet10t", features_only=True).eval()
+    foveate.apply(twin, foveate.changes(model).recipe).load_state_dict(model.state_dict())
+    for one, other in zip(twin(x), model(x), strict=True):
+        assert difference(one, other) == 0
+    assert difference(model(x)[-1], before[-1]) > 1e-5
+
+
+def test_symbolic_tracing_keeps_what_was_inserted():
+    model, x, y = changed()
+    graph = torch.fx.symbolic_trace(model)
+    assert difference(graph(x), y) < 1e-6
+    assert any("foveate" in name for name, _ in graph.named_parameters())
+
+
+def test_timms_own_checkpointing_keeps_what_was_inserted():
+    model, x, _ = changed(vit)
+    model(x).square().sum().backward()
+    plain = [p.grad.clone() for p in foveate.added(model)]
+    model.zero_grad()
+    model.set_grad_checkpointing()
+    model(x).square().sum().backward()
+    for one, other in zip(plain, foveate.added(model), strict=True):
+        torch.testing.assert_close(one, other.grad)
+
+
+def test_what_was_added_has_a_learning_rate_of_its_own():
+    model, x, _ = changed()
+    new = {id(p) for p in foveate.added(model)}
+    rest = [p for p in model.parameters() if id(p) not in new]
+    held = [p.detach().clone() for p in rest]
+    groups = [{"params": rest, "lr": 0.0}, {"params": foveate.added(model), "lr": 0.1}]
+    optimizer = torch.optim.SGD(groups)
+    before = [p.detach().clone() for p in foveate.added(model)]
+    model(x).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(rest, held, strict=True))
+    moved = [not torch.equal(a, b) for a, b in zip(foveate.added(model), before, strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_a_model_of_other_channels_is_seen_with_its_own():
+    model = timm.create_model("resnet10t", in_chans=1).eval()  # timm's configuration says three
+    foveate.insert(model, "cbam")
+    assert foveate.changes(model).recipe["steps"][0]["input"][0] == 1
+
+
 def test_distributed_training_finds_a_gradient_everywhere():
     model, x, _ = changed()
     model.train()

@@ -164,3 +164,88 @@ def test_the_table_groups_by_glob():
     assert [row["path"] for row in rows if row["kind"] == "attention"] == ["blocks.*.attn"]
     assert rows[0]["n"] == "2"
     assert rows[0]["prefix"] == "1"
+
+
+class _Partial(nn.Module):
+    """ReXNet's block: what the branch starts from is added to some of its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 1, 1)
+        self.head = nn.Conv2d(12, 8, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.branch(x)
+        return self.head(torch.cat([y[:, :8] + x, y[:, 8:]], 1))
+
+
+class _Interpolated(nn.Module):
+    """EfficientViM's block: a step from ``x`` towards ``f(x)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.share = nn.Parameter(torch.tensor(0.3))
+        self.drop = nn.Identity()
+
+    def forward(self, x):
+        x = self.drop(self.stem(x))
+        return x + self.drop(self.share.sigmoid() * (self.branch(x) - x))
+
+
+class _Upsampled(nn.Module):
+    """LowFormer's block: attention on a coarse map, whose result is made fine again."""
+
+    def __init__(self, up):
+        super().__init__()
+        self.stem, self.coarse = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 4, 1)
+        self.branch = up
+
+    def forward(self, x):
+        x = self.stem(x)
+        return x + self.branch(self.coarse(x))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        _Partial,
+        _Interpolated,
+        lambda: _Upsampled(nn.Upsample(scale_factor=4, mode="bilinear")),
+        lambda: _Upsampled(nn.ConvTranspose2d(8, 8, 4, 4)),
+    ],
+)
+def test_branches_that_are_added_in_another_form_are_found(build):
+    model, x = build().eval(), images(32)
+    before = model(x)
+    (place,) = foveate.places(model, x).of("branch")
+    assert (place.path, place.size) == ("branch", (16, 16))
+    foveate.insert(model, "cbam", example=x)
+    assert difference(model(x), before) == 0
+    for parameter in foveate.added(model):
+        parameter.data.add_(0.1)
+    assert difference(model(x), before) > 1e-5
+
+
+def test_maps_of_paths_that_are_shifted_against_each_other_are_maps():
+    class Factorized(nn.Module):  # NASNet's reduction: the second path is moved by one pixel
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.mixed, self.conv = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, 1, 1)
+
+        def forward(self, x):
+            moved = nn.functional.pad(x, (-1, 1, -1, 1))
+            paths = [self.one(x[:, :, ::2, ::2]), self.two(moved[:, :, ::2, ::2])]
+            return self.conv(self.mixed(torch.cat(paths, 1)))
+
+    (place,) = foveate.places(Factorized(), images(16)).of("conv")
+    assert (place.path, place.size) == ("conv", (8, 8))
+
+
+def test_grouped_convolutions_are_convolutions():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=2),
+                          nn.Conv2d(8, 8, 3, 1, 1, groups=8))  # fmt: skip
+    found = kinds(model, images(16))
+    assert (found["conv"], found["depthwise"]) == (["1"], ["2"])

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import foveate
+from tests.surgery.models import vit
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +48,23 @@ def test_networks_without_plain_residuals_or_gates_are_served(tool, family):
     if family in ("resnest", "sknet"):
         assert row["gates"] in (["SplitAttn"], ["SelectiveKernel"])
         assert row["gate"] is None
+
+
+def test_the_probe_finds_a_scrambled_order_and_passes_a_right_one(tool):
+    model = vit(img_size=64, patch_size=4)
+    model.pretrained_cfg = {"input_size": (3, 64, 64)}
+    foveate.replace(model, "attention", "neighborhood", kernel_size=3)
+    with torch.no_grad():
+        assert tool.probe(model, (3, 64, 64)) == {"checked": 2, "wrong": []}
+        geometry = model.blocks[1].attn.foveate.geometry
+        split = geometry.split
+
+        def turned(x):
+            cells, others, known = split(x)
+            return cells.transpose(2, 3), others, known
+
+        geometry.split = turned
+        assert tool.probe(model, (3, 64, 64))["wrong"] == ["blocks.1.attn.foveate"]
 
 
 def test_every_family_has_a_model_that_timm_knows(tool):

@@ -1,4 +1,5 @@
 """Other people's libraries of models: what they need beyond :func:`foveate.insert`.
 
-None of them is a dependency; each module here imports its library when a function is called.
+But for timm, none of them is a dependency; their modules here import the library when a function
+is called.
 """

@@ -136,6 +136,7 @@ def _codes(node: Node, axis: int) -> Tensor | None:
     c = node.origin.channel
     if c.dim() == 3:
         c = _heads_of_batch(c) if c.stride(0) != 0 else c.unsqueeze(1)
+    c = _without_windows(c)
     if c.dim() != 4:
         return None
     tokens = -2 if axis == -1 else -1
@@ -144,6 +145,16 @@ def _codes(node: Node, axis: int) -> Tensor | None:
         return None
     c = c.select(tokens, 0)[0]
     return c.contiguous() if bool((c >= 0).all()) else None
+
+
+def _without_windows(c: Tensor) -> Tensor:
+    """Codes without the axes in the middle along which they do not vary: windows have their own."""
+    while c.dim() > 4:
+        same = [i for i in range(1, c.dim() - 2) if c.shape[i] == 1 or c.stride(i) == 0]
+        if not same:
+            break
+        c = c.select(same[-1], 0)
+    return c
 
 
 def _heads_of_batch(c: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ MOVES = words(
     "repeat_interleave tile select index_select pad unfold clone t adjoint T mT H mH "
     "pixel_shuffle pixel_unshuffle view_as reshape_as detach"
 )
+JOININGS = words("cat concat concatenate stack")
 RESHAPES = words("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as")
 LINEAR = frozenset({"linear"})
 CONVOLUTIONS = words("conv1d conv2d conv3d conv_transpose2d")
@@ -155,8 +156,11 @@ def _moved(
 
         given, named = swap(tuple(args)), {key: swap(value) for key, value in kwargs.items()}
         if name == "pad":
-            named |= {"value": PADDING, "mode": "constant"}
-            given = given[:2]
+            return [_padded(given[0], given[1] if len(given) > 1 else named["pad"])]
+        if name in JOININGS:
+            dim = given[1] if len(given) > 1 else named.get("dim", named.get("axis", 0))
+            parts = given[0] if given else named["tensors"]
+            return [_joined([p.unsqueeze(dim) for p in parts] if name == "stack" else parts, dim)]
         if name == "unfold":  # which pads with zeros
             moved = function(given[0] - PADDING, *given[1:], **named) + PADDING
             return [compressed(moved)]
@@ -165,6 +169,24 @@ def _moved(
 
     rows, columns, channels = companions("row"), companions("column"), companions("channel")
     return [Origin(*parts) for parts in zip(rows, columns, channels, strict=True)]
+
+
+def _padded(c: Tensor, pads: Sequence[int]) -> Tensor:
+    """``c`` padded, without writing out the axes that are not and along which it does not vary."""
+    leading = c.dim() - len(pads) // 2
+    small = c[tuple(slice(0, 1) if c.stride(i) == 0 else slice(None) for i in range(leading))]
+    padded = compressed(F.pad(small, tuple(pads), value=PADDING))
+    return padded.expand(*c.shape[:leading], *padded.shape[leading:])
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """``torch.cat(parts, dim)``, without writing out the axes along which no part varies."""
+    rank = parts[0].dim()
+    kept = {dim % rank} | {i for part in parts for i in range(rank) if part.stride(i) != 0}
+    small = [p[tuple(slice(None if i in kept else 1) for i in range(rank))] for p in parts]
+    joined = compressed(torch.cat(small, dim))
+    shape = [joined.shape[i] if i in kept else parts[0].shape[i] for i in range(rank)]
+    return joined.expand(shape)
 
 
 def _computed(
@@ -262,18 +284,35 @@ def _mean(c: Tensor, axis: int) -> Tensor:
 
 
 def _resampled(c: Tensor, size: Sequence[int]) -> Tensor:
-    """``c`` (B, C, H, W) on a grid of ``size``: means when it is coarser."""
+    """``c`` (B, C, H, W) on a grid of ``size``: means when it is coarser, between when finer."""
     if tuple(c.shape[2:]) == tuple(size) or len(size) != 2:
         if len(size) == 2:
             return c
         raise ValueError("not a map")
     small = _small(c.narrow(1, 0, 1)) if c.stride(1) == 0 else _small(c)
+    if all(now >= before for now, before in zip(size, c.shape[2:], strict=True)):
+        return compressed(_between(_between(small, 2, size[0]), 3, size[1]).expand(
+            c.shape[0], c.shape[1], *size))  # fmt: skip
     whole = small.expand(-1, -1, *c.shape[2:])
     there = (whole >= 0).double()
     share = F.interpolate(there, tuple(size), mode="area")
     total = F.interpolate(whole * there, tuple(size), mode="area")
     grid = torch.where(share > 0, _rounded(total / share.clamp(min=1e-9)), PADDING)
     return compressed(grid.expand(c.shape[0], c.shape[1] if c.stride(1) else grid.shape[1], *size))
+
+
+def _between(c: Tensor, axis: int, size: int) -> Tensor:
+    """``c`` on a finer grid along ``axis``, in a line with the neighbours, at the borders too."""
+    before = c.shape[axis]
+    if before == 1:
+        return c
+    at = (torch.arange(size).double() + 0.5) * (before / size) - 0.5
+    low = at.floor().clamp(0, before - 2).long()
+    share = (at - low).view([-1 if i == axis else 1 for i in range(c.dim())])
+    below, above = c.index_select(axis, low), c.index_select(axis, low + 1)
+    line = below + share * (above - below)
+    nearest = torch.where(share < 0.5, below, above)
+    return torch.where((below >= 0) & (above >= 0), line.clamp(min=0), nearest)
 
 
 def _rounded(c: Tensor) -> Tensor:

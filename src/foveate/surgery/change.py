@@ -96,6 +96,7 @@ def insert(
     """
     one_of(at, ("branch", "stage"), "place")
     one_of(start, ("identity", "naive"), "start")
+    _not_wrapped(model)
     watched = trace(model, example)
     found = find(watched).of(at)
     chosen = found.where(where)
@@ -156,6 +157,7 @@ def replace(
         raise ValueError(
             f"the mechanism comes after what it replaces: replace(model, {mechanism!r}, {what!r})"
         )
+    _not_wrapped(model)
     watched = trace(model, example)
     kind, found = _of_what(watched, what)
     chosen = found.where(where)
@@ -182,6 +184,17 @@ def _say_if_again(model: nn.Module, step: Step, chosen: Places) -> None:
             f"{step.mechanism} stands at {again[0]} already, and so at {len(again)} of "
             f"{len(chosen)} places: each gets another one; foveate.restore(model) undoes both",
             stacklevel=3,
+        )
+
+
+def _not_wrapped(model: nn.Module) -> None:
+    """Refuse a model whose wrapper would leave the new parameters out of its exchange."""
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    if wrapped or any(type(p).__name__ == "DTensor" for p in getattr(model, "parameters", list)()):
+        how = f"wrapped in {type(model).__name__}" if wrapped else "sharded"
+        raise ValueError(
+            f"the model is {how} already, and what is put in now would be trained on every process "
+            "alone: change it first, then wrap or shard it"
         )
 
 

@@ -8,7 +8,8 @@ No class is known by name. What a place is follows from what is computed there:
                  pooled over positions, in a module that keeps its shape
     branch       the end of a residual branch: of ``a + b`` the side with more weighted layers
                  behind it; in a model without residual additions, what is concatenated
-    conv, depthwise   a convolution of more than one pixel that keeps its shape
+    conv, depthwise   a convolution of more than one pixel that keeps its shape, dense or grouped,
+                 and with a filter a channel
     stage        the last map of each size
 
 Which cell of the map each token holds follows from :mod:`foveate.surgery._origins`.
@@ -41,6 +42,8 @@ _PRODUCTS = words(
     "multi_head_attention_forward"
 )
 _ADDITIONS = words("add add_ __add__ __iadd__ __radd__")
+_SUBTRACTIONS = words("sub sub_ subtract __sub__ __isub__")
+_SLICES = words("__getitem__ narrow split split_with_sizes tensor_split chunk")
 _MULTIPLICATIONS = words("mul mul_ multiply __mul__ __imul__ __rmul__")
 _SQUASHES = words(
     "sigmoid sigmoid_ hardsigmoid hardtanh hardtanh_ relu6 tanh tanh_ softmax clamp clamp_"
@@ -502,12 +505,30 @@ class _Finder(Reader):
             calls = weighted or [c for c in calls if len(self._by_module[c.module]) == 1]
             if calls:
                 return min(calls, key=lambda call: call.path.count("."))
-            if len(node.inputs) != 1 or node.depth != node.inputs[0].depth:
+            source = self._scaled_or_reshaped(node)
+            if source is None:
                 return None
-            if torch.Size(node.shape).numel() != torch.Size(node.inputs[0].shape).numel():
-                return None
-            node = node.inputs[0]
+            node = source
         return None
+
+    def _scaled_or_reshaped(self, node: Node) -> Node | None:
+        """What ``node`` holds in another form, if that is how it came to be."""
+        if node.op in _SUBTRACTIONS and (two := self._operands(node)) is not None:
+            return max(two, key=lambda n: n.depth)  # x + s (f(x) - x): the branch is f
+        if len(node.inputs) != 1 or node.depth != node.inputs[0].depth:
+            return None
+        source = node.inputs[0]
+        if torch.Size(node.shape).numel() == torch.Size(source.shape).numel():
+            return source
+        return source if self._is_some_channels(node, source) else None
+
+    def _is_some_channels(self, node: Node, source: Node) -> bool:
+        """Whether ``node`` is a slice of the channels of the map ``source``."""
+        if node.op not in _SLICES:
+            return False
+        part, whole = self._map(node), self._map(source)
+        known = isinstance(part, TokenMap) and isinstance(whole, TokenMap)
+        return known and part.size == whole.size and part.layout == whole.layout
 
     @staticmethod
     def _is_container(call: Call) -> bool:
@@ -521,9 +542,8 @@ class _Finder(Reader):
                 continue
             if not all(self._keeps_shape(call) for call in self._by_module[module]):
                 continue
-            dense = module.groups == 1
-            if dense or module.groups == module.in_channels:
-                made.append(self.place(module, "conv" if dense else "depthwise"))
+            depthwise = module.groups == module.in_channels
+            made.append(self.place(module, "depthwise" if depthwise else "conv"))
         return [place for place in made if not place.unusable]
 
     def stages(self, inside: list[Call]) -> list[Place]:

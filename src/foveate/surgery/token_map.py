@@ -114,7 +114,11 @@ def _read(shape: tuple[int, ...], origin: Origin, batch: int, axis: int) -> Toke
         return "samples differ in the order of their cells"
     (height, i), (width, j) = _ranks(y), _ranks(x)
     if height * width != len(y):
-        return f"{len(y)} cells do not make a map"
+        sides = shape[1 + (axis == 1) : 3 + (axis == 1)]
+        if len(shape) != 4 or not _is_grid(y, x, sides):
+            return f"{len(y)} cells do not make a map"
+        (height, width), cells = sides, torch.arange(len(y))
+        i, j = cells // width, cells % width
     cells = i * width + j
     order = torch.full((height * width,), -1)
     order[cells] = torch.arange(slots)[there]
@@ -134,6 +138,20 @@ def _read(shape: tuple[int, ...], origin: Origin, batch: int, axis: int) -> Toke
         tuple(shape), axis, (height, width), slots, None if plain else order, tuple(prefix),
         padding, shape[0] // batch,
     )  # fmt: skip
+
+
+def _is_grid(y: Tensor, x: Tensor, sides: tuple[int, ...]) -> bool:
+    """Whether every row lies above the next and every column left of the next.
+
+    Where a layer averages maps that were shifted against each other, cells at the border stand for
+    fewer of them than those beside them, and are moved by part of a row.
+    """
+    if len(y) != sides[0] * sides[1]:
+        return False
+    for places in (y.view(sides), x.view(sides).T):
+        if not bool((places[:-1].amax(1) < places[1:].amin(1)).all()):
+            return False
+    return True
 
 
 def _ranks(c: Tensor) -> tuple[int, Tensor]:

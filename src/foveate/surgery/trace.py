@@ -248,11 +248,13 @@ def _arguments(
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int] | None:
-    """(C, H, W) as timm's configuration states it, if the model has one."""
+    """(C, H, W) as timm's configuration states it, with the channels that it was made for."""
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         if isinstance(config, Mapping) and config.get("input_size"):
-            return tuple(config["input_size"])
+            channels, height, width = config["input_size"]
+            given = getattr(model, "_model_args", {}).get("in_chans")  # timm's own note
+            return given or channels, height, width
     return None
 
 
