@@ -103,6 +103,10 @@ class Backbone(KeepsActivations):
         "cls_token",
     )
     """What the names of parameters contain that weight decay should spare."""
+    dense_options: ClassVar[dict[str, Any]] = {}
+    """Options of the network that the publication builds for segmentation and detection."""
+    dense_norms: ClassVar[bool] = False
+    """Whether that network has a layer norm on each map that it gives."""
 
     def __init__(
         self,
