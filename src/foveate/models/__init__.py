@@ -10,16 +10,20 @@ import timm
 from foveate.models._backbone import Backbone, Published
 from foveate.models.attention_unet import AttentionUNet, attention_unet
 from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
+from foveate.models.segmenter import Segmenter, create_segmenter, list_segmenters
 
 __all__ = [
     "CONTROLS",
     "AttentionUNet",
     "Backbone",
     "Published",
+    "Segmenter",
     "attention_unet",
     "create_for_place",
+    "create_segmenter",
     "list_backbones",
     "list_for_place",
+    "list_segmenters",
     "published_figures",
 ]
 
