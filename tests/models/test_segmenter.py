@@ -11,8 +11,10 @@ import torch
 from torch.nn import functional as F
 
 import foveate
-from foveate.models import create_segmenter, list_segmenters
+from foveate.models import create_segmenter, list_segmenters, published_segmenters
 from tests.models.small import SMALL
+from tests.models.test_contract import agrees
+from tests.published.golden import load_case
 
 NARROW = {
     "dual": {},
@@ -60,6 +62,15 @@ def test_in_evaluation_it_gives_logits_alone_and_a_sample_is_as_in_a_batch(head)
         alone = torch.cat([model(one[None]) for one in x])
     assert logits.shape == (2, 5, 45, 67)
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", list_segmenters())
+def test_symbols_pass_through_it(head):
+    torch.manual_seed(0)
+    model = small(head, attention="none").eval()
+    x = torch.randn(1, 3, 45, 67)
+    with torch.no_grad():
+        assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
 
 
 @pytest.mark.filterwarnings("ignore:one image of one cell")
@@ -132,6 +143,40 @@ def test_it_is_a_plain_module():
         torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "case", "norm"),
+    [
+        ("nat_tiny", "nat_tiny", "norm{}"),
+        pytest.param("slide_swin_tiny", "slide_swin_t", "norm{}", marks=pytest.mark.slow),
+        ("cswin_tiny", "cswin_t", "norm{}"),
+        ("dat_tiny", "dat_pp_tiny", "norms.{}.norm"),
+    ],
+)
+def test_a_published_checkpoint_loads_whole(backbone, case, norm):
+    """The backbone's own names, its norms as its dense form calls them, mmsegmentation's heads."""
+    model = create_segmenter("upernet", backbone, 5, head_options=NARROW["upernet"])
+    classifier = ("norm.", "head.", "cls_norm.", "cls_head.", "cls_token")
+    state = {
+        f"backbone.{key}": value
+        for key, value in load_case(case).state.items()
+        if not key.startswith(classifier)
+    }
+    expected = {}
+    for key, value in model.state_dict().items():
+        part, _, rest = key.partition(".")
+        theirs = {"head": "decode_head", "auxiliary": "auxiliary_head"}.get(part)
+        name = f"{theirs}.{rest}" if theirs else ""
+        if part == "norms":
+            level, _, leaf = rest.partition(".")
+            number = int(level) + (backbone == "cswin_tiny")
+            name = f"backbone.{norm.format(number)}.{leaf}"
+        if name:
+            state[name] = expected[key] = torch.randn(value.shape).to(value.dtype)
+    foveate.load_published(model, {"state_dict": state, "meta": {}})
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
 def test_what_cannot_be_is_refused_in_the_users_terms():
     with pytest.raises(ValueError, match="unknown head 'upnet'; did you mean 'upernet'"):
         create_segmenter("upnet", "pyramid_pico", 5)
@@ -151,3 +196,33 @@ def test_what_cannot_be_is_refused_in_the_users_terms():
         create_segmenter(
             "upernet", timm.create_model("resnet10t", features_only=True), 5, in_chans=1
         )
+
+
+def cost(row) -> tuple[int, float]:
+    with torch.device("meta"):
+        model = create_segmenter(row.head, row.backbone, row.num_classes).eval()
+    flops = foveate.count_flops(model, torch.empty(1, 3, *row.size, device="meta"))
+    return sum(p.numel() for p in model.parameters()), flops / 2
+
+
+QUICK = ("pvt_tiny", "nat_mini", "slide_swin_tiny", "seaformer_tiny")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            row,
+            id=f"{row.head}-{row.backbone}-{row.size[1]}",
+            marks=[] if row.backbone in QUICK else [pytest.mark.slow],
+        )
+        for row in published_segmenters()
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*reads images")
+def test_costs_are_those_that_were_published(row):
+    params, multiply_adds = cost(row)
+    printed = ((params, row.params), (multiply_adds, row.multiply_adds))
+    fitting = [agrees(ours, theirs) for ours, theirs in printed if theirs]
+    assert all(fitting) or row.note
+    assert all(agrees(ours, theirs, 0.25) for ours, theirs in printed if theirs)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 from foveate.attention._conv_norm import ConvNorm
@@ -55,12 +56,18 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
-    """Refuse other maps than the head was built for.
+    """Refuse other maps than the head was built for; symbols (``torch.fx``) pass.
 
     Raises:
         ValueError: if their number or a number of channels is another.
     """
+    if any(isinstance(x, Proxy) for x in features):
+        return
     given = [x.shape[1] for x in features]
+    if any(x.dim() != 4 for x in features):
+        raise ValueError(
+            f"expected maps (B, C, h, w), got shapes {[tuple(x.shape) for x in features]}"
+        )
     if len(given) != len(in_channels):
         raise ValueError(
             f"expected {len(in_channels)} maps, the finest first, with {tuple(in_channels)} "

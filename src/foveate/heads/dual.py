@@ -20,9 +20,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from foveate.arguments import check_map
 from foveate.attention.gates.dual import ChannelAttention, PositionAttention
-from foveate.heads._layers import ConvNormAct
+from foveate.heads._layers import ConvNormAct, check_maps
 from foveate.heads.pixel import PixelHead
 from foveate.published import rename
 
@@ -76,7 +75,7 @@ class DualHead(PixelHead):
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What position and what channel attention make of the map: ``(B, dim, h, w)`` each."""
-        check_map(x, self.in_channels)
+        check_maps([x], [self.in_channels])
         return (
             self.position_out(self.position(self.position_in(x))),
             self.channel_out(self.channel(self.channel_in(x))),

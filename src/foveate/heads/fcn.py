@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor, cat, nn
 
-from foveate.arguments import check_map, odd, positive
-from foveate.heads._layers import ConvNormAct
+from foveate.arguments import odd, positive
+from foveate.heads._layers import ConvNormAct, check_maps
 from foveate.heads.pixel import PixelHead
 
 
@@ -64,7 +64,7 @@ class FCNHead(PixelHead):
         self.conv_cat = ConvNormAct(both, dim, kernel_size) if concat_input else None
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(x, self.in_channels)
+        check_maps([x], [self.in_channels])
         y = self.convs(x)
         if self.conv_cat is not None:
             y = self.conv_cat(cat([x, y], 1))

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, cat, nn
 
-from foveate.arguments import check_map, positive
-from foveate.heads._layers import ConvNormAct, LoneValueBatchNorm, resize
+from foveate.arguments import positive
+from foveate.heads._layers import ConvNormAct, LoneValueBatchNorm, check_maps, resize
 from foveate.heads.pixel import PixelHead
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -83,5 +83,5 @@ class PSPHead(PixelHead):
         return self.bottleneck(cat([x, *self.psp_modules(x)], 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(x, self.pooled_channels)
+        check_maps([x], [self.pooled_channels])
         return self.classify(self.pool(x))

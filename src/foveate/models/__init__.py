@@ -8,6 +8,7 @@ import pkgutil
 import timm
 
 from foveate.models._backbone import Backbone, Published
+from foveate.models._published_segmenters import FIGURES, PublishedSegmenter
 from foveate.models.attention_unet import AttentionUNet, attention_unet
 from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
 from foveate.models.segmenter import Segmenter, create_segmenter, list_segmenters
@@ -17,6 +18,7 @@ __all__ = [
     "AttentionUNet",
     "Backbone",
     "Published",
+    "PublishedSegmenter",
     "Segmenter",
     "attention_unet",
     "create_for_place",
@@ -25,6 +27,7 @@ __all__ = [
     "list_for_place",
     "list_segmenters",
     "published_figures",
+    "published_segmenters",
 ]
 
 _FAMILIES = [
@@ -51,3 +54,8 @@ def published_figures() -> dict[str, Published]:
         for family in _FAMILIES
         for name, figures in getattr(family, "PUBLISHED", {}).items()
     }
+
+
+def published_segmenters() -> tuple[PublishedSegmenter, ...]:
+    """What publications say of segmentation models that :func:`create_segmenter` builds."""
+    return FIGURES

@@ -242,12 +242,13 @@ def _reads(network: nn.Module, size: tuple[int, int]) -> bool:
     first = next(iter(entries.values()))
     channels = getattr(network, "in_chans", 3)
     images = torch.empty(1, channels, *size, device="meta", dtype=first.dtype)
-    training = network.training
+    modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad():
             torch.func.functional_call(network.eval(), shapes, (images,))
     except Exception:  # whatever a network says to a size that it does not take
         return False
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
     return True

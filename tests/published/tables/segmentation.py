@@ -49,7 +49,13 @@ def _figures(metric: AreaMetric, golden: Golden) -> dict[str, Tensor]:
 
 
 ROWS = [
-    Row("mmseg_losses", lambda **_: nn.Identity(), _losses, tolerance=1e-6),
+    Row(
+        "mmseg_losses",
+        lambda **_: nn.Identity(),
+        _losses,
+        tolerance=1e-6,
+        mechanism="pixel_cross_entropy",
+    ),
     Row(
         "mmseg_iou_metric",
         lambda num_classes, ignore_index: AreaMetric(num_classes, ignore_index),
