@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 import foveate
 from foveate.checks.subject import Subject, examine
-from foveate.models import published_figures
+from foveate.models import create_segmenter, published_figures, published_segmenters
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -170,11 +170,51 @@ def write_models() -> None:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         sources[figures.source].append(name)
+    lines += ["", *segmenters_table()]
     lines += ["", *tools_table()]
     lines += ["", *NOTES.read_text().splitlines()]
     lines += ["", "## Where the published figures stand", ""]
     lines += [f"* {source}: {', '.join(names)}" for source, names in sources.items() if source]
     (DOCS / "models.md").write_text("\n".join(lines) + "\n")
+
+
+def segmenters_table() -> list[str]:
+    """One row a published segmentation model, its cost beside what is printed."""
+    lines = [
+        "## Segmentation",
+        "",
+        'Built by `foveate.models.create_segmenter("upernet", "slide_swin_tiny", 150)`. '
+        "Multiply-adds are of one image without the auxiliary head, whose parameters count, as in "
+        "the publications. A dash: the publication gives none. mIoU is the published one, at one "
+        "scale; nothing was trained here.",
+        "",
+        "| head | backbone | parameters | published | multiply-adds | published | size | data "
+        "| mIoU, published | note |",
+        "|---|---|--:|--:|--:|--:|---|---|--:|---|",
+    ]
+    sources = defaultdict(list)
+    for row in published_segmenters():
+        with torch.device("meta"):
+            model = create_segmenter(row.head, row.backbone, row.num_classes).eval()
+        params, multiply_adds = cost_of(model, row.size)
+        for ours, printed in ((params, row.params), (multiply_adds, row.multiply_adds)):
+            if printed and not row.note and not agrees(ours, printed):
+                raise ValueError(f"{row}: {ours:.4g} where {printed} is published, and no note")
+        cells = [
+            row.head,
+            f"`{row.backbone}`",
+            f"{params / 1e6:.2f}M",
+            row.params or "–",
+            f"{multiply_adds / 1e9:.2f}G",
+            row.multiply_adds or "–",
+            "x".join(map(str, row.size)),
+            row.data,
+            f"{row.miou:.1f}",
+            row.note,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+        sources[row.source].append(f"{row.head} on {row.backbone}")
+    return [*lines, "", *(f"* {source}: {', '.join(rows)}" for source, rows in sources.items())]
 
 
 #: What people do with a timm model, each by the test that holds it.
@@ -269,7 +309,11 @@ def large(number: int) -> str:
 
 def cost(name: str, size: tuple[int, int]) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image."""
-    model = timm.create_model(name, device="meta").eval()
+    return cost_of(timm.create_model(name, device="meta").eval(), size)
+
+
+def cost_of(model: torch.nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image, of a model on the meta device."""
     flops = foveate.count_flops(model, torch.empty(1, 3, *size, device="meta"))
     return sum(p.numel() for p in model.parameters()), flops // 2
 

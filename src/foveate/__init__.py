@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from foveate import checks as checks
     from foveate import contracts as contracts
     from foveate import data as data
+    from foveate import heads as heads
     from foveate import integrations as integrations
     from foveate import layout as layout
     from foveate import metrics as metrics
@@ -89,6 +90,7 @@ _MODULES = [
     "checks",
     "contracts",
     "data",
+    "heads",
     "integrations",
     "layout",
     "metrics",

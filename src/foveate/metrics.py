@@ -30,3 +30,15 @@ ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
 
 BALANCED_ACCURACY = Metric("balanced_accuracy", "%", True, (0.0, 1.0))
 """The mean over classes of the share of a class's images that is found."""
+
+MEAN_IOU = Metric("mean_iou", "%", True, (0.0, 1.0))
+"""Of pixels, summed over all images: a class's intersection over union, averaged over classes."""
+
+PIXEL_ACCURACY = Metric("pixel_accuracy", "%", True, (0.0, 1.0))
+"""The share of counted pixels whose class is found."""
+
+MEAN_CLASS_ACCURACY = Metric("mean_class_accuracy", "%", True, (0.0, 1.0))
+"""The mean over classes of the share of a class's pixels that is found."""
+
+MEAN_DICE = Metric("mean_dice", "%", True, (0.0, 1.0))
+"""As the mean IoU, with twice the intersection over the sum of both areas."""

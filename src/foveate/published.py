@@ -12,7 +12,7 @@ import copy
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ _LISTED = 5  # names in one line
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> _Module:
@@ -313,6 +314,41 @@ def converted(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{type(module).__name__} cannot load these weights: an entry of unexpected shape "
             f"({str(error).splitlines()[0]}) among {_some(names)}"
         ) from error
+
+
+def convert_parts(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with each part of ``model`` converted as that part's own publication asks.
+
+    Parts are the modules inside that have ``convert_published``; the entries are expected under our
+    names of the parts.
+    """
+    state = dict(state)
+    for name, part in _outermost_parts(model):
+        prefix = f"{name}."
+        inside = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
+        converted = part.convert_published({short: state.pop(key) for short, key in inside.items()})
+        state |= {prefix + short: value for short, value in converted.items()}
+    return state
+
+
+def _outermost_parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The modules inside ``model`` that know their publication's layout, not those inside them."""
+    for name, child in model.named_children():
+        if hasattr(child, "convert_published"):
+            yield prefix + name, child
+        else:
+            yield from _outermost_parts(child, f"{prefix}{name}.")
+
+
+def rename(state: Mapping[str, Tensor], rules: _Rules) -> dict[str, Tensor]:
+    """``state`` with every name passed through regular expressions and their replacements."""
+
+    def renamed(name: str) -> str:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return {renamed(name): value for name, value in state.items()}
 
 
 def _check_fit(module: nn.Module, own: dict[str, Any], state: dict[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import foveate
-from foveate.models.seaformer import LightHead, SeaFormerSegmentation
+from foveate.models.seaformer import SeaFormerSegmentation
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,3 @@ def test_batch_normalisations_fold_away():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="did you mean 'seaformer_tiny'"):
         SeaFormerSegmentation("seaformer_tny")
-    with pytest.raises(ValueError, match="one entry for each"):
-        LightHead((32, 128, 160), (64,))

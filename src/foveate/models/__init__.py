@@ -8,19 +8,26 @@ import pkgutil
 import timm
 
 from foveate.models._backbone import Backbone, Published
+from foveate.models._published_segmenters import FIGURES, PublishedSegmenter
 from foveate.models.attention_unet import AttentionUNet, attention_unet
 from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
+from foveate.models.segmenter import Segmenter, create_segmenter, list_segmenters
 
 __all__ = [
     "CONTROLS",
     "AttentionUNet",
     "Backbone",
     "Published",
+    "PublishedSegmenter",
+    "Segmenter",
     "attention_unet",
     "create_for_place",
+    "create_segmenter",
     "list_backbones",
     "list_for_place",
+    "list_segmenters",
     "published_figures",
+    "published_segmenters",
 ]
 
 _FAMILIES = [
@@ -47,3 +54,8 @@ def published_figures() -> dict[str, Published]:
         for family in _FAMILIES
         for name, figures in getattr(family, "PUBLISHED", {}).items()
     }
+
+
+def published_segmenters() -> tuple[PublishedSegmenter, ...]:
+    """What publications say of segmentation models that :func:`create_segmenter` builds."""
+    return FIGURES

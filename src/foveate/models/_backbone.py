@@ -9,8 +9,7 @@ nothing is fixed to an input size at construction.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -28,7 +27,9 @@ from torch.fx import Proxy
 
 from foveate.arguments import check_map
 from foveate.models._synchronised import KeepsActivations
+from foveate.published import convert_parts as convert_parts  # every family's file asks for these
 from foveate.published import converted, of_today, tensors_of
+from foveate.published import rename as rename
 
 Model = TypeVar("Model", bound=nn.Module)
 State = dict[str, Tensor]
@@ -102,6 +103,10 @@ class Backbone(KeepsActivations):
         "cls_token",
     )
     """What the names of parameters contain that weight decay should spare."""
+    dense_options: ClassVar[dict[str, Any]] = {}
+    """Options of the network that the publication builds for segmentation and detection."""
+    dense_norms: ClassVar[bool] = False
+    """Whether that network has a layer norm on each map that it gives."""
 
     def __init__(
         self,
@@ -297,44 +302,6 @@ def check_output_format(output_fmt: str) -> None:
     """Refuse to give maps in another layout than ``"NCHW"``."""
     if output_fmt != "NCHW":
         raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-
-
-def convert_parts(model: nn.Module, state: State) -> State:
-    """``state`` with each part of ``model`` converted as that part's own publication asks.
-
-    Parts are the modules inside that have ``convert_published``; the entries are expected under our
-    names of the parts.
-    """
-    state = dict(state)
-    for name, part in outermost_parts(model):
-        prefix = f"{name}."
-        inside = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
-        converted = part.convert_published({short: state.pop(key) for short, key in inside.items()})
-        state |= {prefix + short: value for short, value in converted.items()}
-    return state
-
-
-def outermost_parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The modules inside ``model`` that know their publication's layout, not those inside them."""
-    for name, child in model.named_children():
-        if hasattr(child, "convert_published"):
-            yield prefix + name, child
-        else:
-            yield from outermost_parts(child, f"{prefix}{name}.")
-
-
-Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-
-
-def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
-    """``state`` with every name passed through regular expressions and their replacements."""
-
-    def renamed(name: str) -> str:
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        return name
-
-    return {renamed(name): value for name, value in state.items()}
 
 
 def checkpoint_filter_fn(state: State, model: nn.Module) -> State:

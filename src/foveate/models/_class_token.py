@@ -40,24 +40,28 @@ class TokenBackbone(Backbone):
 
     ``forward_features`` gives both as tokens (B, 1 + h*w, C), the class token in front, as timm's
     vision transformers do. ``global_pool`` may also be ``"token"``: the class token is classified;
-    ``""`` gives the tokens. Pruning may leave the last stage out; what remains gives maps alone.
+    ``""`` gives the tokens. Pruning may leave the last stage out; what remains gives maps alone,
+    as all of it does where it was built without a class token.
     """
 
-    def __init__(self, *args: Any, global_pool: str = "token", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, global_pool: str = "token", class_token: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(*args, global_pool="", **{**kwargs, "num_classes": 0})
         self.head = TokenHead(self.map_channels, 0, "", self.drop_rate)
         self.stages_in_all = len(self.stages)
+        self.class_token = class_token
         self.reset_classifier(kwargs.get("num_classes", 1000), global_pool)
 
     @property
     def has_token(self) -> bool:
         """Whether the stage with the class token is there."""
-        return len(self.stages) == self.stages_in_all
+        return self.class_token and len(self.stages) == self.stages_in_all
 
     def finish(self, x: MapAndToken | Tensor) -> MapAndToken | Tensor:
-        """The map and the class token after the norm; a pruned network's map as it is."""
-        if not self.has_token:
-            return x
+        """The map and the class token after the norm; of a pruned network there is none."""
+        if isinstance(x, Tensor):
+            return self.norm(x)
         return self.norm(x[0]), self.norm(x[1][..., None, None]).flatten(1)
 
     def as_map(self, x: MapAndToken | Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class Swin(Backbone):
     """
 
     spared = ("position_bias", "rpb")
+    dense_norms = True
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ class CSWinTransformer(Backbone):
         drop_path_rate: stochastic depth, rising to this in the last block.
     """
 
+    dense_norms = True
+
     def __init__(
         self,
         in_chans: int = 3,

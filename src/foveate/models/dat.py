@@ -174,6 +174,7 @@ class DAT(Backbone):
     """
 
     spared: ClassVar[tuple[str, ...]] = (*Backbone.spared, "rpe_table", "rpb")
+    dense_norms = True
 
     def __init__(
         self,

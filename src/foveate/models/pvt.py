@@ -5,7 +5,8 @@
     x = x + spatial_reduction(norm(x))   attention, see ``foveate.attention.full.spatial_reduction``
     x = x + mlp(norm(x))
 
-A class token joins the last stage, which attends to it and to the whole map.
+A class token joins the last stage, which attends to it and to the whole map. The published networks
+for segmentation and detection have none (``class_token=False``).
 
 Shapes: images (B, in_chans, H, W), features (B, C_i, ceil(H / r_i), ceil(W / r_i)), r = 4, 8, 16,
 32. Position embeddings are resampled to the map.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import LayerNorm2d, calculate_drop_path_rates, trunc_normal_
@@ -114,6 +115,7 @@ class PyramidVisionTransformer(TokenBackbone):
         in_chans: channels of the images.
         num_classes: classes; 0 gives pooled features.
         global_pool: ``"token"`` classifies the class token; others, as in timm, pool the last map.
+        class_token: whether there is a class token; without one ``"token"`` is ``"avg"``.
         img_size: height and width of the images that position embeddings are laid out for.
         depths: blocks a stage.
         dims: channels a stage.
@@ -133,12 +135,14 @@ class PyramidVisionTransformer(TokenBackbone):
     """
 
     spared = ("cls_token", "position_bias")
+    dense_options: ClassVar[dict[str, Any]] = {"class_token": False}
 
     def __init__(
         self,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
+        class_token: bool = True,
         img_size: int | tuple[int, int] = 224,
         depths: Sequence[int] = (3, 4, 6, 3),
         dims: Sequence[int] = (64, 128, 320, 512),
@@ -193,26 +197,34 @@ class PyramidVisionTransformer(TokenBackbone):
                 Stage(blocks[0]),
                 Stage(blocks[1], patches(1)),
                 Stage(blocks[2], patches(2)),
-                TokenStage(blocks[3], PatchesAndToken(patches(3), dims[3])),
+                TokenStage(blocks[3], PatchesAndToken(patches(3), dims[3]))
+                if class_token
+                else Stage(blocks[3], patches(3)),
             ],
             dims=dims,
             norm=LayerNorm2d(dims[-1], eps=1e-6),
             in_chans=in_chans,
             num_classes=num_classes,
-            global_pool=global_pool,
+            global_pool="avg" if global_pool == "token" and not class_token else global_pool,
+            class_token=class_token,
             drop_rate=drop_rate,
         )
         init_trunc_normal(self, nn.Linear)
 
     def convert_published(self, state: State) -> State:
-        """The published names under ours; the embeddings of positions as maps."""
+        """The published names under ours; the embeddings of positions as maps.
+
+        Without a class token its own embedding is left out, which the published networks for dense
+        predictions keep and do not use.
+        """
+        last = "stages.3.downsample.patches" if self.class_token else "stages.3.downsample"
         rules = [
             (r"^(patch_embed|pos_embed)1", r"stem.\1"),
             (
                 r"^(patch_embed|pos_embed)(2|3)",
                 lambda m: f"stages.{int(m[2]) - 1}.downsample.{m[1]}",
             ),
-            (r"^(patch_embed|pos_embed)4", r"stages.3.downsample.patches.\1"),
+            (r"^(patch_embed|pos_embed)4", rf"{last}.\1"),
             (r"\.patch_embed\.", "."),
             (r"^cls_token$", "stages.3.downsample.cls_token"),
             (r"^block(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
@@ -226,8 +238,9 @@ class PyramidVisionTransformer(TokenBackbone):
         }
         converted = {}
         for key, value in rename(state, rules).items():
-            if key == "stages.3.downsample.patches.pos_embed":
-                converted["stages.3.downsample.cls_pos_embed"] = value[:, 0]
+            if key == f"{last}.pos_embed":
+                if self.class_token:
+                    converted["stages.3.downsample.cls_pos_embed"] = value[:, 0]
                 value = value[:, 1:]
             if key in sizes:
                 value = _resample(_as_map(value, sizes[key]), sizes[key])

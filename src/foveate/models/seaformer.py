@@ -5,8 +5,7 @@
     x = x + attention(x)            see ``foveate.attention.window.squeeze_axial``
     x = x + mlp(x)                  with a depthwise convolution inside
 
-    segmentation: x = stage 2;   x = local(x) * up(hard_sigmoid(global(stage)))   for each stage
-    with attention;   logits = W relu(norm(w x)), at 1/8, then resized to the image
+    segmentation: :mod:`foveate.heads.light` on stage 2 and the stages with attention
 
 There are no norms in front of the branches: every convolution has a batch normalisation.
 
@@ -15,8 +14,8 @@ Shapes: images (B, in_chans, H, W), features (B, C_i, ceil(H / r_i), ceil(W / r_
 
 Paper: Wan et al., "SeaFormer: Squeeze-enhanced Axial Transformer for Mobile Semantic Segmentation",
 ICLR 2023, arXiv:2301.13156.
-Published code: fudan-zvg/SeaFormer@9718d05 ``SeaFormer`` of seaformer-cls and seaformer-seg, and
-``LightHead``, Apache-2.0. Its classifier has a thousand classes whatever it is asked for; here
+Published code: fudan-zvg/SeaFormer@9718d05 ``SeaFormer`` of seaformer-cls and seaformer-seg,
+Apache-2.0. Its classifier has a thousand classes whatever it is asked for; here
 ``num_classes``.
 """
 
@@ -35,6 +34,7 @@ from torch.nn import functional as F
 from foveate.arguments import one_of
 from foveate.attention._conv_norm import ConvNorm
 from foveate.attention.window.squeeze_axial import SqueezeAxialAttention
+from foveate.heads.light import LightHead
 from foveate.layout import in_format
 from foveate.models._backbone import (
     Backbone,
@@ -49,7 +49,6 @@ from foveate.models._backbone import (
 from foveate.models._layers import check_stages
 
 __all__ = [
-    "LightHead",
     "SeaFormer",
     "SeaFormerSegmentation",
     "seaformer_base",
@@ -260,71 +259,13 @@ class SeaFormer(Backbone):
         return convert_parts(self, rename(state, names))
 
 
-class Fusion(nn.Module):
-    """Fine features, each gated by the coarse ones that lie over it.
-
-    Args:
-        fine: channels of the fine features.
-        coarse: channels of the coarse features.
-        dim: channels of the output.
-    """
-
-    def __init__(self, fine: int, coarse: int, dim: int) -> None:
-        super().__init__()
-        self.local_embedding = ConvNorm(fine, dim)
-        self.global_act = ConvNorm(coarse, dim)
-
-    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
-        gate = F.hardsigmoid(self.global_act(coarse))
-        return self.local_embedding(x) * F.interpolate(gate, x.shape[2:], mode="bilinear")
-
-
-class LightHead(nn.Module):
-    """Gates the finest features by coarser ones, one after another, and classifies every cell.
-
-    Args:
-        in_chans: channels of the features, the finest first.
-        dims: channels after each fusion; one less than ``in_chans``.
-        num_classes: classes.
-        dropout: of whole channels before the classifier.
-    """
-
-    def __init__(
-        self,
-        in_chans: Sequence[int],
-        dims: Sequence[int],
-        num_classes: int = 150,
-        dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        if len(dims) != len(in_chans) - 1:
-            raise ValueError(
-                "dims needs one entry for each of in_chans but the first, got "
-                f"{tuple(dims)} for {tuple(in_chans)}"
-            )
-        fine = (in_chans[0], *dims)
-        self.fusions = nn.ModuleList(map(Fusion, fine[:-1], in_chans[1:], dims))
-        self.linear_fuse = ConvNorm(dims[-1], dims[-1], groups=dims[-1])
-        self.dropout = nn.Dropout2d(dropout)
-        self.conv_seg = nn.Conv2d(dims[-1], num_classes, 1)
-        nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.zeros_(self.conv_seg.bias)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """``(B, C_i, h_i, w_i)``, the finest first, to logits ``(B, classes, h_0, w_0)``."""
-        x, *coarser = features
-        for fusion, coarse in zip(self.fusions, coarser, strict=True):
-            x = fusion(x, coarse)
-        return self.conv_seg(self.dropout(F.relu(self.linear_fuse(x))))
-
-
 HEADS = {
     "seaformer_tiny": (64, 96),
     "seaformer_small": (96, 128),
     "seaformer_base": (128, 160),
     "seaformer_large": (128, 160, 192),
 }
-"""Channels of the light head over each variant."""
+"""Channels of the light head over each variant, after each of its fusions."""
 
 
 class SeaFormerSegmentation(nn.Module):
@@ -354,9 +295,8 @@ class SeaFormerSegmentation(nn.Module):
         self.encoder = timm.create_model(one_of(variant, HEADS, "variant"), num_classes=0, **kwargs)
         self.levels = [1, *self.encoder.attention_stages]
         channels = [self.encoder.feature_info[level]["num_chs"] for level in self.levels]
-        self.head = LightHead(
-            channels, HEADS[variant] if dims is None else dims, num_classes, dropout
-        )
+        dims = HEADS[variant] if dims is None else dims
+        self.head = LightHead(channels, num_classes, dims=dims, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(B, in_chans, H, W)`` to logits ``(B, classes, H, W)``."""
@@ -371,7 +311,6 @@ class SeaFormerSegmentation(nn.Module):
         names = [
             (r"^backbone\.", "encoder."),
             (r"^decode_head\.", "head."),
-            (r"^head\.fuse(\d)\.", lambda found: f"head.fusions.{int(found[1]) - 1}."),
         ]
         return convert_parts(self, rename(state, names))
 

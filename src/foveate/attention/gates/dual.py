@@ -24,13 +24,15 @@ from torch.nn import functional as F
 from foveate.arguments import check_map
 from foveate.attention._softmax import wide_product
 from foveate.attention.gates._common import as_linear, reduced_width, rename
-from foveate.contracts import Mixer
+from foveate.contracts import Mixer, OneStep
 from foveate.layout import map_to_tokens, tokens_to_map
 from foveate.registry import register
 
 
-class PositionAttention(nn.Module):
+class PositionAttention(OneStep):
     """DANet's position part."""
+
+    by_shape = False
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -55,8 +57,10 @@ class PositionAttention(nn.Module):
         return logits.softmax(-1).to(x.dtype)[:, None]
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(OneStep):
     """DANet's channel part."""
+
+    by_shape = False
 
     def __init__(self) -> None:
         super().__init__()
