@@ -50,6 +50,13 @@ CONTROLS = {
 STARTS = ("identity", "plain")
 """How the attention's branch begins: scaled by zero, or as it is."""
 
+SCALE_RATE = 10.0
+"""How much faster than other weights the branch's scale is learnt: it is the parameter times this.
+
+An optimizer such as Adam moves a weight by about the learning rate a step, so that without it a few
+hundred steps end with branches that count some hundredths: every row would be the control still.
+"""
+
 
 def list_for_place() -> list[str]:
     """Names that ``attention`` takes: every mechanism but aligners, then the controls."""
@@ -157,7 +164,7 @@ class PyramidBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return x if self.scale is None else x * self.scale.view(-1, 1, 1)
+        return x if self.scale is None else x * (SCALE_RATE * self.scale).view(-1, 1, 1)
 
     def convert_older(self, state: dict[str, Any], prefix: str) -> None:
         """Read 0.1: the attention was called the block's slot, and had no scale."""
@@ -166,8 +173,8 @@ class PyramidBlock(nn.Module):
             state[ours + key.removeprefix(old)] = state.pop(key)
         trained = [value for key, value in state.items() if key.startswith(ours)]
         if self.scale is not None and trained:
-            ones = trained[0].new_ones(self.scale.shape, dtype=self.scale.dtype)
-            state.setdefault(f"{prefix}scale", ones)
+            whole = torch.full_like(self.scale, 1 / SCALE_RATE, device=trained[0].device)
+            state.setdefault(f"{prefix}scale", whole)
 
 
 class Pyramid(Backbone):
