@@ -36,8 +36,6 @@ EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     },
     "routing": {
         "check_quantized": "which tokens a cluster takes is a choice, and rounding changes it",
-        "check_recomputed_compiled": "the step moves the means in place, and PyTorch computes "
-        "again from the moved ones",
     },
     "stand_alone": {
         "check_weights_are_distributions": "zero vectors beyond the border take part, as in the "
