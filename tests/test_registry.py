@@ -213,3 +213,8 @@ def test_a_class_without_a_role_and_tags_in_one_word_are_refused():
         register("no_role", family="x", title="x", paper="x")(torch.nn.Identity)
     with pytest.raises(TypeError, match=r"pass \['weights'\]"):
         register("one_tag", family="x", title="x", paper="x", tags="weights")
+
+
+def test_an_argument_that_is_missing_is_named():
+    with pytest.raises(TypeError, match=r"needs dim: create_attention\('cbam', dim\)"):
+        create_attention("cbam")

@@ -132,6 +132,11 @@ def test_no_counter(tmp_path):
     assert energy.joules() == 0
 
 
+def test_a_size_in_one_number_is_refused():
+    with pytest.raises(ValueError, match="input_size is that of one sample without the batch"):
+        profile(torch.nn.Conv2d(3, 4, 3), 224)
+
+
 def test_printed_it_has_its_units():
     text = str(profile(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), repeats=2))
     assert re.match(r"112 parameters, 0\.00 M multiply-adds, \d+\.\d\d ms \(", text)

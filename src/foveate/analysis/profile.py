@@ -271,6 +271,11 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _sizes(input_size: Sequence[Any]) -> list[tuple[int, ...]]:
+    if not isinstance(input_size, Sequence):
+        raise ValueError(
+            "input_size is that of one sample without the batch, as (64, 56, 56) for channels, "
+            f"height and width; got {input_size!r}"
+        )
     several = bool(input_size) and not isinstance(input_size[0], int)
     sizes = [tuple(size) for size in input_size] if several else [tuple(input_size)]
     tree_map(lambda length: positive(length, "every length in input_size"), sizes)

@@ -77,12 +77,23 @@ def create_attention(name: str, *args: Any, role: Role | None = None, **kwargs: 
         **kwargs: passed to its constructor.
 
     Raises:
+        TypeError: if an argument that it needs, such as ``dim``, is not given.
         ValueError: if the name is unknown, an option is, or the mechanism cannot take the role.
     """
     spec = describe(name)
     constructor = _constructor(name)
     role = _role_here(spec.role, () if role is None else (role,), name)
     constructor.check(kwargs)
+    needed = [
+        each.name
+        for each in inspect.signature(spec.cls).parameters.values()
+        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    missing = [argument for argument in needed[len(args) :] if argument not in kwargs]
+    if missing:
+        raise TypeError(
+            f"{name} needs {' and '.join(missing)}: create_attention({name!r}, {', '.join(needed)})"
+        )
     return _in_role(spec.cls(*args, **kwargs), role)
 
 
