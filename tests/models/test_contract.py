@@ -539,8 +539,8 @@ def test_exported_with_free_sizes_it_is_right_at_each(name, tmp_path):
 
 
 COMPILED_AGAIN = {
-    "dsnet_tiny": "its coarse stream has one row or column at some of these sizes, and a side of one "
-    "is a number to PyTorch's compiler",
+    "dsnet_tiny": "its coarse stream has one row or column at some of these sizes, and a side of "
+    "one is a number to PyTorch's compiler",
     "msg_tiny": "its last messengers stand in one row or column at some of these sizes, and a side "
     "of one is a number to PyTorch's compiler",
 }

@@ -119,7 +119,7 @@ class ACmix(Mixer):
         qkv = self._project(x)
         drop = self.attn_drop if self.training else 0.0
         attended = self._attend(*qkv.chunk(3, -2), drop)  # (B, H, W, h, D)
-        return self._finish(attended[:, :: self.stride, :: self.stride], qkv, x)
+        return self._finish(self._strided(attended), qkv, x)
 
     def weights(self, x: Tensor) -> Tensor:
         if self.attention == "patchwise" or self.stride > 1:
@@ -153,6 +153,14 @@ class ACmix(Mixer):
     def _project(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
         return layout.split_heads(self.qkv(layout.to_channels_last(x)), 3 * self.num_heads)
+
+    def _strided(self, y: Tensor) -> Tensor:
+        """Every ``stride``-th row and column; copied, since compilers guard on a view's strides."""
+        if self.stride == 1:
+            return y
+        for axis in (1, 2):
+            y = y.index_select(axis, torch.arange(0, y.shape[axis], self.stride, device=y.device))
+        return y
 
     def _finish(self, attended: Tensor, qkv: Tensor, x: Tensor) -> Tensor:
         y = self.rate1 * attended.flatten(-2) + self.rate2 * self.convolution(qkv)
