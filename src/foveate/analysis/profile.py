@@ -54,12 +54,21 @@ class Profile:
     threads: int
     device: str
 
-    def __str__(self) -> str:
-        memory = "unknown" if self.peak_memory is None else f"{self.peak_memory / 2**20:,.1f} MiB"
+    def texts(self) -> tuple[str, str, str, str]:
+        """Parameters, multiply-adds, latency with its quartiles and peak memory, with units."""
+        low, high = self.latency_p25_ms, self.latency_p75_ms
         return (
-            f"{self.parameters:,} parameters, {self.multiply_adds / 1e6:,.2f} M multiply-adds, "
-            f"{self.latency_ms:.2f} ms ({self.latency_p25_ms:.2f} to {self.latency_p75_ms:.2f}) "
-            f"for a batch of {self.batch_size}, peak memory {memory}; {self.device}"
+            f"{self.parameters:,}",
+            f"{self.multiply_adds / 1e6:,.2f} M",
+            f"{self.latency_ms:.2f} ms ({low:.2f} to {high:.2f})",
+            "-" if self.peak_memory is None else f"{self.peak_memory / 2**20:,.1f} MiB",
+        )
+
+    def __str__(self) -> str:
+        parameters, multiply_adds, latency, memory = self.texts()
+        return (
+            f"{parameters} parameters, {multiply_adds} multiply-adds, {latency} for a batch of "
+            f"{self.batch_size}, peak memory {memory}; {self.device}"
         )
 
     def to_dict(self) -> dict[str, Any]:

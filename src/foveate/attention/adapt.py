@@ -84,16 +84,10 @@ def create_attention(name: str, *args: Any, role: Role | None = None, **kwargs: 
     constructor = _constructor(name)
     role = _role_here(spec.role, () if role is None else (role,), name)
     constructor.check(kwargs)
-    needed = [
-        each.name
-        for each in inspect.signature(spec.cls).parameters.values()
-        if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
-    ]
-    missing = [argument for argument in needed[len(args) :] if argument not in kwargs]
+    missing = [option for option in constructor.needed[len(args) :] if option not in kwargs]
     if missing:
-        raise TypeError(
-            f"{name} needs {' and '.join(missing)}: create_attention({name!r}, {', '.join(needed)})"
-        )
+        call = f"create_attention({name!r}, {', '.join(constructor.needed)})"
+        raise TypeError(f"{name} needs {' and '.join(missing)}: {call}")
     return _in_role(spec.cls(*args, **kwargs), role)
 
 
@@ -181,6 +175,15 @@ class _Constructor:
     build: Callable[..., nn.Module]
     role: Role | None
     parameters: Mapping[str, inspect.Parameter]
+
+    @property
+    def needed(self) -> list[str]:
+        """What has no default, in order."""
+        return [
+            each.name
+            for each in self.parameters.values()
+            if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+        ]
 
     def has(self, option: str) -> bool:
         """Whether it states such an option; what ``**kwargs`` might take is not known."""

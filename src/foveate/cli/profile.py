@@ -38,42 +38,28 @@ def run(options: Options) -> int:
     from foveate.analysis.profile import profile
 
     extra = key_values(options.option, "--option")
-    rows = []
+    costs = []
     for name in options.names:
         module, size = by_name(
             name, options.size or (), dim=options.dim, num_heads=options.num_heads, options=extra
         )
         try:
-            cost = profile(
-                module, size, options.batch, options.device, repeats=options.repeats
-            ).to_dict()
+            cost = profile(module, size, options.batch, options.device, repeats=options.repeats)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"{name} does not run on input of {size}: {error}") from error
-        rows.append({"name": name, **cost})
+        costs.append((name, cost))
     if options.json:
-        print_json(rows)
+        print_json([{"name": name, **cost.to_dict()} for name, cost in costs])
         return 0
     print_table(
         ("name", "input", "parameters", "multiply-adds", "latency (quartiles)", "peak memory"),
-        [_cost_row(row) for row in rows],
+        [(name, _size(cost.input_size), *cost.texts()) for name, cost in costs],
         right=True,
     )
-    first = rows[0]
-    threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
-    print(f"batch of {first['batch_size']}, {threads}, {first['device']}")
+    first = costs[0][1]
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
+    print(f"batch of {first.batch_size}, {threads}, {first.device}")
     return 0
-
-
-def _cost_row(row: dict[str, Any]) -> tuple[str, ...]:
-    memory = row["peak_memory"]
-    return (
-        row["name"],
-        _size(row["input_size"]),
-        f"{row['parameters']:,}",
-        f"{row['multiply_adds'] / 1e6:,.2f} M",
-        f"{row['latency_ms']:.2f} ms ({row['latency_p25_ms']:.2f} to {row['latency_p75_ms']:.2f})",
-        "-" if memory is None else f"{memory / 2**20:,.1f} MiB",
-    )
 
 
 def _size(size: Sequence[Any]) -> str:

@@ -138,6 +138,8 @@ def create_segmenter(
             backbone's family if None (Swin, NAT, CSWin and DAT have them, PVT has none).
         head_options: options of the head, such as ``{"dim": 256}``.
         **kwargs: of the backbone, such as ``pretrained=True``, ``in_chans`` or ``drop_path_rate``.
+            Unless given here, what the family's published networks for dense predictions have is
+            taken (PVT: no class token).
 
     Raises:
         TypeError: if the backbone is no pyramid of timm's.

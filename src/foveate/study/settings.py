@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
@@ -25,26 +26,17 @@ def maybe_whole(key: str, value: Any) -> int | None:
 
 def number(key: str, value: Any) -> float:
     """A finite number of at least 0."""
-    value = _with_exponent(value)
-    if not _is_number(value) or not 0 <= value < float("inf"):
-        raise _refuse(key, "a number of at least 0", value)
-    return float(value)
+    return _number(key, value, "a number of at least 0", lambda x: 0 <= x < inf)
 
 
 def share(key: str, value: Any) -> float:
     """A number in [0, 1)."""
-    value = _with_exponent(value)
-    if not _is_number(value) or not 0 <= value < 1:
-        raise _refuse(key, "a number in [0, 1)", value)
-    return float(value)
+    return _number(key, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def positive_number(key: str, value: Any) -> float:
     """A finite number above 0."""
-    value = _with_exponent(value)
-    if not _is_number(value) or not 0 < value < float("inf"):
-        raise _refuse(key, "a number above 0", value)
-    return float(value)
+    return _number(key, value, "a number above 0", lambda x: 0 < x < inf)
 
 
 def maybe_positive(key: str, value: Any) -> float | None:
@@ -195,6 +187,13 @@ def _short(value: Any) -> str:
 
 def _refuse(key: str, what: str, value: Any) -> PlanError:
     return PlanError(f"{key} must be {what}, got {_short(value)}")
+
+
+def _number(key: str, value: Any, what: str, holds: Callable[[float], bool]) -> float:
+    value = _with_exponent(value)
+    if not _is_number(value) or not holds(value):
+        raise _refuse(key, what, value)
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:

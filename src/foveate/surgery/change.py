@@ -159,12 +159,11 @@ def replace(
         )
     _not_wrapped(model)
     watched = trace(model, example)
-    kind, found = _of_what(watched, what)
+    kind, found, among = _of_what(watched, what)
     chosen = found.where(where)
     if not chosen:
         raise ValueError(nothing_matched(where if where != "*" else what, found))
     _some_usable(chosen)
-    among = None if kind == "named" else len(of_kind(watched, kind))
     step = _step("replace", kind, mechanism, options, start, keep, example, watched, among)
     return carry_out(model, mechanism, step, chosen, example, dry_run)
 
@@ -206,11 +205,11 @@ def _some_usable(chosen: Places) -> None:
         )
 
 
-def _of_what(watched: Trace, what: str | type) -> tuple[str, Places]:
-    """The kind and the places that ``what`` names."""
+def _of_what(watched: Trace, what: str | type) -> tuple[str, Places, int | None]:
+    """The kind and the places that ``what`` names, and how many there are of a kind."""
     found = find(watched)
     if isinstance(what, str) and what in _ROLES:
-        return what, found.of(what)
+        return what, found.of(what), len(found.of(what))
     if isinstance(what, str) and what in KINDS:
         raise ValueError(f"a {what} is where to insert, not what to replace")
     if isinstance(what, str) and what in list_attention():
@@ -222,7 +221,10 @@ def _of_what(watched: Trace, what: str | type) -> tuple[str, Places]:
         kinds = f"; kinds are {', '.join(_ROLES)}" if isinstance(what, str) else ""
         raise ValueError(nothing_matched(what, named(watched, "*")) + kinds)
     kinds = {place.kind for place in chosen}
-    return (kinds.pop() if len(kinds) == 1 and "module" not in kinds else "named"), chosen
+    if len(kinds) > 1 or "module" in kinds:
+        return "named", chosen, None
+    kind = kinds.pop()
+    return kind, chosen, len(found.of(kind))
 
 
 def of_kind(watched: Trace, kind: str) -> Places:

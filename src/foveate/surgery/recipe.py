@@ -257,7 +257,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     seen: set[int] = set()
     state = {}
     for name, tensor in model.state_dict().items():
-        held = tensor.detach().cpu().contiguous()
+        held = tensor.cpu().contiguous()
         if tensor.numel() and tensor.data_ptr() in seen:
             held = held.clone()  # safetensors holds no shared memory
         seen.add(tensor.data_ptr())
