@@ -327,8 +327,12 @@ def lively(name, kwargs) -> nn.Module:
     model = create(name, kwargs)
     with torch.no_grad():
         for value in model.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.05 * torch.rand_like(value))
+            if not value.is_floating_point():
+                continue
+            noise = 0.05 * torch.rand_like(value)
+            if value.dim() > 1:  # weights: such noise as leaves deep and wide networks finite
+                noise = (noise - 0.025) / value[0].numel() ** 0.5
+            value.add_(noise)
     return model
 
 
