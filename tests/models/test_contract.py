@@ -375,14 +375,16 @@ def test_flops_are_counted_with_and_without_gradients(name, kwargs):
 @every_model
 def test_gradients_of_each_sample(name, kwargs):
     """By ``vmap`` of ``grad``, as differential privacy takes them, against one by one."""
-    model = create(name, kwargs)
+    dtype = torch.float32 if kwargs else torch.float64  # whole networks multiply up rounding
+    model = create(name, kwargs).to(dtype)
     state = {key: value.detach() for key, value in model.named_parameters()}
 
     def loss(state: dict[str, Tensor], image: Tensor) -> Tensor:
         return functional_call(model, state, (image[None],)).square().sum()
 
-    each = vmap(grad(loss), in_dims=(None, 0))(state, images())
-    alone = grad(loss)(state, images()[1])
+    x = images().to(dtype)
+    each = vmap(grad(loss), in_dims=(None, 0))(state, x)
+    alone = grad(loss)(state, x[1])
     largest = max(value.abs().max() for value in alone.values())
     for key, value in alone.items():  # some gradients are zero but for rounding
         assert (each[key][1] - value).abs().max() <= 1e-3 * value.abs().max() + 1e-6 * largest, key
