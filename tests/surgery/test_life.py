@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import foveate
-from foveate.surgery.recipe import load, save
+from foveate.surgery._norms import is_held, norms_of
+from foveate.surgery.recipe import freeze_norms, load, save
 from tests.surgery.models import difference, images, resnet, swin, vit
 
 
@@ -141,6 +142,34 @@ def test_freezing_holds_weights_and_batch_statistics():
     assert not torch.equal(held["bn1.running_mean"], model.bn1.running_mean)
     with pytest.raises(ValueError, match="nothing was added"):
         foveate.freeze(resnet())
+
+
+def test_restoring_leaves_frozen_what_the_user_froze():
+    model = resnet()
+    for parameter in model.layer1.parameters():
+        parameter.requires_grad_(False)
+    freeze_norms(model)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    statistics = model.bn1.running_mean.clone()
+    for frozen in (False, True):
+        foveate.insert(model, "cbam")
+        if frozen:
+            foveate.freeze(model)
+        foveate.restore(model)
+        assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+        model.train()(images())
+        assert torch.equal(model.bn1.running_mean, statistics)
+
+
+def test_frozen_statistics_stay_held_in_norms_of_another_class():
+    model, x, _ = changed()
+    foveate.freeze(model)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    before = model.bn1.running_mean.clone()
+    with pytest.warns(UserWarning, match="their statistics are held again"):
+        model.eval()(x)
+    assert all(map(is_held, norms_of(model, foveate.surgery._ledger.ledger_of(model).added)))
+    assert torch.equal(model.bn1.running_mean, before)
 
 
 def test_converting_to_synchronised_norms_keeps_the_gates_and_says_so():

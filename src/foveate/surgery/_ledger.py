@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from foveate.surgery._geometry import Geometry, ImageSize
+from foveate.surgery._norms import hold, norms_of
 from foveate.surgery._standing import Handover, Inserted, Replacement, Standing
 from foveate.surgery.places import Reader, as_table, glob_of
 from foveate.surgery.trace import is_watching, trace
@@ -181,6 +182,8 @@ class Ledger:
         attached: modules that hang on hooks.
         swapped: modules that replaced others.
         eye: the first module that is given the images.
+        frozen: before the rest was frozen, which parameters learnt, by name; None where it is not.
+        norms_held: whether the batch norms of the rest keep their statistics.
     """
 
     image: ImageSize = field(default_factory=ImageSize)
@@ -188,6 +191,13 @@ class Ledger:
     attached: list[Attached] = field(default_factory=list)
     swapped: list[Swapped] = field(default_factory=list)
     eye: str = ""
+    frozen: dict[str, bool] | None = None
+    norms_held: bool = False
+
+    @property
+    def added(self) -> list[nn.Module]:
+        """The modules that were put in."""
+        return [one.child for one in (*self.attached, *self.swapped)]
 
     def before(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook on the model: notes the images, mends what other tools undid."""
@@ -236,6 +246,12 @@ class Ledger:
                 f"{len(mended)} places were put into other modules after foveate changed them "
                 f"({mended[0]} now is a {type(model.get_submodule(mended[0])).__name__}); "
                 "what was inserted there has been attached again",
+                stacklevel=3,
+            )
+        if self.norms_held and (again := hold(norms_of(model, self.added))):
+            warnings.warn(
+                f"{again} batch norms were put into other modules after they were frozen; their "
+                "statistics are held again",
                 stacklevel=3,
             )
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from foveate.attention.adapt import Mechanism
 from foveate.surgery._ledger import FORMAT, Changes, Step, Swapped, detach, ledger_of, put
+from foveate.surgery._norms import hold, is_held, norms_of, release
 from foveate.surgery._standing import Handover, Replacement
 from foveate.surgery._weights_file import read_tensors, write_tensors
 from foveate.surgery.change import (
@@ -130,7 +131,8 @@ def restore(model: _Model) -> _Model:
     """
     ledger = ledger_of(model)
     if ledger is not None:
-        freeze(model, False)
+        if ledger.frozen is not None:
+            freeze(model, False)
         undo(model, ledger)
         forget(model)
     return model
@@ -144,8 +146,7 @@ def added(model: nn.Module) -> list[nn.Parameter]:
     ledger = ledger_of(model)
     if ledger is None:
         return []
-    modules = [one.child for one in (*ledger.attached, *ledger.swapped)]
-    found = {id(p): p for module in modules for p in module.parameters()}
+    found = {id(p): p for module in ledger.added for p in module.parameters()}
     return list(found.values())
 
 
@@ -157,18 +158,30 @@ def freeze(model: _Model, frozen: bool = True) -> _Model:
 
     Args:
         model: a changed model.
-        frozen: False lets everything learn again.
+        frozen: False lets that learn again which learnt before, or everything where nothing was
+            frozen in this way.
 
     Raises:
         ValueError: if nothing was added.
     """
     ledger = ledger_of(model)
-    if ledger is None or not (ledger.attached or ledger.swapped):
+    if ledger is None or not ledger.added:
         raise ValueError("nothing was added to this model: frozen, it could not learn")
-    freeze_norms(model, frozen)
+    before = ledger.frozen
+    if not frozen:
+        if before is None or ledger.norms_held:
+            freeze_norms(model, False)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_((before or {}).get(name, True))
+        ledger.frozen = None
+        return model
+    if before is None:
+        ledger.frozen = {name: p.requires_grad for name, p in model.named_parameters()}
+    if not all(map(is_held, norms_of(model, ledger.added))):
+        freeze_norms(model)
     new = {id(p) for p in added(model)}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in new or not frozen)
+        parameter.requires_grad_(id(parameter) in new)
     return model
 
 
@@ -182,24 +195,17 @@ def freeze_norms(model: _Model, frozen: bool = True) -> _Model:
         frozen: False lets them learn again.
     """
     ledger = ledger_of(model)
-    standing = () if ledger is None else (*ledger.attached, *ledger.swapped)
-    ours = {m for one in standing for m in one.child.modules()}
-    for module in model.modules():
-        if module in ours or getattr(module, "running_mean", None) is None:
-            continue
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if hook is _hold_statistics:
-                del module._forward_pre_hooks[key]
-                module.training = model.training
-        for parameter in module.parameters(recurse=False):
+    norms = norms_of(model, () if ledger is None else ledger.added)
+    for norm in norms:
+        for parameter in norm.parameters(recurse=False):
             parameter.requires_grad_(not frozen)
-        if frozen:
-            module.register_forward_pre_hook(_hold_statistics)
+    if frozen:
+        hold(norms)
+    else:
+        release(norms, model.training)
+    if ledger is not None:
+        ledger.norms_held = frozen
     return model
-
-
-def _hold_statistics(module: nn.Module, args: Any) -> None:
-    module.training = False
 
 
 def finish(model: _Model) -> _Model:
