@@ -12,6 +12,7 @@ import copy
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -102,14 +103,20 @@ def _load(module: _Module, state: Any) -> _Module:
     given = of_today(module, tensors_of(state, own))
     tensors = _under_own_names(module, given, own)
     if not _resamples(module, own, tensors):
-        _check_fit(module, own, tensors)
-    _say_if_not_finite(tensors)
+        check_fit(module, tensors)
     module.load_state_dict(tensors)
+    _say_if_not_finite(module, tensors)
     return module
 
 
-def _say_if_not_finite(state: Mapping[str, Tensor]) -> None:
-    wrong = [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+def _say_if_not_finite(module: nn.Module, loaded: Iterable[str]) -> None:
+    """Of what a module holds now, in its own precision, in which large numbers overflow."""
+    own = module.state_dict()
+    wrong = [
+        key
+        for key in loaded
+        if own[key].is_floating_point() and not own[key].is_meta and not own[key].isfinite().all()
+    ]
     if wrong:
         warnings.warn(f"not finite (NaN or infinite): {_some(wrong)}", stacklevel=4)
 
@@ -134,7 +141,7 @@ def _read(path: Path) -> Any:
         names = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
         inside = f"pass one of its files: {_some(names)}" if names else "it holds no weights"
         raise ValueError(f"{path} is a folder; {inside}")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -144,7 +151,9 @@ def _read(path: Path) -> Any:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     try:
         with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            read = torch.load(path, map_location="cpu", weights_only=True)
+        _say_if_changed(path)
+        return read
     except OSError:
         raise
     except Exception as error:  # torch.load has no error of its own for what is no checkpoint
@@ -171,6 +180,18 @@ def _reason(path: Path, error: Exception) -> str:
         "If you trust the file, call this within "
         f"torch.serialization.safe_globals([{foreign[1]}])"
     )
+
+
+def _say_if_changed(path: Path) -> None:
+    """Whether the parts of an archive have their checksums, which PyTorch does not look at."""
+    if not zipfile.is_zipfile(path):
+        return  # the format before PyTorch 1.6 has none
+    with zipfile.ZipFile(path) as archive:
+        if (changed := archive.testzip()) is not None:
+            warnings.warn(
+                f"{path} may be damaged: the content of {changed} does not have its checksum",
+                stacklevel=4,
+            )
 
 
 def _what_it_is(path: Path) -> str:
@@ -351,8 +372,14 @@ def rename(state: Mapping[str, Tensor], rules: _Rules) -> dict[str, Tensor]:
     return {renamed(name): value for name, value in state.items()}
 
 
-def _check_fit(module: nn.Module, own: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Raise unless ``state`` has the names, shapes and kinds of numbers of ``own``."""
+def check_fit(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise unless ``state`` has the names, shapes and kinds of numbers of the module's own.
+
+    Raises:
+        ValueError: in at most ten lines: what is missing, left over or of another shape, and what
+            to pass.
+    """
+    own = module.state_dict()
     missing = [key for key in own if key not in state]
     surplus = [key for key in state if key not in own]
     both = [key for key in own if key in state]

@@ -669,3 +669,11 @@ def test_mistakes_are_refused(change, message):
     arguments = {"q": q, "k": k, "v": v, "kernel_size": 3} | change
     with pytest.raises(ValueError, match=message):
         local_attention(**arguments)
+
+
+@pytest.mark.parametrize("border", ["mask", "zero"])
+@pytest.mark.parametrize("dilation", [5000, 2**31, 2**62])
+def test_steps_that_leave_the_map_are_alike_however_long(border, dilation):
+    q, k, v = torch.randn(3, 2, 6, 5, 2, 4)
+    expected = local_attention(q, k, v, 3, 6, border=border)
+    torch.testing.assert_close(local_attention(q, k, v, 3, dilation, border=border), expected)

@@ -152,3 +152,22 @@ def test_the_advice_is_what_would_help():
     foveate.insert(changed, "cbam")
     with pytest.raises(ValueError, match="load these weights before insert"):
         foveate.load_published(changed, state)
+
+
+def test_numbers_that_overflow_in_the_module_are_said():
+    state = foveate.create_attention("cbam", 16).state_dict()
+    state = {key: v * 1e6 if v.is_floating_point() else v for key, v in state.items()}
+    with pytest.warns(UserWarning, match="not finite"):
+        foveate.load_published(foveate.create_attention("cbam", 16).half(), state)
+
+
+def test_a_file_whose_bytes_have_changed_is_said(tmp_path):
+    module = foveate.create_attention("cbam", 64)
+    path = tmp_path / "w.pt"
+    torch.save(module.state_dict(), path)
+    whole = bytearray(path.read_bytes())
+    place = whole.find(module.channel.fc1.weight.detach().numpy().tobytes()[:16])
+    whole[place + 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.warns(UserWarning, match="may be damaged"):
+        foveate.load_published(module, path)

@@ -328,3 +328,69 @@ def test_weights_and_recipe_are_read_by_a_process_that_did_nothing_else(tmp_path
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert int(run.stdout) == len(foveate.changes(model))
+
+
+def test_a_load_that_fails_leaves_the_model_as_it_was(tmp_path):
+    foveate.surgery.save(foveate.insert(resnet(), "cbam"), tmp_path / "m.safetensors")
+    other = timm.create_model("resnet10t", num_classes=7).eval()
+    x = images()
+    before, names = other(x), list(other.state_dict())
+    with pytest.raises(ValueError, match="of the wrong shape|missing"):
+        load(other, tmp_path / "m.safetensors")
+    assert list(other.state_dict()) == names
+    assert difference(other(x), before) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"call": "inserted"}, "unknown call in step 1"),
+        ({"start": "identiy"}, "unknown start in step 1 .*did you mean 'identity'"),
+        ({"start": "swap"}, "unknown start in step 1"),
+        ({"keep": "x"}, "unknown keep in step 1"),
+        ({"among": "x"}, "among in step 1 of the recipe cannot be 'x'"),
+        ({"mechanism": 3}, "mechanism in step 1 of the recipe cannot be 3"),
+        ({"mechanism": "os:system"}, "is no class of modules that has been imported"),
+        ({"mechanism": "torch:relu"}, "is no class of modules that has been imported"),
+        ({"paths": None}, "paths in step 1 of the recipe cannot be None"),
+        ({"paths": []}, "must be names of modules"),
+        ({"input": "3,64,64"}, "input in step 1"),
+        ({"more": 1}, "unknown key in step 1 of the recipe 'more'"),
+    ],
+)
+def test_a_recipe_edited_by_hand_is_read_word_by_word(change, message):
+    recipe = foveate.changes(foveate.insert(resnet(), "cbam")).recipe
+    recipe["steps"][0].update(change)
+    model = resnet()
+    names = list(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        foveate.apply(model, recipe)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("recipe", ["{", {"foveate": True, "steps": []}, {"foveate": 1}, "[]"])
+def test_what_is_no_recipe_is_refused(recipe):
+    with pytest.raises(ValueError, match="no JSON|expected a recipe"):
+        foveate.apply(resnet(), recipe)
+
+
+def test_a_whole_whose_part_was_changed_is_not_saved_without_its_recipe(tmp_path):
+    whole = nn.Sequential(foveate.insert(resnet(), "cbam"), nn.Linear(10, 2))
+    with pytest.raises(
+        ValueError, match="0 was changed before it became a part of this Sequential"
+    ):
+        save(whole, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_overlapping_and_conjugate_tensors_are_saved(tmp_path):
+    model = nn.Linear(3, 3)
+    model.register_buffer("view", model.weight.detach()[1:])
+    model.register_buffer("conjugate", torch.randn(2, dtype=torch.complex64).conj())
+    save(model, tmp_path / "m.safetensors")
+    twin = nn.Linear(3, 3)
+    twin.register_buffer("view", torch.zeros(2, 3))
+    twin.register_buffer("conjugate", torch.zeros(2, dtype=torch.complex64))
+    load(twin, tmp_path / "m.safetensors")
+    for name, value in model.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value)

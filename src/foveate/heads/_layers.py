@@ -38,7 +38,8 @@ class LoneValueBatchNorm(OneStep, nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.running_mean is None or x.shape[0] * x[0, 0].numel() > 1:
+        values = x.shape[0] * x.shape[2] * x.shape[3]  # a channel
+        if not self.training or self.running_mean is None or values != 1:
             return super().forward(x)
         warnings.warn(
             "one image of one cell has no statistics of its own: the running ones normalise it. "
@@ -67,6 +68,10 @@ def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
     if any(x.dim() != 4 for x in features):
         raise ValueError(
             f"expected maps (B, C, h, w), got shapes {[tuple(x.shape) for x in features]}"
+        )
+    if any(x.shape[0] != features[0].shape[0] for x in features):
+        raise ValueError(
+            f"maps of one batch are expected, got {[x.shape[0] for x in features]} images"
         )
     if len(given) != len(in_channels):
         raise ValueError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from foveate.arguments import one_of
 from foveate.surgery._geometry import Geometry, ImageSize
 from foveate.surgery._norms import hold, norms_of
 from foveate.surgery._standing import Handover, Inserted, Replacement, Standing
@@ -138,6 +140,63 @@ def _row(group: list[Change]) -> dict[str, str]:
         "dropped": ", ".join(first.dropped),
         "note": first.note,
     }
+
+
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "insert": {
+        "kind": ("branch", "stage"), "start": ("identity", "naive"), "keep": ("nothing",)
+    },
+    "replace": {
+        "kind": ("attention", "gate", "conv", "depthwise", "named"),
+        "start": ("swap", "handover"),
+        "keep": ("auto", "nothing"),
+    },
+}  # fmt: skip
+"""What the words of a step may be, by its call."""
+
+
+def steps_of(recipe: Mapping[str, Any] | str) -> list[Step]:
+    """The steps that a recipe states.
+
+    Raises:
+        ValueError: if it is none, or one of its words is unknown; the step is named.
+    """
+    if isinstance(recipe, str):
+        try:
+            recipe = json.loads(recipe)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"the recipe is no JSON: {error}") from error
+    steps = recipe.get("steps") if isinstance(recipe, Mapping) else None
+    if not isinstance(recipe, Mapping) or recipe.get("foveate") is True or (
+        recipe.get("foveate") != FORMAT or not isinstance(steps, list)
+    ):  # fmt: skip
+        raise ValueError(
+            "expected a recipe of foveate.changes(model), "
+            f"got {sorted(recipe) if isinstance(recipe, Mapping) else type(recipe).__name__}"
+        )
+    return [_step(step, f"step {number} of the recipe") for number, step in enumerate(steps, 1)]
+
+
+def _step(stated: Any, where: str) -> Step:
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"{where} is no step: {stated!r}")
+    known = {each.name: each for each in fields(Step) if each.name != "changes"}
+    for key in stated:
+        one_of(key, known, f"key in {where}")
+    for name, each in known.items():
+        if each.default is MISSING and name not in stated:
+            raise ValueError(f"{where} has no {name!r}")
+    one_of(stated["call"], _WORDS, f"call in {where}")
+    for key, words in _WORDS[stated["call"]].items():
+        one_of(stated[key], words, f"{key} in {where}")
+    kinds = {"mechanism": str, "options": Mapping, "paths": list, "input": list | None}
+    kinds |= {"finished": bool, "among": int | None}
+    for key, kind in kinds.items():
+        if not isinstance(stated.get(key, known[key].default), kind):
+            raise ValueError(f"{key} in {where} cannot be {stated[key]!r}")
+    if not stated["paths"] or not all(isinstance(path, str) for path in stated["paths"]):
+        raise ValueError(f"paths in {where} must be names of modules, got {stated['paths']!r}")
+    return Step(**stated)
 
 
 @dataclass(eq=False)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.attention.adapt import Mechanism
-from foveate.surgery._ledger import FORMAT, Changes, Step, Swapped, detach, ledger_of, put
+from foveate.published import check_fit, of_today
+from foveate.surgery._ledger import Changes, Step, Swapped, detach, ledger_of, put, steps_of
 from foveate.surgery._norms import hold, is_held, norms_of, release
 from foveate.surgery._standing import Handover, Replacement
 from foveate.surgery._weights_file import read_tensors, write_tensors
@@ -65,13 +67,21 @@ def apply(
         ValueError: if the recipe is of another kind or the model lacks a place of it (the first
             that is missing is named); the model is then as it was.
     """
-    steps = _steps(recipe)
-    ledger = ledger_of(model)
-    before = 0 if ledger is None else len(ledger.steps)
-    try:
+    steps = steps_of(recipe)
+    with _as_it_was(model):
         for step in steps:
             mechanism = (mechanisms or {}).get(step.mechanism) or mechanism_of(step.mechanism)
             _again(model, mechanism, step, example)
+    return model
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Take out again what was put in, if that which follows fails."""
+    ledger = ledger_of(model)
+    before = 0 if ledger is None else len(ledger.steps)
+    try:
+        yield
     except Exception:
         ledger = ledger_of(model)
         if ledger is not None and len(ledger.steps) > before:
@@ -79,18 +89,6 @@ def apply(
         if not before:
             forget(model)
         raise
-    return model
-
-
-def _steps(recipe: Mapping[str, Any] | str) -> list[Step]:
-    if isinstance(recipe, str):
-        recipe = json.loads(recipe)
-    if not isinstance(recipe, Mapping) or recipe.get("foveate") != FORMAT:
-        raise ValueError(
-            "expected a recipe of foveate.changes(model), "
-            f"got {recipe if not isinstance(recipe, Mapping) else sorted(recipe)}"
-        )
-    return [Step(**step) for step in recipe["steps"]]
 
 
 def _again(model: nn.Module, mechanism: Mechanism, step: Step, example: Any) -> None:
@@ -259,14 +257,29 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: a model.
         path: of the file.
+
+    Raises:
+        TypeError: if ``model`` is no module, or its state holds something beside tensors.
+        ValueError: if a part of it was changed, not itself: its recipe would be lost.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to save, got {type(model).__name__}")
+    inside = [name for name, part in model.named_modules() if name and ledger_of(part) is not None]
+    if inside:
+        raise ValueError(
+            f"{inside[0]} was changed before it became a part of this {type(model).__name__}, "
+            "which has no recipe of that: save the part by itself, or put the whole together first"
+        )
     seen: set[int] = set()
     state = {}
     for name, tensor in model.state_dict().items():
-        held = tensor.cpu().contiguous()
-        if tensor.numel() and tensor.data_ptr() in seen:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} of the model's state is no tensor: {type(tensor).__name__}")
+        held = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+        memory = held.untyped_storage().data_ptr()
+        if held.numel() and memory in seen:
             held = held.clone()  # safetensors holds no shared memory
-        seen.add(tensor.data_ptr())
+        seen.add(memory)
         state[name] = held
     recipe = json.dumps(changes(model).recipe)
     write_tensors(path, state, {_METADATA: recipe, "format": "pt"})
@@ -291,14 +304,16 @@ def load(
         ValueError: if the file is damaged, the model was changed in another way, or the weights do
             not fit.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to load into, got {type(model).__name__}")
     state, metadata = read_tensors(path)
     recipe = json.loads(metadata.get(_METADATA, "{}"))
-    if recipe and recipe != changes(model).recipe:
-        if len(changes(model)):
-            raise ValueError("this model was changed in another way than the one in the file")
-        apply(model, recipe, example=example, mechanisms=mechanisms)
-    try:
+    with _as_it_was(model):
+        if recipe and recipe != changes(model).recipe:
+            if len(changes(model)):
+                raise ValueError("this model was changed in another way than the one in the file")
+            apply(model, recipe, example=example, mechanisms=mechanisms)
+        state = of_today(model, state)
+        check_fit(model, state)
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
     return model

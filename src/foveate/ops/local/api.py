@@ -12,6 +12,8 @@ from foveate.ops.local import operator
 from foveate.ops.local._arguments import Arguments
 
 BORDERS = ("shift", "zero", "mask", "reflect")
+_FAR = 1024
+"""Steps above this are cut to the map's size, beyond which all are alike: kernels count in int32."""
 
 
 def local_attention(
@@ -97,6 +99,8 @@ def _checked(
         )
     if not torch.compiler.is_exporting():
         _check_size(q, kernel, steps, border)
+    if border in ("mask", "zero") and max(steps) > _FAR:
+        steps = min(steps[0], max(q.shape[1], 1)), min(steps[1], max(q.shape[2], 1))
     factor = q.shape[4] ** -0.5 if scale is None else float(scale)
     return Arguments(q, k, v, kernel, steps, bias, factor, border, key_mask, float(dropout_p))
 
