@@ -335,7 +335,7 @@ def test_a_load_that_fails_leaves_the_model_as_it_was(tmp_path):
     other = timm.create_model("resnet10t", num_classes=7).eval()
     x = images()
     before, names = other(x), list(other.state_dict())
-    with pytest.raises(ValueError, match="of the wrong shape|missing"):
+    with pytest.raises(ValueError, match=r"of the wrong shape|missing"):
         load(other, tmp_path / "m.safetensors")
     assert list(other.state_dict()) == names
     assert difference(other(x), before) == 0
@@ -370,7 +370,7 @@ def test_a_recipe_edited_by_hand_is_read_word_by_word(change, message):
 
 @pytest.mark.parametrize("recipe", ["{", {"foveate": True, "steps": []}, {"foveate": 1}, "[]"])
 def test_what_is_no_recipe_is_refused(recipe):
-    with pytest.raises(ValueError, match="no JSON|expected a recipe"):
+    with pytest.raises(ValueError, match=r"no JSON|expected a recipe"):
         foveate.apply(resnet(), recipe)
 
 

@@ -13,7 +13,7 @@ from foveate.ops.local._arguments import Arguments
 
 BORDERS = ("shift", "zero", "mask", "reflect")
 _FAR = 1024
-"""Steps above this are cut to the map's size, beyond which all are alike: kernels count in int32."""
+"""Longer steps are cut to the map's size, from where on all are alike: kernels count in int32."""
 
 
 def local_attention(
