@@ -17,7 +17,7 @@ WORKS = "tests.study.works"
 
 @pytest.fixture(params=["spawn"] if os.name == "nt" else ["spawn", "forkserver"])
 def executor(request):
-    made = LocalExecutor(request.param)
+    made = LocalExecutor(request.param, preload=WORKS)
     yield made
     made.close()
 
@@ -64,11 +64,28 @@ def test_killed_work_says_why(executor, tmp_path):
     assert finish(executor, submit(executor, tmp_path, "who", 1)).failure is None
 
 
+def test_the_process_of_work_that_is_over_may_be_ended(executor, tmp_path):
+    handle = finish(executor, submit(executor, tmp_path, "who", 1))
+    handle.kill("no more")
+    assert handle.failure is None
+    assert finish(executor, submit(executor, tmp_path, "who", 2)).result != handle.result
+
+
+def test_spawned_processes_stand_by_before_there_is_work(tmp_path):
+    executor = LocalExecutor("spawn", preload="colorsys")
+    try:
+        executor.warm_up(2)
+        handles = [submit(executor, tmp_path, "loaded", number) for number in range(2)]
+        assert all(finish(executor, handle).result for handle in handles)
+    finally:
+        executor.close()
+
+
 def test_a_process_that_stands_by_does_not_keep_this_one(tmp_path):
     code = (
         "from pathlib import Path\n"
         "from foveate.study.executors.local import LocalExecutor\n"
-        "executor = LocalExecutor('spawn')\n"
+        f"executor = LocalExecutor('spawn', preload={WORKS!r})\n"
         f"handle = executor.submit('{WORKS}:who', (1,), Path({str(tmp_path / 'log')!r}))\n"
         "while not handle.poll(): executor.wait([handle])\n"
     )

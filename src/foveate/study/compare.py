@@ -57,6 +57,9 @@ def compare(
     executor.warm_up()  # while this process imports, the server of its trials does
     run = _run_directory(plan, out, resume, settings)
     try:
+        executor.warm_up(
+            1 + (run.plan.workers or 1)
+        )  # the one that looks at the plan runs no trial
         with progress() as show:
             show.say(f"run directory: {run.root}")
             return run_study(run, executor, show, command)

@@ -250,8 +250,7 @@ def _expected(
     end = time.monotonic() + _ESTIMATE_SECONDS
     while not handle.poll() and time.monotonic() < end:
         executor.wait([handle], end - time.monotonic())
-    handle.kill("it took too long")
-    executor.close()  # no trial is to start in a process in which all models have run
+    handle.kill("it took too long")  # no trial is to start in a process where all models have run
     if handle.failure is None:
         log.unlink(missing_ok=True)
     return Remaining(rows, run.plan.workers or 1, handle.result or {})

@@ -40,15 +40,18 @@ class Handle(Protocol):
         ...
 
     def kill(self, reason: str) -> None:
-        """End the work at once; it then failed for ``reason``."""
+        """End the work at once; it then failed for ``reason``.
+
+        What is over stays as it was, and no other work runs in its process.
+        """
         ...
 
 
 class Executor(Protocol):
     """What runs work elsewhere, so that what breaks there breaks nothing here."""
 
-    def warm_up(self) -> None:
-        """Begin to load what the work will need."""
+    def warm_up(self, processes: int = 0) -> None:
+        """Begin to load what the work will need, for so many pieces of it at a time."""
         ...
 
     def submit(

@@ -1,8 +1,9 @@
 """Work in processes of their own on this machine.
 
 The processes are forked from a server that has imported the heavy libraries once, so each starts
-in a fraction of a second; where they are spawned (Windows, macOS), each does its work one piece
-after another. One that outlives the process that asked for it ends itself.
+in a fraction of a second; where they are spawned (Windows, macOS), they import them while the
+images are read. Each does its work one piece after another. One that outlives the process that
+asked for it ends itself.
 """
 
 from __future__ import annotations
@@ -28,15 +29,13 @@ from typing import Any
 
 from foveate.study.executors import Failure, Handle
 
-_PRELOADED = "foveate.study.trial"
 
-
-def _context(method: str | None) -> Any:
+def _context(method: str | None, preload: str) -> Any:
     methods = multiprocessing.get_all_start_methods()
     method = method or ("forkserver" if "forkserver" in methods else "spawn")
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([_PRELOADED])
+        context.set_forkserver_preload([preload])
     return context
 
 
@@ -87,16 +86,20 @@ class LocalExecutor:
 
     Args:
         method: how processes start; None for what suits the platform.
+        preload: the module that they import before there is work.
     """
 
-    def __init__(self, method: str | None = None) -> None:
-        self._context = _context(method)
+    def __init__(self, method: str | None = None, preload: str = "foveate.study.trial") -> None:
+        self._context = _context(method, preload)
+        self._preload = preload
         self._idle: list[_Worker] = []
         atexit.register(self.close)  # a process that stands by would keep this one from ending
 
-    def warm_up(self) -> None:
-        """Let the server import what trials need, while this process does something else."""
-        _ensure_server(self._context)
+    def warm_up(self, processes: int = 0) -> None:
+        """Let the server, or so many spawned processes, import what trials need meanwhile."""
+        if not _ensure_server(self._context):
+            missing = processes - len(self._idle)
+            self._idle += [_Worker(self._context, self._preload) for _ in range(missing)]
 
     def submit(
         self,
@@ -107,7 +110,7 @@ class LocalExecutor:
     ) -> Child:
         """Start the work; see :class:`foveate.study.executors.Executor`."""
         self._idle = [worker for worker in self._idle if worker.alive]
-        worker = self._idle.pop() if self._idle else _Worker(self._context)
+        worker = self._idle.pop(0) if self._idle else _Worker(self._context, self._preload)
         return Child(worker, work, arguments, log, events, self._idle)
 
     def wait(self, handles: Sequence[Handle], seconds: float | None = None) -> None:
@@ -124,9 +127,9 @@ class LocalExecutor:
 class _Worker:
     """A process that does one piece of work after another."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, preload: str) -> None:
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,))
+        self.process = context.Process(target=_serve, args=(theirs, preload))
         if _ensure_server(context):  # processes have its mask; waiting for it can be interrupted
             with _without_main():
                 self.process.start()
@@ -208,16 +211,19 @@ class Child:
         return self._over
 
     def kill(self, reason: str) -> None:
-        """End the work at once, and its process."""
+        """End the work at once, and its process; of work that is over, the process alone."""
         if not self._over:
             self._over, self.failure = True, Failure("failed", reason)
-            self._worker.end()
+        if self._worker in self._idle:
+            self._idle.remove(self._worker)
+        self._worker.end()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, preload: str) -> None:
     """What a process does from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
+    importlib.import_module(preload)  # which a forked process has
     while True:
         try:
             work, arguments, log = pipe.recv()
