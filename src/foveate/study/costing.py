@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from foveate._random import seed_all
 from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import Passes, device_name, interleaved, peak_memory
-from foveate.data.batches import Fit, held_out_batches
+from foveate.data.batches import Batches, Fit, held_out_batches
 from foveate.data.images import ImageSet, load
 from foveate.data.moments import Moments
 from foveate.study.entry import Entry, Trained
@@ -36,7 +37,7 @@ from foveate.study.records import (
     MatchedHost,
     Records,
 )
-from foveate.study.trial import build, costs, input_size, set_up, subject_of
+from foveate.study.trial import build, costs, input_size, learning_batches, set_up, subject_of
 from foveate.surgery.fuse import fuse
 from foveate.training import WEIGHTS, load_weights
 
@@ -318,19 +319,38 @@ def _model(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) 
 # Steps of training
 
 
-def step_seconds(
-    plan: Plan, classes: int, channels: int, keys: Sequence[str], tell: Tell
-) -> dict[str, float]:
-    """By key, seconds of a training step, forward and backward, on noise."""
+def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dict[str, float]:
+    """By key, seconds of a training step: a batch drawn, forward and backward."""
     set_up(plan)
-    x = torch.randn(plan.batch_size, *input_size(plan, channels), device=plan.device)
-    found = {}
+    images = load(root / "data")
+    found: dict[str, float] = {}
+    drawing = None
     for entry in plan.entries:
         if entry.key in keys:
-            model = build(plan, entry, classes, channels).train().to(plan.device)
+            model = build(plan, entry, len(images.classes), images.channels)
+            batches = learning_batches(plan, model, images, 0)
+            if drawing is None:
+                drawing, x = _drawn(batches)
+            model, x = model.train().to(plan.device), x.to(plan.device)
             passes = interleaved({"step": partial(_step, model, x)}, 0.0, plan.device, least=2)
-            found[entry.key] = median(passes["step"].ms) / 1e3
+            step = median(passes["step"].ms) / 1e3
+            # Processes draw while the model computes.
+            beside = batches.processes > 0
+            found[entry.key] = max(step, drawing / batches.processes) if beside else step + drawing
     return found
+
+
+def _drawn(batches: Batches) -> tuple[float, torch.Tensor]:
+    """Seconds that one process needs for a batch, the faster of two, and the batch."""
+    alone = copy.copy(batches)
+    alone.processes = 0
+    drawn = iter(alone)
+    seconds = []
+    for _ in range(min(2, len(alone))):
+        began = time.perf_counter()
+        x, _labels = next(drawn)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds), x
 
 
 def _step(model: nn.Module, x: torch.Tensor) -> None:

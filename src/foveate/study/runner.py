@@ -111,7 +111,7 @@ def _work_off(
     pending = [(e, seed) for e, seed in run.plan.trials if (e.key, seed) in waiting]
     failures = _tune_all(run, executor, pending, show)
     if pending:
-        show.expect(_expected(run, executor, images, pending))
+        show.expect(_expected(run, executor, pending))
     _train_all(run, executor, pending, subjects, show)
     failures += measure_all(run, executor, show)
     if images.final is not None and _final_is_open(run):
@@ -239,13 +239,11 @@ def _match(
 _ESTIMATE_SECONDS = 20.0
 
 
-def _expected(
-    run: Run, executor: Executor, images: ImageSet, pending: Sequence[tuple[Entry, int]]
-) -> Remaining:
+def _expected(run: Run, executor: Executor, pending: Sequence[tuple[Entry, int]]) -> Remaining:
     """What tells how long these trials take; by measured steps where that succeeds in time."""
     rows = {_name(entry, seed): entry.key for entry, seed in pending}
     log = run.root / "steps.log"
-    work = (run.plan, len(images.classes), images.channels, list(dict.fromkeys(rows.values())))
+    work = (run.root, run.plan, list(dict.fromkeys(rows.values())))
     handle = executor.submit("foveate.study.costing:step_seconds", work, log)
     end = time.monotonic() + _ESTIMATE_SECONDS
     while not handle.poll() and time.monotonic() < end:

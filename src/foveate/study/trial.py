@@ -312,7 +312,15 @@ def _fit(
         mixup=plan.mixup,
         metric=plan.metric,
     )
-    learning = train_batches(
+    learning = learning_batches(plan, model, images, seed)
+    held_out = _measuring(plan, images.test, images, model)
+    selection = None if part is None else _measuring(plan, part, images, model)
+    return train(model, task, learning, held_out, recipe_of(plan), folder, report, selection)
+
+
+def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) -> Batches:
+    """What a trial of this plan learns from."""
+    return train_batches(
         images,
         plan.image_size or (0, 0),
         plan.batch_size,
@@ -322,9 +330,6 @@ def _fit(
         normalize=normalization(plan, model, images.moments, images.channels),
         processes=loader_processes(images.train, plan.device),
     )
-    held_out = _measuring(plan, images.test, images, model)
-    selection = None if part is None else _measuring(plan, part, images, model)
-    return train(model, task, learning, held_out, recipe_of(plan), folder, report, selection)
 
 
 def _measuring(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
