@@ -87,7 +87,18 @@ def test_images_of_another_plan_are_refused_before_any_trial_is_over(run, capsys
     assert "limit was 64 and is 32" in resumed(run, capsys)
 
 
-def test_what_changes_no_number_may_be_edited(run, capsys):
+def test_what_changes_no_number_may_be_edited(run):
+    before = read_results(run, Run.open(run).plan).scores
+    plan = yaml.safe_load((run / "plan.yaml").read_text())
+    edit(run, workers=2, trial_minutes=5.0, seeds=2, attention=[*plan["attention"], "cbam"])
+    after = read_results(run, Run.open(run).plan).scores
+    assert {k: v[0].tolist() for k, v in after.items()} == {
+        k: v[0].tolist() for k, v in before.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_study_grows_by_seeds_and_mechanisms(run):
     edit(run, workers=2, trial_minutes=5.0, seeds=[0, 1], cache="none")
     plan = yaml.safe_load((run / "plan.yaml").read_text())
     edit(run, attention=[*plan["attention"], "cbam"])

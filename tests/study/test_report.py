@@ -289,7 +289,8 @@ def test_all_text_is_escaped(tmp_path):
     key = run.plan.attention[0].key
     failed = trial(key, 0, error=EVIL, label=EVIL, family=EVIL)
     run.records.write_trial(failed)
-    run.records.write_trial(trial("odd", 0, 0.5, label=EVIL + "2"))
+    odd = replace(trial("odd", 0, 0.5, label=EVIL + "2"), host=EVIL)
+    run.records.write_trial(odd)
     evil = {"command": ["foveate", EVIL], "platform": EVIL, "versions": {EVIL: EVIL}}
     run.records.write_environment(replace(ENVIRONMENT, **evil))
     text = write(run).read_text()
