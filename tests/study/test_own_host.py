@@ -264,7 +264,7 @@ def test_the_command_refuses_in_one_line(capsys, tmp_path, weights):
         ({"host": OWN, "match": "latency"}, "match cannot be latency in a host of your own"),
         ({"host": OWN, "freeze": "norm"}, "freeze must be norms or nothing"),
         ({"host": OWN, "where": []}, "where must be a glob"),
-        ({"host": OWN, "added_lr_scale": 0}, "added_lr_scale must be a number above 0"),
+        ({"host": OWN, "added_lr_scale": 0}, "added_lr_scale must be a finite number above 0"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(settings, message):

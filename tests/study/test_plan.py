@@ -100,8 +100,13 @@ def test_keys_are_file_names():
         ({"epochs": True}, "epochs must be a whole number"),
         ({"seeds": [0, 0]}, "seeds repeats a number"),
         ({"seeds": []}, "seeds must be how many"),
-        ({"lr": -1}, "lr must be a number above 0, got -1"),
-        ({"lr": 0}, "lr must be a number above 0, got 0"),
+        ({"lr": -1}, "lr must be a finite number above 0, got -1"),
+        ({"lr": 0}, "lr must be a finite number above 0, got 0"),
+        (
+            {"weight_decay": float("inf")},
+            "weight_decay must be a finite number of at least 0, got inf",
+        ),
+        ({"mixup": float("nan")}, "mixup must be a finite number of at least 0, got nan"),
         ({"host": object}, "host must be a name, got a type; for a model of your own pass 'timm"),
         (
             {"attention": [object]},

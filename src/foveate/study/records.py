@@ -1,6 +1,7 @@
 """What a study writes and reads: every file of results in a run directory, and what it holds.
 
     environment.json     versions, processor, threads, seeds           Environment
+    settings.json        what its numbers were made with               Settings
     trials/KEY-seedN/    trial.json, what a trial came to              TrialRecord
                          history.json, epoch by epoch                  EpochRecord
                          predictions.npz, image by image               Predictions
@@ -18,6 +19,7 @@ accuracy in place of the score; they are read as well.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +33,7 @@ import numpy as np
 from foveate._files import read_json, replacing, write_json
 from foveate.data.moments import Moments
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study import fields
 from foveate.study.crossed import balanced_accuracy_scores
 
 
@@ -227,6 +230,7 @@ class TrialRecord:
         lr: the highest learning rate; None in records of 0.1.
         reported_epoch: whose weights were measured; likewise.
         health: whether it is one to judge by; likewise.
+        settings: of the plan that decided its numbers; None in records of earlier versions.
     """
 
     subject: Subject
@@ -245,6 +249,7 @@ class TrialRecord:
     lr: float | None = None
     reported_epoch: int | None = None
     health: Health | None = None
+    settings: dict[str, Any] | None = None
 
     @property
     def status(self) -> Literal["done", "failed"]:
@@ -425,6 +430,18 @@ class AttentionMaps:
     single: tuple[ImageMap, ...] = ()
 
 
+class Settings(NamedTuple):
+    """What the files of a run directory were made with.
+
+    Attributes:
+        shared: settings of the plan that decide the numbers of every trial.
+        rows: by key, those of one row alone: its mechanism and options.
+    """
+
+    shared: dict[str, Any]
+    rows: dict[str, dict[str, Any]]
+
+
 class Resumption(NamedTuple):
     """A study went on after an interruption.
 
@@ -531,7 +548,7 @@ class Records:
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     return Predictions(*(arrays[field] for field in Predictions._fields))
-            except (BadZipFile, EOFError, OSError) as error:
+            except (BadZipFile, EOFError, OSError, zlib.error) as error:
                 raise ValueError(str(error)) from error
 
     def write_predictions(
@@ -623,6 +640,24 @@ class Records:
             self.root / "host.json", {**host._asdict(), "normalize": host.normalize._asdict()}
         )
 
+    def settings(self) -> Settings | None:
+        """What the files here were made with, if that was noted."""
+        path = self.root / "settings.json"
+        then = "the files there are then taken to be made under plan.yaml as it is"
+        with self._reading(path, then):
+            if not path.exists():
+                return None
+            values = read_json(path)
+            rows = fields.mapping(values, "rows")
+            return Settings(
+                dict(fields.mapping(values, "shared")),
+                {key: dict(fields.mapping(rows, key)) for key in rows},
+            )
+
+    def write_settings(self, settings: Settings) -> None:
+        """Put ``settings.json`` in place."""
+        write_json(self.root / "settings.json", settings._asdict())
+
     def environment(self) -> Environment | None:
         """Where the study ran, if that was noted."""
         path = self.root / "environment.json"
@@ -665,38 +700,49 @@ def _trial_values(trial: TrialRecord) -> dict[str, Any]:
         "lr": trial.lr,
         "reported_epoch": trial.reported_epoch,
         "health": None if trial.health is None else trial.health._asdict(),
+        "settings": trial.settings,
     }
 
 
 def _trial(values: Mapping[str, Any]) -> TrialRecord:
-    metric = _metric(values["metric"]) if "metric" in values else ACCURACY
-    failed = values["status"] != "done"
+    status = fields.text(values, "status")
+    if status not in ("done", "failed"):
+        raise ValueError(f"status is {status!r}, where done or failed is expected")
+    failed = status == "failed"
+    known = ("lr", "reported_epoch", "health", "settings")
+    values = {**dict.fromkeys(known), **values}  # 0.1 had none of them
     return TrialRecord(
         subject=_subject(values),
-        seed=int(values["seed"]),
-        host=values["host"],
-        epochs=int(values["epochs"]),
-        metric=metric,
+        seed=fields.whole(values, "seed"),
+        host=fields.text(values, "host"),
+        epochs=fields.whole(values, "epochs", least=1),
+        metric=_metric(fields.mapping(values, "metric")) if "metric" in values else ACCURACY,
         error=(values["error"] or "no reason was recorded") if failed else None,
-        score=_number(_score(values), optional=failed),
-        loss=_number(values["loss"], optional=failed),
+        score=fields.number(values, _score_key(values), optional=failed),
+        loss=None if values["loss"] is None and failed else fields.any_number(values, "loss"),
         history=tuple(_epoch(value) for value in values["history"]),
-        parameters=values["parameters"],
-        multiply_adds=values["multiply_adds"],
-        train_seconds=values["train_seconds"],
-        train_images_per_second=values["train_images_per_second"],
-        lr=_number(values.get("lr"), optional=True),
-        reported_epoch=values.get("reported_epoch"),
-        health=Health(**values["health"]) if values.get("health") else None,
+        parameters=fields.whole(values, "parameters", optional=failed),
+        multiply_adds=fields.whole(values, "multiply_adds", optional=failed),
+        train_seconds=fields.number(values, "train_seconds", optional=failed),
+        train_images_per_second=fields.number(values, "train_images_per_second", optional=failed),
+        lr=fields.number(values, "lr", optional=True),
+        reported_epoch=fields.whole(values, "reported_epoch", optional=True),
+        health=_health(fields.mapping(values, "health")) if values["health"] else None,
+        settings=dict(fields.mapping(values, "settings")) if values["settings"] else None,
     )
+
+
+def _health(values: Mapping[str, Any]) -> Health:
+    flags = (fields.flag(values, key) for key in ("at_chance", "diverged", "rising"))
+    return Health(*flags, chance=fields.number(values, "chance", optional=True))
 
 
 def _subject(values: Mapping[str, Any]) -> Subject:
     return Subject(
-        attention=values["attention"],
-        mechanism=values["mechanism"],
-        label=values["label"],
-        control=values["control"],
+        attention=fields.text(values, "attention"),
+        mechanism=fields.text(values, "mechanism"),
+        label=fields.text(values, "label"),
+        control=fields.flag(values, "control"),
         role=values.get("role"),
         family=values.get("family"),
     )
@@ -711,46 +757,67 @@ def _metric_values(metric: Metric) -> dict[str, Any]:
 def _metric(values: Mapping[str, Any]) -> Metric:
     low, high = values["bounds"]
     bounds = (-inf if low is None else low, inf if high is None else high)
-    return Metric(values["name"], values["unit"], values["higher_is_better"], bounds)
+    return Metric(
+        fields.text(values, "name"),
+        fields.text(values, "unit"),
+        fields.flag(values, "higher_is_better"),
+        bounds,
+    )
 
 
 def _epoch(values: Mapping[str, Any]) -> EpochRecord:
     return EpochRecord(
-        epoch=int(values["epoch"]),
-        train_loss=float(values["train_loss"]),
-        loss=float(values["loss"]),
-        score=float(_score(values)),
-        seconds=float(values["seconds"]),
+        epoch=fields.whole(values, "epoch", least=1),
+        train_loss=fields.any_number(values, "train_loss"),
+        loss=fields.any_number(values, "loss"),
+        score=fields.any_number(values, _score_key(values)),
+        seconds=fields.any_number(values, "seconds"),
     )
 
 
-def _score(values: Mapping[str, Any]) -> Any:
-    return values["score"] if "score" in values else values[ACCURACY.name]
+def _score_key(values: Mapping[str, Any]) -> str:
+    """Version 0.1 held an accuracy."""
+    return "score" if "score" in values else ACCURACY.name
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:
-    latency = values["latency_ms"]
+    latency = fields.mapping(values, "latency_ms")
     return Measurement(
         attention=values["attention"],
         latency_ms=Latency(
-            *(latency[name] for name in ("median", "p25", "p75", "batch", "repeats")),
+            *(fields.number(latency, name) for name in ("median", "p25", "p75")),
+            *(fields.whole(latency, name) for name in ("batch", "repeats")),
             processes=tuple(latency.get("processes", ())),
             low=latency.get("low"),
             high=latency.get("high"),
         ),
-        peak_memory_mb=_number(values["peak_memory_mb"], optional=True),
-        parameters=values["parameters"],
-        multiply_adds=values["multiply_adds"],
-        threads=values["threads"],
-        device=values["device"],
+        peak_memory_mb=fields.number(values, "peak_memory_mb", optional=True),
+        parameters=fields.whole(values, "parameters"),
+        multiply_adds=fields.whole(values, "multiply_adds"),
+        threads=fields.whole(values, "threads"),
+        device=fields.text(values, "device"),
         energy_mj=values.get("energy_mj"),
     )
 
 
 def _tuning(values: Mapping[str, Any]) -> Tuning:
-    tried = tuple(Tried(each["lr"], each["score"], each["seconds"]) for each in values["tried"])
+    tried = tuple(
+        Tried(
+            fields.number(each, "lr"),
+            fields.number(each, "score", optional=True),
+            fields.number(each, "seconds"),
+        )
+        for each in values["tried"]
+    )
+    lr = fields.number(values, "lr")
+    if lr not in [each.lr for each in tried]:
+        raise ValueError(f"lr is {lr:g}, which is none of those tried")
     return Tuning(
-        values["attention"], tried, float(values["lr"]), values["images"], values["selection"]
+        fields.text(values, "attention"),
+        tried,
+        lr,
+        fields.whole(values, "images"),
+        fields.whole(values, "selection"),
     )
 
 
@@ -776,7 +843,3 @@ def _environment(values: Mapping[str, Any]) -> Environment:
     resumed = tuple(Resumption(r["at"], r["changed"]) for r in values.get("resumed", ()))
     known = {name: values[name] for name in Environment.__dataclass_fields__ if name != "resumed"}
     return Environment(**known, resumed=resumed)
-
-
-def _number(value: Any, optional: bool) -> float | None:
-    return None if value is None and optional else float(value)

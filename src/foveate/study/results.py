@@ -31,10 +31,11 @@ import numpy as np
 from foveate.data.record import ImageCounts, SetRecord, count_images
 from foveate.data.sources.base import TEST, TRAIN, DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study.entry import Entry
 from foveate.study.host import own_host
 from foveate.study.plan import Plan
+from foveate.study.provenance import check_settings, read_trial
 from foveate.study.records import (
-    FINAL_PREDICTIONS,
     AttentionMaps,
     DamagedRunError,
     Environment,
@@ -258,6 +259,7 @@ class Results:
         said = [f"{row.label}: {row.unhealthy}" for row in self.rows if row.unhealthy]
         said += [f"{row.label}: {row.rising}" for row in self.rows if row.rising]
         said += _few_updates(self.plan, self.images)
+        said += _unrecorded([trial for row in self.rows for trial in row.done.values()])
         return said + ([] if self.data is None else list(self.data.findings.warnings))
 
     @property
@@ -301,6 +303,17 @@ def _few_updates(plan: Plan, images: ImageCounts | None) -> list[str]:
     return [
         f"a trial updates its weights {updates} times in all{whole}: too few to tell mechanisms "
         "apart; take smaller batches, more epochs or more images"
+    ]
+
+
+def _unrecorded(trials: list[TrialRecord]) -> list[str]:
+    """A sentence where trials do not say what they were made with."""
+    count = sum(trial.settings is None for trial in trials)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(trials)} trials are of an earlier version, which did not record their "
+        "settings: they are taken to be those of plan.yaml"
     ]
 
 
@@ -372,12 +385,15 @@ def read_results(root: Path, plan: Plan) -> Results:
         plan: its plan.
 
     Raises:
+        OtherPlanError: if something in it was made under another plan.
         ValueError: if it holds no trial, or a file in it is damaged.
     """
     records = Records(root)
+    check_settings(records, plan)
     images = _image_counts(root)
+    record = image_record(root) if images else None
     classes = images.classes if images else 0
-    found = [_row(records, plan, entry.key, classes) for entry in plan.entries]
+    found = [_row(records, plan, entry, classes, record) for entry in plan.entries]
     rows = [row for row in found if row is not None]
     if not rows:
         raise ValueError(f"{root} holds no trial; is it the directory of a comparison?")
@@ -392,23 +408,24 @@ def read_results(root: Path, plan: Plan) -> Results:
         records.environment(),
         images,
         tuple(rows),
-        _image_record(root) if images else None,
+        record,
         records.host(),
     )
 
 
-def _row(records: Records, plan: Plan, key: str, classes: int) -> Row | None:
-    trials = {seed: records.trial(key, seed) for seed in plan.seeds}
-    over = {seed: trial for seed, trial in trials.items() if trial is not None}
+def _row(
+    records: Records, plan: Plan, entry: Entry, classes: int, images: SetRecord | None
+) -> Row | None:
+    key = entry.key
+    trials = {seed: read_trial(records, plan, entry, seed, images) for seed in plan.seeds}
+    over = {seed: trial.record for seed, trial in trials.items() if trial is not None}
     if not over:
         return None
     done = {seed: trial for seed, trial in over.items() if trial.status == "done"}
-    predictions = {seed: found for seed in done if (found := records.predictions(key, seed))}
-    final = {
-        seed: found for seed in done if (found := records.predictions(key, seed, FINAL_PREDICTIONS))
-    }
+    predictions = {seed: t.predictions for seed, t in trials.items() if t and t.predictions}
+    final = {seed: trial.final for seed, trial in trials.items() if trial and trial.final}
     return Row(
-        subject=next(iter((done or over).values())).subject,
+        subject=next(iter((done or over).values())).subject._replace(control=entry.control),
         metric=plan.metric,
         done=done,
         failed={seed: trial for seed, trial in over.items() if trial.status == "failed"},
@@ -452,7 +469,7 @@ def _counted(row: Row, flag: str, what: str) -> str | None:
     return f"{count} of {total} trial{'' if total == 1 else 's'} {what}" if count else None
 
 
-def _image_record(root: Path) -> SetRecord | None:
+def image_record(root: Path) -> SetRecord | None:
     """The whole record of the images; None where another version wrote it."""
     try:
         return SetRecord.read(root / "data")

@@ -23,6 +23,7 @@ from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
 from foveate.study.progress import ProgressLines, Remaining
+from foveate.study.provenance import check_settings, note_settings, read_trial
 from foveate.study.records import (
     FINAL_PREDICTIONS,
     DamagedRunError,
@@ -33,7 +34,7 @@ from foveate.study.records import (
     Subject,
     TrialRecord,
 )
-from foveate.study.results import read_results
+from foveate.study.results import image_record, read_results
 from foveate.study.run import DiskFullError, Run, StudyError
 from foveate.study.spreadsheets import write_spreadsheets
 from foveate.study.statistics import judge
@@ -82,8 +83,11 @@ def _work_off(
 ) -> list[str]:
     """Train and measure what is not there yet; returns the measurements that failed."""
     plan, records = run.plan, run.records
+    check_settings(records, plan)
+    images = image_record(run.root)
+    found = [(e, seed, read_trial(records, plan, e, seed, images)) for e, seed in plan.trials]
+    trials = [(entry, seed, trial and trial.record) for entry, seed, trial in found]
     _note_environment(run, show, command)
-    trials = [(entry, seed, records.trial(entry.key, seed)) for entry, seed in plan.trials]
     pending = [(e, seed) for e, seed, trial in trials if trial is None or trial.status == "failed"]
     for entry, seed, trial in trials:
         if trial is not None and trial.status == "done":  # perhaps killed while these were removed
@@ -97,6 +101,7 @@ def _work_off(
     try:
         SetRecord.read(run.data)  # refuses that of another version before models are built
         subjects = _probe(run, executor, show) if pending else {}
+        note_settings(records, plan)
         images = _prepare(run, show)
         if pending and own_host(plan.host) is not None:
             subjects = _look_at_host(run, executor, images, show)

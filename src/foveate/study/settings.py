@@ -26,7 +26,7 @@ def maybe_whole(key: str, value: Any) -> int | None:
 
 def number(key: str, value: Any) -> float:
     """A finite number of at least 0."""
-    return _number(key, value, "a number of at least 0", lambda x: 0 <= x < inf)
+    return _number(key, value, "a finite number of at least 0", lambda x: 0 <= x < inf)
 
 
 def share(key: str, value: Any) -> float:
@@ -36,7 +36,7 @@ def share(key: str, value: Any) -> float:
 
 def positive_number(key: str, value: Any) -> float:
     """A finite number above 0."""
-    return _number(key, value, "a number above 0", lambda x: 0 < x < inf)
+    return _number(key, value, "a finite number above 0", lambda x: 0 < x < inf)
 
 
 def maybe_positive(key: str, value: Any) -> float | None:

@@ -39,6 +39,7 @@ from foveate.study.own_host import (
 )
 from foveate.study.parts import folds, with_selection
 from foveate.study.plan import Plan
+from foveate.study.provenance import settings_of_trial
 from foveate.study.records import (
     FINAL_PREDICTIONS,
     BatchDone,
@@ -80,6 +81,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         set_up(plan)
         images = load(root / "data")
         tuning = records.tuning(entry.key)
+        settings = settings_of_trial(plan, entry)
         plan = plan if tuning is None else replace(plan, lr=tuning.lr)
         seed_all(seed)
         known = costs(
@@ -95,6 +97,7 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
             parameters=known.parameters,
             multiply_adds=known.multiply_adds,
             lr=plan.lr,
+            settings=settings,
         )
         history = _Told(records, entry, seed, plan, tell)
         try:

@@ -1,0 +1,260 @@
+"""Whether what lies in a run directory was made under the plan at hand, and is whole.
+
+A trial keeps the settings that decided its numbers, and the run directory those that decided its
+images, learning rates and checkpoints. Before anything is trained or reported they are compared
+with the plan, and a trial's record with its folder, its predictions and the held-out images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isclose
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from foveate.data.record import SetRecord
+from foveate.data.sources.base import FINAL, TEST, TRAIN
+from foveate.study.entry import Entry
+from foveate.study.plan import Plan
+from foveate.study.records import (
+    FINAL_PREDICTIONS,
+    PREDICTIONS,
+    DamagedRunError,
+    Predictions,
+    Records,
+    Settings,
+    TrialRecord,
+)
+
+_EDITABLE = (
+    "attention", "controls", "seeds", "imports", "data_root", "cache", "workers", "trial_minutes",
+)  # fmt: skip
+"""Settings that change no number of a trial that is over."""
+
+
+class OtherPlanError(ValueError):
+    """What lies in a run directory was made under another plan than the one there now.
+
+    Args:
+        root: the run directory.
+        what: was made.
+        changed: the first setting that differs, in words.
+    """
+
+    def __init__(self, root: Path, what: str, changed: str) -> None:
+        plan = root / "plan.yaml"
+        super().__init__(
+            f"{what} was made under another plan: {changed} in {plan}; set it back, or compare "
+            f"anew: foveate compare --plan {plan} --out ANOTHER"
+        )
+
+
+class Trial(NamedTuple):
+    """A trial that fits the plan and itself.
+
+    Attributes:
+        record: what it came to.
+        predictions: of the held-out images, where they were kept.
+        final: of those kept for the very end, likewise.
+    """
+
+    record: TrialRecord
+    predictions: Predictions | None
+    final: Predictions | None
+
+
+def settings_of_trial(plan: Plan, entry: Entry) -> dict[str, Any]:
+    """The settings that decide the numbers of a trial, as JSON holds them."""
+    return {**_shared(plan), **_row(entry), "host of the row": _plain(entry.host)}
+
+
+def check_settings(records: Records, plan: Plan) -> None:
+    """Refuse a plan with other settings than the files of the run directory were made with.
+
+    Raises:
+        OtherPlanError: naming the first setting that differs.
+    """
+    noted = records.settings()
+    if noted is None:
+        return
+    rows = {entry.key: entry for entry in plan.entries}
+    changed = _changed(noted.shared, _shared(plan))
+    if changed:
+        raise OtherPlanError(records.root, "what is there", changed)
+    for key in noted.rows.keys() & rows.keys():
+        changed = _changed(noted.rows[key], _row(rows[key]))
+        if changed:
+            raise OtherPlanError(records.root, key, changed)
+    added = [entry.label for key, entry in rows.items() if key not in noted.rows]
+    if added and records.matched():
+        raise OtherPlanError(
+            records.root,
+            "matched.json",
+            f"it makes all rows cost the same by match={plan.match}, and {added[0]} is new",
+        )
+
+
+def note_settings(records: Records, plan: Plan) -> None:
+    """Note what the files of the run directory are made with from now on."""
+    noted = records.settings()
+    rows = {entry.key: _row(entry) for entry in plan.entries}
+    now = Settings(_shared(plan), rows if noted is None else {**noted.rows, **rows})
+    if now != noted:
+        records.write_settings(now)
+
+
+def read_trial(
+    records: Records, plan: Plan, entry: Entry, seed: int, images: SetRecord | None
+) -> Trial | None:
+    """A trial, if it is over: one of the plan at hand, with numbers that agree with each other.
+
+    Args:
+        records: of the run directory.
+        plan: at hand.
+        entry: that was trained.
+        seed: of the trial.
+        images: of the study, where they are known.
+
+    Raises:
+        OtherPlanError: if it was made under another plan.
+        DamagedRunError: if a file of it is damaged or another trial's.
+    """
+    record = records.trial(entry.key, seed)
+    if record is None:
+        return None
+    _check_identity(records, plan, entry, seed, record)
+    if record.status == "failed":
+        return Trial(record, None, None)
+    host = records.matched().get(entry.key)
+    if host is not None:
+        entry = replace(entry, host={host.option: host.value})
+    now = settings_of_trial(plan, entry)
+    if plan.match is not None and host is None and not entry.host:
+        now.pop("host of the row")  # not matched again yet
+    changed = _changed(record.settings or _known_of_earlier(record, plan), now)
+    if changed:
+        raise OtherPlanError(records.root, f"{entry.label}, seed {seed},", changed)
+    found = records.predictions(entry.key, seed)
+    final = records.predictions(entry.key, seed, FINAL_PREDICTIONS)
+    if found is None and record.settings is not None:
+        raise _damaged_trial(records, entry, seed, f"{PREDICTIONS} beside it is missing")
+    held_out = (TEST,) if plan.folds is None else (TRAIN, TEST)
+    for name, predicted, splits in (
+        (PREDICTIONS, found, held_out),
+        (FINAL_PREDICTIONS, final, (FINAL,)),
+    ):
+        if predicted is not None:
+            _check_predictions(records, entry, seed, name, predicted, images, splits)
+    _check_score(records, entry, seed, record, found)
+    return Trial(record, found, final)
+
+
+def _check_identity(
+    records: Records, plan: Plan, entry: Entry, seed: int, record: TrialRecord
+) -> None:
+    """Whether the record is that of its folder, and says the same in both of its parts."""
+    pairs = [
+        ("attention", record.subject.attention, entry.key),
+        ("seed", record.seed, seed),
+    ]
+    if record.settings is not None:
+        known = _known_of_earlier(record, plan)
+        pairs += [(key, known[key], record.settings.get(key)) for key in known if key != "lr"]
+    if record.metric.name == plan.metric.name:
+        pairs.append(("metric", record.metric, plan.metric))
+    for key, said, expected in pairs:
+        if said != expected:
+            what = f"{key} is {said!r}, where {expected!r} is expected"
+            raise _damaged_trial(records, entry, seed, what)
+
+
+def _check_predictions(
+    records: Records,
+    entry: Entry,
+    seed: int,
+    name: str,
+    found: Predictions,
+    images: SetRecord | None,
+    splits: tuple[str, ...],
+) -> None:
+    """Whether predictions are classes of the study, for every held-out image in order."""
+    wrong = None
+    sizes = [array.shape for array in found]
+    if len(set(sizes)) > 1 or len(sizes[0]) != 1 or any(a.dtype.kind not in "ui" for a in found):
+        wrong = f"arrays of shapes {sizes}, where whole numbers, one an image, are expected"
+    elif images is not None:
+        kept = [images.splits[split].labels for split in splits if split in images.splits]
+        labels = np.array([label for part in kept for label in part])
+        classes = len(images.classes)
+        if len(found.labels) != len(labels):
+            wrong = f"{len(found.labels)} images, where {len(labels)} are held out"
+        elif not np.array_equal(found.images, np.arange(len(labels))):
+            wrong = "its images are not the held-out ones in order"
+        elif not np.array_equal(found.labels, labels):
+            wrong = "its labels are not those of the held-out images"
+        elif found.predicted.max(initial=0) >= classes:
+            wrong = f"class {found.predicted.max()} is predicted, of {classes} classes"
+    if wrong:
+        path = records.trial_folder(entry.key, seed) / name
+        then = "with trial.json beside it removed too, it is made again"
+        raise DamagedRunError(records.root, path, ValueError(wrong), then)
+
+
+def _check_score(
+    records: Records, entry: Entry, seed: int, record: TrialRecord, found: Predictions | None
+) -> None:
+    """Whether the score is one that the metric takes, and that of the predictions."""
+    metric, score = record.metric, record.score
+    low, high = metric.bounds
+    if score is None or not low <= score <= high:
+        what = f"score is {score}, where {metric.name} lies in {low:g} to {high:g}"
+        raise _damaged_trial(records, entry, seed, what)
+    if found is None:
+        return
+    again = float(found.scores(metric).mean())
+    if not isclose(score, again, rel_tol=0.0, abs_tol=1e-6):
+        what = f"score is {score:g}, and {PREDICTIONS} beside it gives {again:g}"
+        raise _damaged_trial(records, entry, seed, what)
+
+
+def _damaged_trial(records: Records, entry: Entry, seed: int, what: str) -> DamagedRunError:
+    path = records.trial_folder(entry.key, seed) / "trial.json"
+    return DamagedRunError(records.root, path, ValueError(what), "the trial is then made again")
+
+
+def _known_of_earlier(record: TrialRecord, plan: Plan) -> dict[str, Any]:
+    """What a record says of its settings outside ``settings``; all that earlier versions noted."""
+    known: dict[str, Any] = {
+        "metric": record.metric.name,
+        "host": record.host,
+        "epochs": record.epochs,
+        "mechanism": record.subject.mechanism,
+    }
+    if plan.tune == "none" and record.lr is not None:
+        known["lr"] = record.lr
+    return known
+
+
+def _shared(plan: Plan) -> dict[str, Any]:
+    return {key: _plain(v) for key, v in plan.to_dict().items() if key not in _EDITABLE}
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {"mechanism": entry.name, "options": _plain(entry.kwargs)}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first setting, of those that both sides know, that is not as it was, in words."""
+    for key in now:
+        if key in before and before[key] != now[key]:
+            return f"{key} was {before[key]!r} and is {now[key]!r}"
+    return None
