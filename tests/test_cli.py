@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from foveate import registry
 from foveate.cli import main
 from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
@@ -120,6 +121,38 @@ def test_list(run):
     assert [item["name"] for item in json.loads(run("list", "multi_h*", "--json"))] == [
         "multi_head"
     ]
+
+
+OWN = '''
+from foveate.contracts import Mixer
+from foveate.registry import register
+
+
+@register("of_this_test", family="own", title="For a test", paper="none")
+class OfThisTest(Mixer):
+    """x -> x.
+
+    Args:
+        dim: channels.
+        num_heads: heads.
+    """
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+
+    def forward(self, x):
+        return x
+'''
+
+
+def test_mechanisms_of_the_user_are_known_by_import(run, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    file = tmp_path / "of_this_test.py"
+    file.write_text(OWN)
+    assert "For a test" in run("list", "of_*", "--imports", str(file))
+    assert "of_this_test" in run("describe", "of_this_test", "--imports", str(file))
+    error = refused("list", "--imports", str(tmp_path / "other.py"))
+    assert "cannot be imported: no such file" in error
 
 
 def test_describe_says_all_of_the_record(run):

@@ -345,7 +345,7 @@ def test_a_load_that_fails_leaves_the_model_as_it_was(tmp_path):
     ("change", "message"),
     [
         ({"call": "inserted"}, "unknown call in step 1"),
-        ({"start": "identiy"}, "unknown start in step 1 .*did you mean 'identity'"),
+        ({"start": "identit"}, "unknown start in step 1 .*did you mean 'identity'"),
         ({"start": "swap"}, "unknown start in step 1"),
         ({"keep": "x"}, "unknown keep in step 1"),
         ({"among": "x"}, "among in step 1 of the recipe cannot be 'x'"),

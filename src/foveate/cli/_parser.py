@@ -45,6 +45,12 @@ class Parser(jsonargparse.ArgumentParser):
         return {option for parser in parsers for option in parser._option_string_actions}
 
 
+def add_imports(parser: Parser) -> None:
+    """State where the user's own mechanisms are registered."""
+    what = "modules or files that register mechanisms of your own"
+    parser.add_argument("--imports", metavar="NAME", nargs="+", default=[], help=what)
+
+
 def refuse(message: str) -> NoReturn:
     """End with one line on standard error and exit code 2."""
     print(f"foveate: {' '.join(message.split())}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foveate.cli._parser import Options, Parser
+from foveate._user_code import import_all
+from foveate.cli._parser import Options, Parser, add_imports
 from foveate.cli._printing import print_json
 
 HELP = "All that is known of one mechanism."
@@ -11,11 +12,13 @@ HELP = "All that is known of one mechanism."
 def add_arguments(parser: Parser) -> None:
     """State what the command takes."""
     parser.add_argument("name", metavar="NAME", help="a mechanism, as in foveate list")
+    add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def run(options: Options) -> int:
     """Print the record of a mechanism."""
+    import_all(options.imports)
     from foveate.registry import describe
 
     known = describe(options.name).to_dict()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foveate.cli._parser import Options, Parser
+from foveate._user_code import import_all
+from foveate.cli._parser import Options, Parser, add_imports
 from foveate.cli._printing import print_json, print_table
 
 HELP = "Mechanisms that the library knows."
@@ -13,11 +14,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="a glob, such as '*window*'")
     parser.add_argument("--family", help="gates, local, window, full, sequence or your own")
     parser.add_argument("--role", help="mixer, gate, token_mixer or aligner")
+    add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: Options) -> int:
     """Print the mechanisms that match."""
+    import_all(options.imports)
     from foveate.arguments import nearest
     from foveate.registry import describe, list_attention
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from foveate.cli._parser import Options, Parser, key_values
+from foveate._user_code import import_all
+from foveate.cli._parser import Options, Parser, add_imports, key_values
 from foveate.cli._printing import print_json, print_table
 
 HELP = "What mechanisms or models cost, measured."
@@ -29,11 +30,13 @@ def add_arguments(parser: Parser) -> None:
     add("--batch", type=int, default=1, help="samples in a batch")
     add("--device", default="cpu", help="where to run, such as cuda")
     add("--repeats", type=int, default=30, help="timed calls")
+    add_imports(parser)
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: Options) -> int:
     """Measure and print."""
+    import_all(options.imports)
     from foveate.analysis.by_name import by_name
     from foveate.analysis.profile import profile
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import timm
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate._random import seed_all, undisturbed
+from foveate._user_code import import_file
 from foveate.arguments import nearest, odd
 from foveate.contracts import Mixer
 from foveate.data.moments import Moments
@@ -179,36 +178,6 @@ def _of_file(own: OwnHost, plan: Plan, classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{call} gives {type(model).__name__}, and should a torch.nn.Module")
     return model
-
-
-def import_file(path: Path, key: str) -> ModuleType:
-    """The module in a Python file, imported once; modules beside the file can be imported by it.
-
-    Args:
-        path: of the file.
-        key: of the plan that names it, for the error.
-
-    Raises:
-        ValueError: if there is no such file, or it cannot be imported.
-    """
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ValueError(f"{key} names {str(path)!r}, which cannot be imported: no such file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    if (beside := str(path.parent)) not in sys.path:
-        sys.path.append(beside)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[path.stem]
-        raise ValueError(
-            f"{key} names {str(path)!r}, which cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    return module
 
 
 def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from timm.models import model_entrypoint
 from torch import nn
 
+from foveate._user_code import import_all
 from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.batches import check_augmentation
@@ -33,7 +34,7 @@ from foveate.study.own_host import (
 )
 from foveate.study.plan import Plan
 from foveate.study.records import HostRecord, Subject
-from foveate.study.trial import build, import_all, input_size, recipe_of, subject_of
+from foveate.study.trial import build, input_size, recipe_of, subject_of
 from foveate.training import check_recipe
 
 _HOSTS = "pyramid_*"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
+from foveate._user_code import import_all
 from foveate.analysis.flops import count_flops
 from foveate.data.batches import Batches, held_out_batches, train_batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
@@ -32,7 +31,6 @@ from foveate.study.lock import lock
 from foveate.study.own_host import (
     LABELS,
     create_host,
-    import_file,
     model_channels,
     normalization,
     put_in,
@@ -454,25 +452,6 @@ def set_up(plan: Plan) -> None:
     """What every process of a study does first: its threads, and the user's own mechanisms."""
     torch.set_num_threads(plan.threads or 1)
     import_all(plan.imports)
-
-
-def import_all(names: tuple[str, ...]) -> None:
-    """Import the modules and files that register the user's own mechanisms.
-
-    Raises:
-        ValueError: if one cannot be imported, with what went wrong in it.
-    """
-    for name in names:
-        if Path(name).suffix == ".py":
-            import_file(Path(name), "imports")
-            continue
-        sys.path.insert(0, "")
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise ValueError(
-                f"imports names {name!r}, which cannot be imported: {type(error).__name__}: {error}"
-            ) from error
 
 
 def recipe_of(plan: Plan) -> Recipe:

@@ -19,7 +19,7 @@ from foveate.data.duplicates import Hashed
 from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import reason
 from foveate.data.pixels.reader import Decoded, NeedsRangeError, Reader, read_or_error
-from foveate.data.sources.base import TRAIN, Item, Listing
+from foveate.data.sources.base import TRAIN, DataError, Item, Listing
 from foveate.data.splitting import interleaved, rows_of
 
 MEMORY_CAP = 2 << 30
@@ -148,6 +148,11 @@ def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, l
         kept = reading.read(listing.items)
         items = [image.item for image in kept]
         return {split: [kept[i] for i in rows] for split, rows in rows_of(items).items()}
+    if limit < len(listing.classes):
+        raise DataError(
+            f"limit={limit} leaves some of {len(listing.classes)} classes without an image to "
+            f"train on; take at least {len(listing.classes)}, and more to learn from"
+        )
     wanted = {}
     for split, rows in rows_of(listing.items).items():
         most = limit if split == TRAIN else max(limit // 4, 1)
