@@ -83,3 +83,19 @@ def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
             f"expected maps, the finest first, with {tuple(in_channels)} channels, "
             f"got {tuple(given)}"
         )
+
+
+class ConvAct(nn.Module):
+    """``relu(conv(x))``, 3x3, without a norm.
+
+    Args:
+        dim: channels in.
+        out: channels out.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))

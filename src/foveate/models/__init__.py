@@ -10,6 +10,7 @@ import timm
 from foveate.models._backbone import Backbone, Published
 from foveate.models._published_segmenters import FIGURES, PublishedSegmenter
 from foveate.models.attention_unet import AttentionUNet, attention_unet
+from foveate.models.detector import Detector, create_detector, list_detectors
 from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
 from foveate.models.segmenter import Segmenter, create_segmenter, list_segmenters
 
@@ -17,13 +18,16 @@ __all__ = [
     "CONTROLS",
     "AttentionUNet",
     "Backbone",
+    "Detector",
     "Published",
     "PublishedSegmenter",
     "Segmenter",
     "attention_unet",
+    "create_detector",
     "create_for_place",
     "create_segmenter",
     "list_backbones",
+    "list_detectors",
     "list_for_place",
     "list_segmenters",
     "published_figures",
