@@ -14,8 +14,21 @@ from foveate.models import create_detector, list_detectors
 from tests.models.small import SMALL
 from tests.published.golden import load_case
 
-NARROW = {"retinanet": {"dim": 16, "num_convs": 1, "score_threshold": 0.0}}
-LOSSES = {"retinanet": {"classification", "bbox_regression"}}
+_SMALL = {"dim": 16, "fc_dim": 32, "score_threshold": 0.0, "detections": 20}
+NARROW = {
+    "cascade_mask_rcnn": _SMALL,
+    "faster_rcnn": _SMALL,
+    "mask_rcnn": _SMALL,
+    "retinanet": {"dim": 16, "num_convs": 1, "score_threshold": 0.0},
+}
+_PROPOSED = {"loss_objectness", "loss_rpn_box_reg"}
+_LOOKED_AT = ("loss_classifier", "loss_box_reg", "loss_mask")
+LOSSES = {
+    "cascade_mask_rcnn": _PROPOSED | {f"{name}_{i}" for name in _LOOKED_AT for i in (1, 2, 3)},
+    "faster_rcnn": _PROPOSED | set(_LOOKED_AT[:2]),
+    "mask_rcnn": _PROPOSED | set(_LOOKED_AT),
+    "retinanet": {"classification", "bbox_regression"},
+}
 EMPTY = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
 EMPTY["masks"] = torch.zeros(0, 64, 64, dtype=torch.uint8)
 
@@ -146,6 +159,8 @@ def published_state(model, case: str, norm: str, first: int) -> dict[str, torch.
         ):
             for level in range(4):
                 name = name.replace(ours.format(level), theirs.format(level))
+        if "roi_head" in name and not any("_head.1." in other for other in model.state_dict()):
+            name = name.replace("_head.0.", "_head.")
         name = name.replace("neck.p6.", "neck.fpn_convs.3.conv.")
         name = name.replace("neck.p7.", "neck.fpn_convs.4.conv.")
         state[name] = torch.randn(value.shape).to(value.dtype)
@@ -172,6 +187,19 @@ def test_a_published_retinanet_loads_whole(backbone, case, norm, first):
     assert torch.equal(loaded["bbox_head.retina_cls.bias"], state["bbox_head.retina_cls.bias"])
     with pytest.raises(ValueError, match=r"neck\.fpn_convs|neck\.layer_blocks"):
         foveate.load_published(model, {k: v for k, v in state.items() if "fpn_convs.0" not in k})
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_a_published_rcnn_loads_whole(name):
+    model = create_detector(name, "cswin_tiny", 5, head_options=NARROW[name])
+    state = published_state(model, "cswin_t", "norm{}", 1)
+    foveate.load_published(model, {"state_dict": state, "meta": {"mmdet_version": "2.11.0"}})
+    loaded = model.state_dict()
+    last = "2." if name == "cascade_mask_rcnn" else ""
+    for part in ("bbox_head.{}fc_reg", "mask_head.{}upsample", "bbox_head.{}shared_fcs.0"):
+        theirs = state[f"roi_head.{part.format(last)}.weight"]
+        assert torch.equal(loaded[f"roi_head.{part.format(last or '0.')}.weight"], theirs)
+    assert torch.equal(loaded["rpn_head.rpn_reg.weight"], state["rpn_head.rpn_reg.weight"])
 
 
 @pytest.mark.parametrize(
@@ -223,5 +251,18 @@ def test_what_cannot_be_is_refused_in_the_users_terms():
         create_detector("retinant", "pyramid_pico")
     with pytest.raises(ValueError, match="retinanet has no option 'dims'; did you mean 'dim'"):
         create_detector("retinanet", "pyramid_pico", head_options={"dims": 3})
+    with pytest.raises(ValueError, match="faster_rcnn has no option 'num_convs'"):
+        create_detector("faster_rcnn", "pyramid_pico", head_options={"num_convs": 3})
+    with pytest.raises(ValueError, match="unknown box_head 'conv4fc'; did you mean 'conv4fc1'"):
+        create_detector("faster_rcnn", "pyramid_pico", head_options={"box_head": "conv4fc"})
+    with pytest.raises(TypeError, match="masks must be a torch.Tensor, got none"):
+        found = target(64, 64)
+        small("mask_rcnn")([image], [{key: found[key] for key in ("boxes", "labels")}])
+    with pytest.raises(ValueError, match=r"masks must be \(2, 64, 64\), one a box and of the"):
+        small("mask_rcnn")([image], [target(64, 65)])
+    with pytest.raises(ValueError, match=r"no anchor lies inside images\[0\], of 20x20 pixels"):
+        small("cascade_mask_rcnn")(
+            [image[:, :20, :20]], [{**EMPTY, "masks": torch.zeros(0, 20, 20)}]
+        )
     with pytest.raises(ValueError, match="num_classes must be an integer of at least 1"):
         create_detector("retinanet", "pyramid_pico", 0)

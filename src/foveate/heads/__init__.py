@@ -6,14 +6,18 @@ checkpoints :func:`foveate.load_published` reads.
 """
 
 from foveate.heads.anchors import Anchors
+from foveate.heads.box_head import BoxHead
 from foveate.heads.boxes import Assigner
 from foveate.heads.dual import DualHead
 from foveate.heads.fcn import FCNHead
 from foveate.heads.fpn import FPN
 from foveate.heads.light import LightHead
+from foveate.heads.mask_head import MaskHead
 from foveate.heads.pixel import PixelHead
 from foveate.heads.psp import PSPHead
 from foveate.heads.retina import RetinaHead
+from foveate.heads.roi_head import RoIHead
+from foveate.heads.rpn import RPNHead
 from foveate.heads.semantic_fpn import FPNHead, SemanticFPN
 from foveate.heads.upernet import UPerHead
 
@@ -21,13 +25,17 @@ __all__ = [
     "FPN",
     "Anchors",
     "Assigner",
+    "BoxHead",
     "DualHead",
     "FCNHead",
     "FPNHead",
     "LightHead",
+    "MaskHead",
     "PSPHead",
     "PixelHead",
+    "RPNHead",
     "RetinaHead",
+    "RoIHead",
     "SemanticFPN",
     "UPerHead",
 ]

@@ -64,8 +64,13 @@ class AnchorHead(nn.Module):
         raise NotImplementedError
 
     def by_anchor(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:
-        """Maps ``(B, A channels, h, w)`` as ``(B, h w A, channels)``."""
-        return [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels) for x in maps]
+        """Maps ``(B, A channels, h, w)`` as ``(B, h w A, channels)``, in float32 at least."""
+        return [
+            x.permute(0, 2, 3, 1)
+            .reshape(x.shape[0], -1, channels)
+            .to(torch.promote_types(x.dtype, torch.float32))
+            for x in maps
+        ]
 
     def assigned(
         self, outputs: Outputs, boxes: Sequence[Tensor], images: Images

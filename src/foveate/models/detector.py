@@ -19,8 +19,9 @@ its own publication's names. Their classes are in the order of these labels.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import nearest, one_of, positive
-from foveate.heads import FPN, RetinaHead
+from foveate.heads import FPN, BoxHead, MaskHead, RetinaHead, RoIHead, RPNHead
 from foveate.heads._anchor_head import Images, Target
 from foveate.heads.anchors import Anchors, octaves
 from foveate.models._backbone import State
@@ -134,6 +135,90 @@ class RetinaNet(Detector):
         return self.bbox_head(self.pyramid(x))
 
 
+class RCNN(Detector):
+    """Proposals, each looked at: Faster, Mask and Cascade Mask R-CNN.
+
+    Args:
+        encoder: the backbone, and how it is read.
+        neck: the pyramid, one map of which, the coarsest, is for proposals alone.
+        rpn_head: gives the proposals.
+        roi_head: looks at them.
+        learnt: proposals of an image at most that the stages learn by.
+    """
+
+    def __init__(
+        self, encoder: Encoder, neck: FPN, rpn_head: RPNHead, roi_head: RoIHead, *, learnt: int
+    ) -> None:
+        super().__init__(encoder, neck, roi_head.num_classes)
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+        self.learnt = learnt
+        self.needs_masks = len(roi_head.mask_head) > 0
+
+    def losses(
+        self, pyramid: list[Tensor], images: Images, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        outputs = self.rpn_head(pyramid)
+        losses = self.rpn_head.loss(outputs, targets, images)
+        found = self.rpn_head.propose(outputs, images, of_map=2000, number=self.learnt)
+        proposals = [of_image["boxes"] for of_image in found]
+        of_regions = self.roi_head.loss(pyramid[:-1], proposals, targets, images)
+        return {name: of_maps.sum() for name, of_maps in losses.items()} | of_regions
+
+    def detect(self, pyramid: list[Tensor], images: Images) -> list[Target]:
+        found = self.rpn_head.propose(self.rpn_head(pyramid), images, of_map=1000, number=1000)
+        proposals = [of_image["boxes"] for of_image in found]
+        return self.roi_head.detect(pyramid[:-1], proposals, images)
+
+    def dense(self, x: Tensor) -> Any:
+        """Every layer once, on images of one size, 1,000 regions and 100 masks.
+
+        This is what publications count the cost of; nothing is detected.
+        """
+        pyramid = self.pyramid(x)
+        channels = pyramid[0].shape[1]
+        said = [self.rpn_head(pyramid)]
+        said += [head(x.new_zeros(1000, channels, 7, 7)) for head in self.roi_head.bbox_head]
+        said += [head(x.new_zeros(100, channels, 14, 14)) for head in self.roi_head.mask_head]
+        return said
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What Faster, Mask and Cascade Mask R-CNN differ by, as mmdetection configures them."""
+
+    masks: bool = False
+    overlaps: tuple[float, ...] = (0.5,)
+    weights: tuple[float, ...] = (1.0,)
+    stds: tuple[tuple[float, ...], ...] = ((0.1, 0.1, 0.2, 0.2),)
+    low_quality: bool = False
+    learnt: int = 1000
+    beta: float = 0.0
+    inside_only: bool = False
+    box_head: str = "shared2fc"
+    class_agnostic: bool = False
+    distance: str = "l1"
+
+
+_FASTER = _Stages()
+_MASK = _Stages(masks=True, low_quality=True)
+_CASCADE = _Stages(
+    masks=True,
+    overlaps=(0.5, 0.6, 0.7),
+    weights=(1.0, 0.5, 0.25),
+    stds=((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)),
+    learnt=2000,
+    beta=1 / 9,
+    inside_only=True,
+    box_head="conv4fc1",
+    distance="giou",
+)
+_BOX_HEADS = {
+    "shared2fc": {"num_convs": 0, "num_fcs": 2},
+    "conv4fc1": {"num_convs": 4, "num_fcs": 1},
+}
+
+
 def _retinanet(
     encoder: Encoder,
     num_classes: int,
@@ -143,35 +228,97 @@ def _retinanet(
     coarser: str = "input",
     relu: bool = False,
     anchor_scale: float = 4.0,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections: int = 100,
+    **found: Any,
 ) -> RetinaNet:
     neck = FPN(encoder.channels, dim, coarser=coarser, relu=relu)
-    strides = tuple(encoder.strides)
-    further = 1 if coarser == "pool" else 2
-    strides += tuple(strides[-1] * 2**i for i in range(1, further + 1))
-    head = RetinaHead(
-        dim,
-        num_classes,
-        dim=dim,
-        num_convs=num_convs,
-        anchors=Anchors(strides, octaves(anchor_scale, 3)),
-        score_threshold=score_threshold,
-        nms_threshold=nms_threshold,
-        detections=detections,
-    )
+    strides = _coarser(encoder.strides, 1 if coarser == "pool" else 2)
+    anchors = Anchors(strides, octaves(anchor_scale, 3))
+    head = RetinaHead(dim, num_classes, dim=dim, num_convs=num_convs, anchors=anchors, **found)
     return RetinaNet(encoder, neck, head)
 
 
-_BUILDERS: dict[str, tuple[Callable[..., Detector], tuple[int, ...]]] = {
-    "retinanet": (_retinanet, (8, 16, 32)),
+def _rcnn(
+    encoder: Encoder,
+    num_classes: int,
+    stages: _Stages,
+    *,
+    dim: int = 256,
+    fc_dim: int = 1024,
+    box_head: str | None = None,
+    class_agnostic: bool | None = None,
+    distance: str | None = None,
+    anchor_scale: float = 8.0,
+    **found: Any,
+) -> RCNN:
+    given = {"box_head": box_head, "class_agnostic": class_agnostic, "distance": distance}
+    stages = replace(stages, **{name: x for name, x in given.items() if x is not None})
+    layers = _BOX_HEADS[one_of(stages.box_head, _BOX_HEADS, "box_head")]
+    box_heads = [
+        BoxHead(
+            dim,
+            num_classes,
+            conv_dim=dim,
+            dim=fc_dim,
+            class_agnostic=stages.class_agnostic,
+            stds=stds,
+            distance=stages.distance,
+            **layers,
+        )
+        for stds in stages.stds
+    ]
+    mask_heads = [MaskHead(dim, num_classes, dim=dim) for _ in stages.stds if stages.masks]
+    roi_head = RoIHead(
+        box_heads,
+        mask_heads,
+        strides=encoder.strides,
+        overlaps=stages.overlaps,
+        weights=stages.weights,
+        low_quality=stages.low_quality,
+        **found,
+    )
+    anchors = Anchors(_coarser(encoder.strides, 1), (anchor_scale,))
+    rpn_head = RPNHead(
+        dim, dim=dim, anchors=anchors, beta=stages.beta, inside_only=stages.inside_only
+    )
+    neck = FPN(encoder.channels, dim, coarser="pool")
+    return RCNN(encoder, neck, rpn_head, roi_head, learnt=stages.learnt)
+
+
+def _coarser(strides: Sequence[int], number: int) -> tuple[int, ...]:
+    """``strides`` and as many further ones, each twice the last."""
+    return (*strides, *(strides[-1] * 2**power for power in range(1, number + 1)))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a detector asks for.
+
+    Attributes:
+        build: makes it, from the encoder, the classes and its options.
+        strides: of the maps that it reads.
+        options: what it knows, beside those of what is found.
+    """
+
+    build: Callable[..., Detector]
+    strides: tuple[int, ...]
+    options: tuple[str, ...]
+
+
+_FOUND = ("score_threshold", "nms_threshold", "detections")
+_RETINA = ("dim", "num_convs", "coarser", "relu", "anchor_scale", *_FOUND)
+_RCNN = ("dim", "fc_dim", "box_head", "class_agnostic", "distance", "anchor_scale", *_FOUND)
+_PYRAMID = (4, 8, 16, 32)
+_KINDS = {
+    "cascade_mask_rcnn": _Kind(partial(_rcnn, stages=_CASCADE), _PYRAMID, _RCNN),
+    "faster_rcnn": _Kind(partial(_rcnn, stages=_FASTER), _PYRAMID, _RCNN),
+    "mask_rcnn": _Kind(partial(_rcnn, stages=_MASK), _PYRAMID, _RCNN),
+    "retinanet": _Kind(_retinanet, (8, 16, 32), _RETINA),
 }
 
 
 def list_detectors() -> list[str]:
     """Names of the detectors that :func:`create_detector` takes."""
-    return sorted(_BUILDERS)
+    return sorted(_KINDS)
 
 
 def create_detector(
@@ -187,17 +334,23 @@ def create_detector(
     """A detector of :func:`list_detectors` on a backbone of timm.
 
     Args:
-        name: ``"retinanet"``.
+        name: ``"retinanet"``, ``"faster_rcnn"``, ``"mask_rcnn"`` or ``"cascade_mask_rcnn"``.
         backbone: name of one of timm's models, this library's among them; or one that was built
             with ``features_only=True``, as it is or with mechanisms inserted.
         num_classes: classes; labels are 0 to ``num_classes - 1``, background is not among them.
         out_indices: levels of the backbone to read, where not those at the publication's strides.
         feature_norm: whether each map passes a layer norm; as in the published networks of the
             backbone's family if None.
-        head_options: RetinaNet: ``dim`` (256), ``num_convs`` (4), ``coarser`` (``"input"``; what
-            the coarser maps are made of, see :class:`~foveate.heads.FPN`), ``relu`` (False),
-            ``anchor_scale`` (4 strides). All: ``score_threshold`` (0.05), ``nms_threshold``
-            (0.5), ``detections`` (100 an image).
+        head_options: of all: ``dim`` (256 channels), ``anchor_scale`` (side of the smallest
+            anchor in strides: 4, of R-CNNs 8), ``score_threshold`` (0.05), ``nms_threshold``
+            (0.5), ``detections`` (100 an image). RetinaNet: ``num_convs`` (4), ``coarser``
+            (``"input"``: what the coarser maps are made of, see :class:`~foveate.heads.FPN`) and
+            ``relu`` (False). R-CNNs: ``box_head``, ``class_agnostic`` and ``distance`` (see
+            :class:`~foveate.heads.BoxHead`) and ``fc_dim`` (1024). Faster and Mask R-CNN have
+            ``"shared2fc"``, a place for each class and ``"l1"``; Cascade Mask R-CNN has
+            ``"conv4fc1"``, a place for each class and ``"giou"``, as Swin, NAT, CSWin and Slide
+            have it. The plain one of mmdetection, and PVT's, is ``{"box_head": "shared2fc",
+            "class_agnostic": True, "distance": "smooth_l1"}``.
         **kwargs: of the backbone, such as ``pretrained=True``, ``in_chans`` or ``drop_path_rate``.
             Unless given here, what the family's published networks for dense predictions have is
             taken (PVT: no class token).
@@ -209,14 +362,13 @@ def create_detector(
     Example:
         >>> model = create_detector("retinanet", "pvt_small", num_classes=80)
     """
-    build, strides = _BUILDERS[one_of(name, _BUILDERS, "detector")]
+    kind = _KINDS[one_of(name, _KINDS, "detector")]
     positive(num_classes, "num_classes")
     options = dict(head_options or {})
-    _, _, *known = inspect.signature(build).parameters
     for option in options:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option!r}{nearest(option, known)}")
+        if option not in kind.options:
+            raise ValueError(f"{name} has no option {option!r}{nearest(option, kind.options)}")
     encoder = create_encoder(
-        backbone, strides, out_indices=out_indices, feature_norm=feature_norm, **kwargs
+        backbone, kind.strides, out_indices=out_indices, feature_norm=feature_norm, **kwargs
     )
-    return build(encoder, num_classes, **options)
+    return kind.build(encoder, num_classes, **options)

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.heads import FPN, Anchors, Assigner, RetinaHead
+from foveate.heads import FPN, Anchors, Assigner, BoxHead, MaskHead, RetinaHead, RoIHead, RPNHead
 from foveate.heads._anchor_head import Images
 from foveate.heads.anchors import octaves
 from foveate.heads.boxes import decode, encode
+from foveate.heads.mask_head import paste
+from foveate.heads.roi_pool import levels, pool
 from tests.published.golden import Golden, Row
 
 EXACT = 1e-5
@@ -147,6 +149,97 @@ def _detected_and_lost(head: RetinaHead, golden: Golden) -> dict[str, Tensor]:
     }
 
 
+def _proposing(head: RPNHead, golden: Golden) -> dict[str, Tensor]:
+    outputs = head(list(golden.inputs.values()))
+    logits = {f"cls{level}": x for level, x in enumerate(outputs.logits, 2)}
+    return logits | {f"reg{level}": x for level, x in enumerate(outputs.offsets, 2)}
+
+
+def _pooled_regions(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    rois = golden.inputs["rois"]
+    maps = [x for name, x in golden.inputs.items() if name.startswith("p")]
+    feats = pool(maps, rois, golden.kwargs["featmap_strides"], 7)
+    return {"feats": feats, "levels": levels(rois[:, 1:], len(maps)).float()}
+
+
+def _box_head(in_channels: int, num_classes: int, **kwargs: Any) -> BoxHead:
+    ours = {
+        "num_shared_convs": "num_convs",
+        "num_shared_fcs": "num_fcs",
+        "conv_out_channels": "conv_dim",
+        "fc_out_channels": "dim",
+        "roi_feat_size": "size",
+        "reg_class_agnostic": "class_agnostic",
+    }
+    options = {ours[key]: value for key, value in kwargs.items() if key in ours}
+    return BoxHead(in_channels, num_classes, **options)
+
+
+def _two_heads(**kwargs: dict[str, Any]) -> nn.ModuleDict:
+    return nn.ModuleDict({name: _box_head(**options) for name, options in kwargs.items()})
+
+
+def _said_of_regions(heads: nn.ModuleDict, golden: Golden) -> dict[str, Tensor]:
+    return {
+        f"{name}_{what}": y
+        for name, head in heads.items()
+        for what, y in zip(("cls", "reg"), head(golden.inputs["x"]), strict=True)
+    }
+
+
+def _mask_head(
+    num_convs: int, roi_feat_size: int, in_channels: int, conv_out_channels: int, num_classes: int
+) -> MaskHead:
+    return MaskHead(in_channels, num_classes, num_convs=num_convs, dim=conv_out_channels)
+
+
+def _some_of_masks(head: MaskHead, golden: Golden) -> dict[str, Tensor]:
+    y = head(golden.inputs["x"])
+    return {"roi1_class0to7": y[1, :8], "corner": y[:, :, :5, :5]}
+
+
+def _pasted(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    masks, boxes = golden.inputs["masks"].sigmoid(), golden.inputs["boxes"]
+    return {"soft": paste(masks, boxes, (golden.kwargs["img_h"], golden.kwargs["img_w"]))}
+
+
+def _cascade(bbox_head: list[dict[str, Any]], **_: Any) -> RoIHead:
+    heads = [
+        BoxHead(
+            of_stage["in_channels"],
+            of_stage["num_classes"],
+            dim=of_stage["fc_out_channels"],
+            class_agnostic=of_stage["reg_class_agnostic"],
+            stds=of_stage["bbox_coder"]["target_stds"],
+        )
+        for of_stage in bbox_head
+    ]
+    return RoIHead(
+        heads, overlaps=(0.5, 0.6, 0.7), weights=(1.0, 0.5, 0.25), score_threshold=SCORED
+    )
+
+
+def _refined(head: RoIHead, golden: Golden) -> dict[str, Tensor]:
+    size = (112, 104)
+    maps = [x for name, x in golden.inputs.items() if name.startswith("p") and x.dim() == 4]
+    boxes = proposals = golden.inputs["proposals"]
+    said: dict[str, Tensor] = {}
+    total = []
+    for stage, of_stage in enumerate(head.bbox_head):
+        logits, offsets = head.read(stage, maps, [boxes])
+        total.append(logits)
+        said |= {f"stage{stage + 1}_cls": logits, f"stage{stage + 1}_reg": offsets}
+        if stage < 2:
+            boxes = said[f"stage{stage + 1}_boxes"] = of_stage.refine(boxes, logits, offsets, size)
+    said["boxes"] = of_stage.lead(boxes, offsets, logits.argmax(1), size)
+    said["scores"] = torch.stack(total).mean(0).softmax(1)
+    (found,) = head.detect(maps, [proposals], Images([size], [size]))
+    return said | {f"det_{key}": value.float() for key, value in found.items()}
+
+
+SCORED = 0.0
+"""Every detection of the cascade's case, of whatever score."""
+
 ROWS = [
     Row("mmdet_anchors_retina", _nothing, _anchors, tolerance=1e-6, mechanism="Anchors"),
     Row("mmdet_assigner", _nothing, _assigned, tolerance=1e-6, mechanism="Assigner"),
@@ -167,4 +260,22 @@ ROWS = [
     ),
     Row("mmdet_retina_head_full", _retina, _said_by_anchor, tolerance=EXACT),
     Row("mmdet_retina_predict_loss", _retina, _detected_and_lost, tolerance=EXACT),
+    Row(
+        "mmdet_rpn_head_full",
+        lambda in_channels, feat_channels: RPNHead(in_channels, dim=feat_channels),
+        _proposing,
+        tolerance=EXACT,
+    ),
+    Row("mmdet_roi_extract", _nothing, _pooled_regions, tolerance=EXACT, mechanism="pool"),
+    Row("mmdet_shared2fc_narrow", _two_heads, _said_of_regions, tolerance=EXACT),
+    Row(
+        "mmdet_conv4fc1_narrow",
+        _box_head,
+        lambda head, golden: dict(zip(("cls", "reg"), head(golden.inputs["x"]), strict=True)),
+        tolerance=EXACT,
+    ),
+    Row("mmdet_fcn_mask_head_full", _mask_head, _some_of_masks, tolerance=EXACT),
+    Row("mmdet_fcn_mask_head_narrow", _mask_head, tolerance=EXACT),
+    Row("mmdet_mask_paste", _nothing, _pasted, tolerance=EXACT, mechanism="paste"),
+    Row("mmdet_cascade_refine_narrow", _cascade, _refined, tolerance=EXACT),
 ]
