@@ -10,8 +10,9 @@ import timm
 import torch
 
 import foveate
-from foveate.models import create_detector, list_detectors
+from foveate.models import create_detector, list_detectors, published_detectors
 from tests.models.small import SMALL
+from tests.models.test_contract import agrees
 from tests.published.golden import load_case
 
 _SMALL = {"dim": 16, "fc_dim": 32, "score_threshold": 0.0, "detections": 20}
@@ -255,9 +256,9 @@ def test_what_cannot_be_is_refused_in_the_users_terms():
         create_detector("faster_rcnn", "pyramid_pico", head_options={"num_convs": 3})
     with pytest.raises(ValueError, match="unknown box_head 'conv4fc'; did you mean 'conv4fc1'"):
         create_detector("faster_rcnn", "pyramid_pico", head_options={"box_head": "conv4fc"})
-    with pytest.raises(TypeError, match="masks must be a torch.Tensor, got none"):
-        found = target(64, 64)
-        small("mask_rcnn")([image], [{key: found[key] for key in ("boxes", "labels")}])
+    unmasked = {key: value for key, value in EMPTY.items() if key != "masks"}
+    with pytest.raises(TypeError, match=r"masks must be a torch\.Tensor, got none"):
+        small("mask_rcnn")([image], [unmasked])
     with pytest.raises(ValueError, match=r"masks must be \(2, 64, 64\), one a box and of the"):
         small("mask_rcnn")([image], [target(64, 65)])
     with pytest.raises(ValueError, match=r"no anchor lies inside images\[0\], of 20x20 pixels"):
@@ -266,3 +267,24 @@ def test_what_cannot_be_is_refused_in_the_users_terms():
         )
     with pytest.raises(ValueError, match="num_classes must be an integer of at least 1"):
         create_detector("retinanet", "pyramid_pico", 0)
+
+
+QUICK = ("pvt_tiny", "slide_swin_tiny")
+PRINTED = {(row.detector, row.backbone): row for row in published_detectors() if row.params}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id="-".join(key), marks=[] if key[1] in QUICK else [pytest.mark.slow])
+        for key, row in PRINTED.items()
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*reads images")
+def test_costs_are_those_that_were_published(row):
+    with torch.device("meta"):
+        model = create_detector(row.detector, row.backbone, row.num_classes).eval()
+    flops = foveate.count_flops(model.dense, torch.empty(1, 3, *row.size, device="meta"))
+    params = sum(p.numel() for p in model.parameters())
+    assert agrees(params, row.params) or row.note
+    assert agrees(flops / 2, row.multiply_adds) or row.note
