@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from foveate.heads.anchors import octaves
 from foveate.heads.boxes import decode, encode
 from foveate.heads.mask_head import paste
 from foveate.heads.roi_pool import levels, pool
+from foveate.published import convert_parts
 from tests.published.golden import Golden, Row
 
 EXACT = 1e-5
@@ -97,19 +100,13 @@ def _three_necks(**kwargs: dict[str, Any]) -> nn.ModuleDict:
     )
 
 
-def _three_states(golden: Golden) -> dict[str, Tensor]:
-    """The state in our names: the case has three modules of its own making in one."""
-    necks = _three_necks(**golden.kwargs)
-    state = {}
-    for name, neck in necks.items():
-        of_neck = {
-            key.removeprefix(f"{name}."): value
-            for key, value in golden.state.items()
-            if key.startswith(f"{name}.")
-        }
-        converted = neck.convert_published(of_neck)
-        state |= {f"{name}.{key}": value for key, value in converted.items()}
-    return state
+def _converted(build: Callable[..., nn.ModuleDict]) -> Callable[[Golden], dict[str, Tensor]]:
+    """The state of a case that has several published modules, in our names."""
+
+    def state_of(golden: Golden) -> dict[str, Tensor]:
+        return convert_parts(build(**golden.kwargs), golden.state)
+
+    return state_of
 
 
 def _of_three(necks: nn.ModuleDict, golden: Golden) -> dict[str, Tensor]:
@@ -237,6 +234,84 @@ def _refined(head: RoIHead, golden: Golden) -> dict[str, Tensor]:
     return said | {f"det_{key}": value.float() for key, value in found.items()}
 
 
+def _two_stage(
+    channels: int,
+    num_classes: int,
+    fc_out_channels: int,
+    stacked_convs: int,
+    anchor_scale: float,
+    rpn_strides: list[int],
+) -> nn.ModuleDict:
+    anchors = Anchors(tuple(rpn_strides), (float(anchor_scale),))
+
+    def regions(stages: int, low_quality: bool, **options: Any) -> RoIHead:
+        stds = list(_STDS.values())[1 : stages + 1]
+        return RoIHead(
+            [BoxHead(channels, num_classes, dim=fc_out_channels, stds=s, **options) for s in stds],
+            [MaskHead(channels, num_classes, num_convs=stacked_convs, dim=channels) for _ in stds],
+            overlaps=(0.5, 0.6, 0.7)[:stages],
+            weights=(1.0, 0.5, 0.25)[:stages],
+            low_quality=low_quality,
+            detections=20,
+        )
+
+    return nn.ModuleDict(
+        {
+            "rpn": RPNHead(channels, dim=channels, anchors=anchors),
+            "rpn_cascade": RPNHead(
+                channels, dim=channels, anchors=anchors, beta=1 / 9, inside_only=True
+            ),
+            "standard": regions(1, True),
+            "cascade": regions(3, False, class_agnostic=True, distance="smooth_l1"),
+            "cascade_giou": regions(
+                3, False, num_convs=4, num_fcs=1, conv_dim=channels, distance="giou"
+            ),
+        }
+    )
+
+
+def _lost_and_found(heads: nn.ModuleDict, golden: Golden) -> dict[str, Tensor]:
+    inputs = golden.inputs
+    images = Images(inputs["sizes"].tolist(), inputs["padded"].tolist())
+    targets = [
+        {
+            "boxes": inputs[f"gts{i}"],
+            "labels": inputs[f"labels{i}"],
+            "masks": inputs[f"masks{i}"] > 0,
+        }
+        for i in (0, 1)
+    ]
+    proposals = [inputs[f"proposals{i}"] for i in (0, 1)]
+    maps = [x for name, x in inputs.items() if name.startswith("p") and x.dim() == 4]
+    of_rpn = [x for name, x in inputs.items() if name.startswith("rpn_p")]
+    found: dict[str, Tensor] = {}
+    for name, head in heads.items():
+        if isinstance(head, RPNHead):
+            outputs = head(of_rpn)
+            losses = head.loss(outputs, targets, images)
+            found[f"{name}_loss_cls"] = losses["loss_objectness"]
+            found[f"{name}_loss_bbox"] = losses["loss_rpn_box_reg"]
+            detections = head.propose(outputs, images, of_map=40, number=60)
+        else:
+            # Normalisation in training moves its statistics.
+            losses = copy.deepcopy(head).train().loss(maps, proposals, targets, images)
+            found |= {f"{name}_{_theirs(key)}": value for key, value in losses.items()}
+            detections = head.detect(maps, proposals, images)
+        for image, of_image in enumerate(detections):
+            for key, value in of_image.items():
+                if key == "masks":
+                    key, value = "pixels", (value >= 0.5).sum((1, 2, 3))
+                found[f"{name}_{key}{image}"] = value.float()
+    return found
+
+
+def _theirs(loss: str) -> str:
+    """Mmdetection's name of a loss: loss_box_reg_2 is s1.loss_bbox."""
+    name, _, stage = loss.rpartition("_") if loss[-1].isdigit() else (loss, "", "")
+    ours = {"loss_classifier": "loss_cls", "loss_box_reg": "loss_bbox", "loss_mask": "loss_mask"}
+    return f"s{int(stage) - 1}.{ours[name]}" if stage else ours[name]
+
+
 SCORED = 0.0
 """Every detection of the cascade's case, of whatever score."""
 
@@ -254,7 +329,7 @@ ROWS = [
         "mmdet_fpn_retina_narrow",
         _three_necks,
         _of_three,
-        weights=_three_states,
+        weights=_converted(_three_necks),
         tolerance=EXACT,
         mechanism="FPN",
     ),
@@ -267,7 +342,13 @@ ROWS = [
         tolerance=EXACT,
     ),
     Row("mmdet_roi_extract", _nothing, _pooled_regions, tolerance=EXACT, mechanism="pool"),
-    Row("mmdet_shared2fc_narrow", _two_heads, _said_of_regions, tolerance=EXACT),
+    Row(
+        "mmdet_shared2fc_narrow",
+        _two_heads,
+        _said_of_regions,
+        tolerance=EXACT,
+        mechanism="BoxHead",
+    ),
     Row(
         "mmdet_conv4fc1_narrow",
         _box_head,
@@ -278,4 +359,12 @@ ROWS = [
     Row("mmdet_fcn_mask_head_narrow", _mask_head, tolerance=EXACT),
     Row("mmdet_mask_paste", _nothing, _pasted, tolerance=EXACT, mechanism="paste"),
     Row("mmdet_cascade_refine_narrow", _cascade, _refined, tolerance=EXACT),
+    Row(
+        "mmdet_two_stage",
+        _two_stage,
+        _lost_and_found,
+        weights=_converted(_two_stage),
+        tolerance=EXACT,
+        mechanism="RoIHead",
+    ),
 ]
