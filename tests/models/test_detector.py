@@ -8,6 +8,7 @@ import pickle
 import pytest
 import timm
 import torch
+from torchvision.ops import box_iou
 
 import foveate
 from foveate.models import create_detector, list_detectors, published_detectors
@@ -88,6 +89,67 @@ def test_what_is_found_is_within_its_image_and_as_alone(name):
         assert ((one["labels"] >= 0) & (one["labels"] < 5)).all()
         assert (one["scores"].diff() <= 0).all()
         torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cascade_mask_rcnn", "retinanet"])
+def test_other_precisions(name):
+    torch.manual_seed(0)
+    model = small(name)
+    images, targets = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+        (found,) = model.eval()(images[1:])
+    assert all(value.isfinite() for value in losses.values())
+    assert found["boxes"].dtype == torch.float32
+    (found,) = model.bfloat16()([images[1].bfloat16()])
+    assert found["boxes"].isfinite().all()
+    losses = model.double().train()([x.double() for x in images], targets)
+    assert all(value.isfinite() for value in losses.values())
+
+
+def squares() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """Images of a square in each colour, and where they are."""
+    generator = torch.Generator().manual_seed(1)
+    images, targets = torch.zeros(4, 3, 96, 128), []
+    for image in images:
+        corner = torch.rand(3, 2, generator=generator) * torch.tensor([80.0, 50.0])
+        boxes = torch.cat([corner, corner + 20 + 20 * torch.rand(3, 2, generator=generator)], 1)
+        boxes, masks = boxes.floor(), torch.zeros(3, 96, 128, dtype=torch.uint8)
+        for colour, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):
+            image[colour, y1:y2, x1:x2] = masks[colour, y1:y2, x1:x2] = 1
+        targets.append({"boxes": boxes, "labels": torch.arange(3), "masks": masks})
+    return list(images), targets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mask_rcnn", "retinanet"])
+def test_it_finds_what_it_has_learnt(name):
+    torch.manual_seed(0)
+    options = {
+        "mask_rcnn": {"fc_dim": 64, "anchor_scale": 4.0},
+        "retinanet": {"num_convs": 2, "anchor_scale": 2.0},
+    }
+    model = create_detector(name, "pyramid_pico", 3, head_options={"dim": 32, **options[name]})
+    images, targets = squares()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        sum(model(images, targets).values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(images)
+    overlaps, of_masks = [], []
+    for one, given in zip(found, targets, strict=True):
+        for label in range(3):
+            best = (one["labels"] == label).nonzero()[0, 0]
+            assert one["scores"][best] > 0.5
+            overlaps.append(box_iou(one["boxes"][best][None], given["boxes"][label][None]))
+            if "masks" in one:
+                mine, true = one["masks"][best, 0] >= 0.5, given["masks"][label] > 0
+                of_masks.append((mine & true).sum() / (mine | true).sum())
+    assert torch.stack(overlaps).mean() > 0.8
+    assert not of_masks or torch.stack(of_masks).mean() > 0.8
 
 
 @pytest.mark.parametrize("name", list_detectors())

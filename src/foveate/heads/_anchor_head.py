@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foveate.heads._layers import check_maps
+from foveate.heads._layers import check_maps, single
 from foveate.heads.anchors import Anchors, Size
 from foveate.heads.boxes import Assigner
 
@@ -65,12 +65,7 @@ class AnchorHead(nn.Module):
 
     def by_anchor(self, maps: Sequence[Tensor], channels: int) -> list[Tensor]:
         """Maps ``(B, A channels, h, w)`` as ``(B, h w A, channels)``, in float32 at least."""
-        return [
-            x.permute(0, 2, 3, 1)
-            .reshape(x.shape[0], -1, channels)
-            .to(torch.promote_types(x.dtype, torch.float32))
-            for x in maps
-        ]
+        return [single(x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)) for x in maps]
 
     def assigned(
         self, outputs: Outputs, boxes: Sequence[Tensor], images: Images

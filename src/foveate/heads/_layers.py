@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
@@ -54,6 +55,11 @@ class LoneValueBatchNorm(OneStep, nn.BatchNorm2d):
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """``x`` bilinearly at ``size``, by the areas of cells and not by their corners."""
     return F.interpolate(x, size, mode="bilinear")
+
+
+def single(x: Tensor) -> Tensor:
+    """``x`` in single precision at least: what boxes in pixels need."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from foveate.heads._anchor_head import Images, Target
+from foveate.heads._layers import single
 from foveate.heads.box_head import BoxHead
 from foveate.heads.boxes import Assigner, decode, sample
 from foveate.heads.mask_head import MaskHead, masks_within, paste
@@ -97,7 +98,7 @@ class RoIHead(nn.Module):
         """Logits and offsets of a stage for all images' ``boxes``, one after the other."""
         head = self.bbox_head[stage]
         logits, offsets = head(pool(maps, numbered(boxes), self.strides, head.size))
-        return _single(logits), _single(offsets)
+        return single(logits), single(offsets)
 
     def loss(
         self,
@@ -168,7 +169,7 @@ class RoIHead(nn.Module):
 
     def _masks(self, stage: int, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         pooled = pool(maps, numbered(boxes), self.strides, _MASK_SIZE)
-        return _single(self.mask_head[stage](pooled))
+        return single(self.mask_head[stage](pooled))
 
     def _next(
         self,
@@ -248,8 +249,3 @@ class RoIHead(nn.Module):
         """The state of mmdetection's, where the heads of one stage have no number."""
         rules = [(r"^roi_head\.", ""), (r"^(bbox|mask)_head\.(?!\d)", r"\1_head.0.")]
         return rename(state, rules)
-
-
-def _single(x: Tensor) -> Tensor:
-    """``x`` in single precision at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from foveate.heads._layers import single
+
 _FINEST = 56  # pixels, below which a box is read from the finest map, and up to twice that
 
 
@@ -46,6 +48,7 @@ def pool(maps: Sequence[Tensor], rois: Tensor, strides: Sequence[int], size: int
     Returns:
         ``(N, C, size, size)``.
     """
+    dtype, maps = maps[0].dtype, [single(x) for x in maps]
     rois = rois.to(maps[0].dtype)
     level = levels(rois[:, 1:], len(maps))
     parts, order = [], []
@@ -53,4 +56,4 @@ def pool(maps: Sequence[Tensor], rois: Tensor, strides: Sequence[int], size: int
         (which,) = (level == index).nonzero(as_tuple=True)
         parts.append(roi_align(x, rois[which], size, 1 / stride, 0, aligned=True))
         order.append(which)
-    return torch.cat(parts)[torch.cat(order).argsort()]
+    return torch.cat(parts)[torch.cat(order).argsort()].to(dtype)
