@@ -252,6 +252,13 @@ def test_a_published_retinanet_loads_whole(backbone, case, norm, first):
         foveate.load_published(model, {k: v for k, v in state.items() if "fpn_convs.0" not in k})
 
 
+def test_weights_whose_boxes_mean_something_else_are_refused():
+    model = small("retinanet")
+    old = {"state_dict": model.state_dict(), "meta": {"mmdet_version": "1.2.0+abc"}}
+    with pytest.raises(ValueError, match=r"of mmdetection 1\.2\.0\+abc, where boxes are a pixel"):
+        foveate.load_published(model, old)
+
+
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_a_published_rcnn_loads_whole(name):
     model = create_detector(name, "cswin_tiny", 5, head_options=NARROW[name])

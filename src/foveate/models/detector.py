@@ -19,7 +19,7 @@ its own publication's names. Their classes are in the order of these labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -100,6 +100,19 @@ class Detector(PyramidModel):
         height, width = (max(sides) for sides in zip(*padded, strict=True))
         x = torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])
         return self.pyramid(x), Images(sizes, padded)
+
+    def check_origin(self, meta: Mapping[str, Any]) -> None:
+        """Refuse weights of mmdetection 1: the same names, but boxes are a pixel wider there.
+
+        Raises:
+            ValueError: if a checkpoint's ``"meta"`` says that it is of mmdetection 1 or before.
+        """
+        version = str(meta.get("mmdet_version", ""))
+        if version.startswith(("0.", "1.")):
+            raise ValueError(
+                f"these weights are of mmdetection {version}, where boxes are a pixel wider and "
+                "background is the first class; those of mmdetection 2 and 3 are read"
+            )
 
     def convert_published(self, state: State) -> State:
         """The state of mmdetection's model; norms of maps that nothing reads are left out."""
