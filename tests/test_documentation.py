@@ -44,7 +44,13 @@ def run(page: Path) -> dict[str, Any]:
 
 def test_every_page_that_shows_python_is_run_here():
     shown = {page.name for page in PAGES if python_blocks(page)}
-    assert shown == {"README.md", "add-a-mechanism.md", "compare.md", "surgery.md"}
+    assert shown == {
+        "README.md",
+        "add-a-mechanism.md",
+        "compare.md",
+        "detection.md",
+        "surgery.md",
+    }
 
 
 @pytest.mark.slow
@@ -53,6 +59,12 @@ def test_what_the_page_on_surgery_shows(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
     assert foveate.changes(run(ROOT / "docs" / "surgery.md")["vit"])
+
+
+@pytest.mark.slow
+def test_what_the_page_on_detecting_shows():
+    (found,) = run(ROOT / "docs" / "detection.md")["found"]
+    assert found["masks"].shape[1:] == (1, 120, 161)
 
 
 @pytest.mark.slow

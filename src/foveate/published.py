@@ -100,6 +100,7 @@ def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> dict[str, T
 
 def _load(module: _Module, state: Any) -> _Module:
     own = module.state_dict()
+    _check_origin(module, state)
     given = of_today(module, tensors_of(state, own))
     tensors = _under_own_names(module, given, own)
     if not _resamples(module, own, tensors):
@@ -274,6 +275,13 @@ def _under_own_names(
             return given
         raise
     return given if is_own and tensors.keys() != own.keys() else tensors
+
+
+def _check_origin(module: nn.Module, state: Any) -> None:
+    """Let the module refuse, by its ``check_origin(meta)``, what is said beside the weights."""
+    meta = state.get("meta") if isinstance(state, Mapping) else None
+    if isinstance(meta, Mapping) and hasattr(module, "check_origin"):
+        module.check_origin(meta)  # pyrefly: ignore
 
 
 def _unwrapped(state: Any) -> tuple[dict[str, Tensor], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
@@ -56,6 +57,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear")
 
 
+def single(x: Tensor) -> Tensor:
+    """``x`` in single precision at least: what boxes in pixels need."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
     """Refuse other maps than the head was built for; symbols (``torch.fx``) pass.
 
@@ -83,3 +89,19 @@ def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
             f"expected maps, the finest first, with {tuple(in_channels)} channels, "
             f"got {tuple(given)}"
         )
+
+
+class ConvAct(nn.Module):
+    """``relu(conv(x))``, 3x3, without a norm.
+
+    Args:
+        dim: channels in.
+        out: channels out.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))

@@ -8,8 +8,11 @@ import pkgutil
 import timm
 
 from foveate.models._backbone import Backbone, Published
+from foveate.models._published_detectors import FIGURES as DETECTORS
+from foveate.models._published_detectors import PublishedDetector
 from foveate.models._published_segmenters import FIGURES, PublishedSegmenter
 from foveate.models.attention_unet import AttentionUNet, attention_unet
+from foveate.models.detector import Detector, create_detector, list_detectors
 from foveate.models.pyramid import CONTROLS, create_for_place, list_for_place
 from foveate.models.segmenter import Segmenter, create_segmenter, list_segmenters
 
@@ -17,15 +20,20 @@ __all__ = [
     "CONTROLS",
     "AttentionUNet",
     "Backbone",
+    "Detector",
     "Published",
+    "PublishedDetector",
     "PublishedSegmenter",
     "Segmenter",
     "attention_unet",
+    "create_detector",
     "create_for_place",
     "create_segmenter",
     "list_backbones",
+    "list_detectors",
     "list_for_place",
     "list_segmenters",
+    "published_detectors",
     "published_figures",
     "published_segmenters",
 ]
@@ -54,6 +62,11 @@ def published_figures() -> dict[str, Published]:
         for family in _FAMILIES
         for name, figures in getattr(family, "PUBLISHED", {}).items()
     }
+
+
+def published_detectors() -> tuple[PublishedDetector, ...]:
+    """What publications say of detectors that :func:`create_detector` builds."""
+    return DETECTORS
 
 
 def published_segmenters() -> tuple[PublishedSegmenter, ...]:

@@ -7,8 +7,9 @@ and what happens to images whose size the network does not take.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,13 +140,19 @@ class PyramidModel(nn.Module):
         """The published names of the backbone and its norms, and ours."""
         rules: list[tuple[str, Any]] = []
         if isinstance(self.norms[0], LayerNorm2d):
-            first = 1 if "backbone.norm4.weight" in state else 0  # CSWin counts its norms from 1
             rules += [
-                (r"^backbone\.norms\.(\d)\.norm\.", r"norms.\1."),  # DAT
-                (r"^backbone\.norm(\d)\.", lambda found: f"norms.{int(found[1]) - first}."),
+                (r"^backbone\.norms\.(\d)\.norm\.", r"backbone.norm\1."),  # DAT
+                (r"^backbone\.norm(\d)\.", self._norm_at(state)),
             ]
         inside = "backbone.model." if hasattr(self.backbone, "model") else "backbone."
         return [*rules, (r"^backbone\.(?!model\.)", inside)]
+
+    def _norm_at(self, state: dict[str, Tensor]) -> Callable[[re.Match[str]], str]:
+        """Which norm is meant: CSWin counts from 1, and the last is that of the coarsest map."""
+        names = (re.match(r"backbone\.(?:norms\.(\d)\.norm|norm(\d))\.", key) for key in state)
+        numbers = [int(found[1] or found[2]) for found in names if found]
+        last = max(numbers, default=0)
+        return lambda found: f"norms.{int(found[1]) - last + len(self.norms) - 1}."
 
 
 def _build(
