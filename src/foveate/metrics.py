@@ -42,3 +42,18 @@ MEAN_CLASS_ACCURACY = Metric("mean_class_accuracy", "%", True, (0.0, 1.0))
 
 MEAN_DICE = Metric("mean_dice", "%", True, (0.0, 1.0))
 """As the mean IoU, with twice the intersection over the sum of both areas."""
+
+AP = Metric("ap", "%", True, (0.0, 1.0))
+"""COCO's average precision of boxes: the mean over classes and over IoU thresholds .50 to .95."""
+
+AP50 = Metric("ap50", "%", True, (0.0, 1.0))
+"""The average precision of boxes at an IoU of .50, averaged over classes."""
+
+AP75 = Metric("ap75", "%", True, (0.0, 1.0))
+"""The average precision of boxes at an IoU of .75, averaged over classes."""
+
+MASK_AP = Metric("mask_ap", "%", True, (0.0, 1.0))
+"""COCO's average precision of masks."""
+
+MASK_AP50 = Metric("mask_ap50", "%", True, (0.0, 1.0))
+"""The average precision of masks at an IoU of .50, averaged over classes."""

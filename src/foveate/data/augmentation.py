@@ -68,6 +68,21 @@ def choose_augmentation(
     return Augmentation(kind, mirror, f"{why}: crops and color changes; {what}, {reason}")
 
 
+def choose_mirror(
+    images: Sequence[np.ndarray], labels: Sequence[int], classes: Sequence[str]
+) -> tuple[bool, str]:
+    """Whether images are mirrored, and why; see the module for the rule.
+
+    Args:
+        images: uint8, (H, W) or (H, W, 3): of objects, the parts of images inside their boxes.
+        labels: the class of each.
+        classes: their names.
+    """
+    rows = sample(len(images), SAMPLE)
+    small = np.stack([_small(images[row]) for row in rows])
+    return _mirror(small, np.asarray(labels)[rows], classes)
+
+
 def _small(image: np.ndarray) -> np.ndarray:
     """(16, 16, 3), floating point."""
     colored = Image.fromarray(image).convert("RGB")

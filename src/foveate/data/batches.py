@@ -17,12 +17,13 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from foveate._random import derive, seed_all, undisturbed
 from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.images import Images, ImageSet
+from foveate.data.loading import KeyedLoader
 from foveate.data.moments import Moments, fitted
 
 PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
@@ -190,14 +191,12 @@ class Batches:
         self.seed = seed
         self.epoch = 0
         self.after = after
-        self.processes = processes
         self._mean = torch.tensor(normalize.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(normalize.std).view(1, -1, 1, 1)
         self._labels = torch.tensor(images.labels)
         self._dataset = _Transformed(images, transform, seed)
         self._fitted: Tensor | None = None
-        self._chunks: list[list[tuple[int, int]]] = []
-        self._loader: DataLoader | None = None
+        self._loader = KeyedLoader(self._dataset, torch.stack, processes)
         self._fixed = images.in_memory and isinstance(transform, Fit)
 
     def set_epoch(self, epoch: int) -> None:
@@ -229,23 +228,9 @@ class Batches:
             for chunk in chunks:
                 yield self._fitted[chunk]
             return
-        keys = [[(self.epoch, index) for index in chunk.tolist()] for chunk in chunks]
-        if self.processes == 0:
-            for chunk in keys:
-                with undisturbed():
-                    x = torch.stack([self._dataset[key] for key in chunk])
-                yield x
-            return
-        # The list is changed in place: the loader and its processes stay from epoch to epoch.
-        self._chunks[:] = keys
-        if self._loader is None:
-            self._loader = DataLoader(
-                self._dataset,
-                batch_sampler=self._chunks,
-                num_workers=self.processes,
-                persistent_workers=True,
-            )
-        yield from self._loader
+        yield from self._loader(
+            [[(self.epoch, index) for index in chunk.tolist()] for chunk in chunks]
+        )
 
 
 class _Transformed(Dataset):

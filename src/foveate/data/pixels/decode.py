@@ -66,6 +66,32 @@ def open_file(file: Path | bytes, side: tuple[int, int] | None = None) -> Raw:
         return _load(image, side)
 
 
+class Header(NamedTuple):
+    """What a file says of its image before any pixel is decoded.
+
+    Attributes:
+        size: height and width as stored.
+        orientation: EXIF's, 1 to 8.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width once it is turned upright."""
+        return self.size[::-1] if self.orientation in (5, 6, 7, 8) else self.size
+
+
+def read_header(file: Path) -> Header:
+    """The header of an image file; any exception means that it is unreadable."""
+    if file.suffix.lower() in (".heic", ".heif", ".avif"):
+        _register_heif()
+    with Image.open(file) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        return Header((image.height, image.width), orientation if orientation in range(2, 9) else 1)
+
+
 def _load(image: Image.Image, side: tuple[int, int] | None) -> Raw:
     kinds = []
     pixels = image.width * image.height

@@ -1,0 +1,253 @@
+"""Batches of annotated images, of different sizes, and what augmentation does to image and objects.
+
+Training images are resized to ``size`` times a random factor, shifted or cut to ``size``, and
+mirrored if the set says so; boxes and masks go along (``torchvision.transforms.v2``). What is left
+of a box outside is cut off, and a box of less than a pixel is gone. Held-out images are resized so
+that they fit inside ``size``, whole and in proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from foveate._random import derive, seed_all
+from foveate.data.annotations.masks import coco_masks
+from foveate.data.annotations.record import AnnotatedImage
+from foveate.data.detection import DetectionImages, DetectionSet, Masks
+from foveate.data.loading import KeyedLoader
+
+SCALES = (0.7, 1.4)
+"""The range of random factors on the size of training images."""
+
+Target = dict[str, Tensor]
+
+
+def train_detection_batches(
+    images: DetectionSet,
+    size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    *,
+    scales: tuple[float, float] = SCALES,
+    processes: int = 0,
+) -> DetectionBatches:
+    """Shuffled, augmented batches; a last one that is not full is left out.
+
+    Args:
+        images: the prepared set.
+        size: height and width of every image.
+        batch_size: images a batch.
+        seed: of the order and of what augmentation does.
+        scales: range of the random factor on the size of what is seen.
+        processes: that prepare images.
+    """
+    fill = tuple(round(255 * mean) for mean in images.moments.mean)
+    transform = Varied(size, scales, images.mirror, fill)
+    return DetectionBatches(images.train, images.masks, transform, batch_size, seed, processes)
+
+
+def held_out_detection_batches(
+    images: DetectionSet,
+    size: tuple[int, int],
+    batch_size: int,
+    *,
+    split: DetectionImages | None = None,
+    processes: int = 0,
+) -> DetectionBatches:
+    """The images held out (or of another ``split``), each resized to fit inside ``size``."""
+    chosen = images.test if split is None else split
+    return DetectionBatches(chosen, images.masks, Inside(size), batch_size, None, processes)
+
+
+class Varied:
+    """Scale, shift or cut, and mirror an image and its objects, at random.
+
+    Args:
+        size: height and width of what comes out.
+        scales: range of the random factor; below 1 the image is laid on a ground.
+        mirror: whether half of the images are mirrored left to right.
+        fill: red, green and blue of the ground, 0 to 255.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scales: tuple[float, float],
+        mirror: bool,
+        fill: tuple[int, ...],
+    ) -> None:
+        grounds: Any = {tv_tensors.Image: fill, "others": 0}
+        self._steps = v2.Compose(
+            [
+                v2.ScaleJitter(size, scale_range=scales, antialias=True),
+                v2.RandomCrop(size, pad_if_needed=True, fill=grounds),
+                *([v2.RandomHorizontalFlip(0.5)] if mirror else []),
+                v2.SanitizeBoundingBoxes(1, labels_getter=_of_each_box),
+            ]
+        )
+
+    def __call__(self, image: tv_tensors.Image, target: Target) -> tuple[Any, Target]:
+        """Image (3, H, W) uint8 and its target, changed together."""
+        return self._steps(image, target)
+
+
+class Inside:
+    """Resize an image and its objects so that they fit inside ``size`` (height, width)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def __call__(self, image: tv_tensors.Image, target: Target) -> tuple[Any, Target]:
+        """Image (3, H, W) uint8 and its target, resized together."""
+        height, width = image.shape[-2:]
+        scale = min(self.size[0] / height, self.size[1] / width)
+        wanted = [max(1, round(height * scale)), max(1, round(width * scale))]
+        if wanted == [height, width]:
+            return image, target
+        resized = v2.Resize(wanted, antialias=True)
+        return resized(image, target)
+
+
+def _of_each_box(inputs: tuple[Any, Target]) -> tuple[Tensor, ...]:
+    return inputs[1]["labels"], inputs[1]["iscrowd"], inputs[1]["area"]
+
+
+class DetectionBatches:
+    """Iterates over ``(images, targets)``, lists of one for each image, as torchvision's detectors
+    take them.
+
+    An image is float32 (3, H, W) in [0, 1]. A target is a dict of ``boxes`` (N, 4) float32
+    ``x1, y1, x2, y2`` in its pixels, ``labels`` (N,) 0..K-1, ``iscrowd`` (N,) bool, ``area`` (N,)
+    in pixels of the original image, ``image_id`` () its place in the split, ``scale`` (2,) pixels
+    of the original a pixel, across and down, and where the set has masks ``masks`` (N, H, W) uint8.
+
+    Args:
+        images: where they come from.
+        masks: where masks come from.
+        transform: of an image and its target.
+        batch_size: images a batch.
+        seed: shuffles and augments; None keeps the order and every image.
+        processes: that apply ``transform``; 0 for the process at hand.
+    """
+
+    def __init__(
+        self,
+        images: DetectionImages,
+        masks: Masks,
+        transform: Varied | Inside,
+        batch_size: int,
+        seed: int | None,
+        processes: int,
+    ) -> None:
+        self.images = images
+        self.batch_size = min(batch_size, len(images))
+        self.seed = seed
+        self.epoch = 0
+        self._load = KeyedLoader(_Annotated(images, masks, transform, seed), collate, processes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        count = len(self.images)
+        return count // self.batch_size if self.seed is not None else -(-count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
+        order = torch.arange(len(self.images))
+        if self.seed is not None:
+            seed_all(self.seed, self.epoch)
+            generator = torch.Generator().manual_seed(derive(self.seed, self.epoch, 1) % 2**63)
+            order = torch.randperm(len(self.images), generator=generator)
+        chunks = [chunk.tolist() for chunk in order.split(self.batch_size)][: len(self)]
+        yield from self._load([[(self.epoch, index) for index in chunk] for chunk in chunks])
+
+
+def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+    """A list of images and a list of targets."""
+    return [image for image, _ in samples], [target for _, target in samples]
+
+
+class _Annotated(Dataset):
+    """Images and targets by (epoch, index), each augmented as a function of seed, epoch, index."""
+
+    def __init__(
+        self,
+        images: DetectionImages,
+        masks: Masks,
+        transform: Varied | Inside,
+        seed: int | None,
+    ) -> None:
+        self.images, self.masks, self.transform, self.seed = images, masks, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        epoch, index = key
+        annotated = self.images.annotated[index]
+        pixels = torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1)
+        target = target_of(annotated, (pixels.shape[1], pixels.shape[2]), index, self.masks)
+        if self.seed is not None:
+            seed_all(self.seed, epoch, index)
+        image, target = self.transform(tv_tensors.Image(pixels), target)
+        target["scale"] = torch.tensor(
+            [annotated.size[1] / image.shape[-1], annotated.size[0] / image.shape[-2]]
+        )
+        plain = {name: torch.as_tensor(value.as_subclass(Tensor)) for name, value in target.items()}
+        return F.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True), plain
+
+
+def target_of(annotated: AnnotatedImage, size: tuple[int, int], index: int, masks: Masks) -> Target:
+    """What is known of an image whose pixels are of ``size`` (height, width)."""
+    y, x = size[0] / annotated.size[0], size[1] / annotated.size[1]
+    objects = annotated.objects
+    boxes = torch.from_numpy(objects.boxes * (x, y, x, y)).float()
+    target: dict[str, Tensor] = {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),  # pyrefly: ignore
+        "labels": torch.from_numpy(objects.labels),
+        "iscrowd": torch.from_numpy(objects.crowd),
+        "area": torch.from_numpy(objects.areas).float(),
+        "image_id": torch.tensor(index),
+    }
+    if masks == "given":
+        target["masks"] = tv_tensors.Mask(_decoded(annotated, size))
+    elif masks != "none":
+        target["masks"] = tv_tensors.Mask(_drawn(boxes.tolist(), size, masks))
+    return target
+
+
+def _decoded(annotated: AnnotatedImage, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) uint8, the masks of the annotations at ``size``."""
+    found = annotated.objects.masks
+    if not found:
+        return torch.zeros((0, *size), dtype=torch.uint8)
+    # One at a time: an annotation file may state another size for some of its images.
+    planes = [torch.from_numpy(np.ascontiguousarray(coco_masks().decode(mask))) for mask in found]
+    if planes[0].shape == size:
+        return torch.stack(planes)
+    return torch.stack(
+        [F.resize(plane[None], list(size), v2.InterpolationMode.NEAREST)[0] for plane in planes]
+    )
+
+
+def _drawn(boxes: list[list[float]], size: tuple[int, int], masks: Masks) -> Tensor:
+    """(N, H, W) uint8, an ellipse or a rectangle in each box."""
+    planes = np.zeros((len(boxes), *size), dtype=np.uint8)
+    y, x = np.ogrid[: size[0], : size[1]]
+    for plane, (x1, y1, x2, y2) in zip(planes, boxes, strict=True):
+        across, down = (
+            (x + 0.5 - (x1 + x2) / 2) * 2 / (x2 - x1),
+            (y + 0.5 - (y1 + y2) / 2) * 2 / (y2 - y1),
+        )
+        if masks == "ellipse":
+            plane[across**2 + down**2 <= 1] = 1
+        else:
+            plane[(abs(across) <= 1) & (abs(down) <= 1)] = 1
+    return torch.from_numpy(planes)
