@@ -159,6 +159,7 @@ def prepare_detection(
     annotations, where = open_annotations(name, root, masks=masks == "given")
     fitting = Fitting()
     fitted = _fit(annotations, where, fitting)
+    _check_fitted(name, annotations, fitted, fitting)
     listing = _listing(annotations, fitted, name)
     side = (round(MARGIN * size[0]), round(MARGIN * size[1]))
     store, complaint = cache_directory(cache)
@@ -211,6 +212,20 @@ def _fit(annotations: Annotations, root: Path, fitting: Fitting) -> dict[str, An
         if (placed := fitting.fit(image, header)) is not None:
             fitted[image.name] = placed
     return fitted
+
+
+def _check_fitted(
+    name: str, annotations: Annotations, fitted: dict[str, AnnotatedImage], fitting: Fitting
+) -> None:
+    """Refuse a set of which a part is lost, before another takes its place."""
+    there = {image.split for image in fitted.values()}
+    for split in sorted({image.split for image in annotations.images} - there):
+        lost = [image.name for image in annotations.images if image.split == split]
+        first = next(left for left in fitting.left_out if left.name in lost)
+        raise DataError(
+            f"no usable image in {f'the {split} part of ' if split else ''}{name!r}: all "
+            f"{len(lost):,} are left out, such as {printable(first.name)!r} ({first.reason})"
+        )
 
 
 def _listing(annotations: Annotations, fitted: dict[str, AnnotatedImage], name: str) -> Listing:

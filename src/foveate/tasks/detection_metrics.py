@@ -100,21 +100,19 @@ class AveragePrecision(TorchMetric):
     @property
     def evidence(self) -> Evidence:
         """What became of every detection of all images so far."""
-        if not self.images:
-            return Evidence(
-                self.num_classes, *map(_cat, ([np.zeros(0, int)], [np.zeros(0, np.float32)])),
-                np.zeros((0, 3 + 2 * len(AREAS)), int), np.zeros((0, 2 + len(AREAS)), int),
-            )  # fmt: skip
         states = (self.images, self.scores, self.detections, self.objects)
-        return Evidence(self.num_classes, *(dim_zero_cat(each).cpu().numpy() for each in states))
+        widths = (), (), (3 + 2 * len(AREAS),), (2 + len(AREAS),)
+        return Evidence(
+            self.num_classes,
+            *(
+                dim_zero_cat(state).cpu().numpy() if state else np.zeros((0, *width), np.int32)
+                for state, width in zip(states, widths, strict=True)
+            ),
+        )
 
     def compute(self) -> dict[str, float]:
         prefix = "" if self.kind == "box" else "mask_"
         return {f"{prefix}{name}": value for name, value in self.evidence.figures().items()}
-
-
-def _cat(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,15 @@ class Evidence:
 
     def precision(self, area: str = "all") -> np.ndarray:
         """(K, T) AP of every class at every threshold; NaN for a class without an object."""
-        found = np.full((self.num_classes, len(THRESHOLDS)), np.nan)
+        return self.curves(area).mean(-1)
+
+    def curves(self, area: str = "all") -> np.ndarray:
+        """(K, T, R) precision at every recall 0, .01, ..., 1; NaN for a class without an object."""
+        found = np.full((self.num_classes, len(THRESHOLDS), len(RECALLS)), np.nan)
         for label in range(self.num_classes):
             of_class = self._of_class(label, area)
             if of_class.count:
-                found[label] = [_mean_precision(*each) for each in of_class.curves()]
+                found[label] = [_interpolated(*each) for each in of_class.counts()]
         return found
 
     def recall(self, area: str = "all", most: int = MOST) -> np.ndarray:
@@ -165,19 +167,19 @@ class Evidence:
             of_class = self._of_class(label, area)
             if of_class.count == 0:
                 continue
-            for threshold, (counts, wrong, total) in enumerate(of_class.curves()):
+            objects = of_class.objects_of
+            for threshold, (counts, wrong, total) in enumerate(of_class.counts()):
                 ours = of_class.images[of_class.right[:, threshold]]
                 beyond = of_class.images[of_class.wrong[:, threshold]]
                 before = np.cumsum(of_class.right[:, threshold])[of_class.wrong[:, threshold]]
-                for number in of_class.concerned:
+                for number in objects:
                     kept = ours != number
                     # Wrong detections of the image, by how many right ones stand before each.
                     less = np.searchsorted(before[beyond == number], np.arange(len(ours)), "right")
-                    found[place[number], label, threshold] = _mean_precision(
-                        counts[: kept.sum()],
-                        (wrong - less)[kept],
-                        total - of_class.objects_of[number],
+                    left = _interpolated(
+                        counts[: kept.sum()], (wrong - less)[kept], total - objects[number]
                     )
+                    found[place[number], label, threshold] = left.mean()
         return found
 
     def figures(self) -> dict[str, float]:
@@ -224,18 +226,14 @@ class _OfClass:
         return len(self.objects)
 
     @property
-    def concerned(self) -> list[int]:
-        """Images without which precision may be another."""
-        return np.union1d(self.images, self.objects).tolist()
+    def objects_of(self) -> dict[int, int]:
+        """Objects of each image without which precision may be another."""
+        concerned = np.union1d(self.images, self.objects)
+        starts = np.searchsorted(np.sort(self.objects), concerned)
+        ends = np.searchsorted(np.sort(self.objects), concerned, "right")
+        return dict(zip(concerned.tolist(), (ends - starts).tolist(), strict=True))
 
-    @property
-    def objects_of(self) -> Mapping[int, int]:
-        numbers, counts = np.unique(self.objects, return_counts=True)
-        return dict.fromkeys(self.concerned, 0) | dict(
-            zip(numbers.tolist(), counts.tolist(), strict=True)
-        )
-
-    def curves(self) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    def counts(self) -> list[tuple[np.ndarray, np.ndarray, int]]:
         """At every threshold: 1, 2, ... right ones, the wrong ones before each, and objects."""
         found = []
         for right, wrong in zip(self.right.T, self.wrong.T, strict=True):
@@ -244,19 +242,19 @@ class _OfClass:
         return found
 
 
-def _mean_precision(right: np.ndarray, wrong: np.ndarray, objects: int) -> float:
-    """AP from the precision at right detections: between them it falls, and recall stays.
+def _interpolated(right: np.ndarray, wrong: np.ndarray, objects: int) -> np.ndarray:
+    """(R,) precision by recall, from that at right detections: between them it only falls.
 
     Args:
         right: 1, 2, ..., n.
         wrong: (n,) how many wrong ones stand before each.
-        objects: how many there are; without one there is no AP.
+        objects: how many there are; without one there is no precision.
     """
     if objects == 0:
-        return float("nan")
+        return np.full(len(RECALLS), np.nan)
     best = np.maximum.accumulate((right / (wrong + right + _SPACING))[::-1])[::-1]
     first = np.searchsorted(right / objects, RECALLS, side="left")
-    return float(np.append(best, 0.0)[first].mean())
+    return np.append(best, 0.0)[first]
 
 
 def pseudo_values(whole: float, left_out: np.ndarray) -> np.ndarray:
