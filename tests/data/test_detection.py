@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from foveate.data import detection
 from foveate.data.detection import DetectionSet, prepare_detection
@@ -15,6 +17,7 @@ from foveate.data.detection_batches import (
     held_out_detection_batches,
     train_detection_batches,
 )
+from foveate.data.moments import Moments
 from foveate.data.pixels import pixel_file
 from foveate.data.sources.base import DataError
 from tests.data import annotated
@@ -136,8 +139,8 @@ def test_sets_that_cannot_be_used_are_refused(tmp_path):
         DataError, match=r"no usable image in the test part .*all 2 .*'val2017/val\d.png' \("
     ):
         prepared(root)
-    with pytest.raises(ValueError, match="unknown masks 'elipse'; did you mean 'ellipse'"):
-        prepared(root, masks="elipse")
+    with pytest.raises(ValueError, match="unknown masks 'elips'; did you mean 'ellipse'"):
+        prepared(root, masks="elips")
 
 
 def test_most_images_of_another_size_are_a_warning(tmp_path):
@@ -155,6 +158,13 @@ def test_most_images_of_another_size_are_a_warning(tmp_path):
 
 
 # Batches
+
+
+def test_images_are_normalised_by_the_moments_of_training_images(coco):
+    ((images, _),) = held_out_detection_batches(coco, (40, 60), 2)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in coco.moments[:2])
+    pixels = torch.from_numpy(np.array(coco.test[1])).permute(2, 0, 1)
+    torch.testing.assert_close(images[1] * std + mean, pixels / 255)
 
 
 def batches(images: DetectionSet, **options) -> DetectionBatches:
@@ -178,7 +188,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(coco):
 
 def test_boxes_stay_on_their_objects_through_augmentation(coco):
     seen = 0
-    loader = batches(coco)
+    loader = batches(coco, normalize=Moments((0.0,) * 3, (1.0,) * 3))
     for epoch in range(8):
         loader.set_epoch(epoch)
         for images, targets in loader:
@@ -204,8 +214,6 @@ def test_held_out_images_are_whole_and_of_their_own_sizes(tmp_path):
     root = annotated.make_coco(tmp_path / "set")
     path = root / "annotations" / "instances_val2017.json"
     document = json.loads(path.read_text())
-    from PIL import Image
-
     with Image.open(root / "val2017" / "val4.png") as image:
         image.transpose(Image.Transpose.ROTATE_90).save(root / "val2017" / "val4.png")
     document["images"][0].update(width=40, height=60)

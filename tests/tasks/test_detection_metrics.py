@@ -150,6 +150,12 @@ def test_more_detections_than_count_are_those_of_highest_score():
     np.testing.assert_allclose(figures, by_pycocotools(predicted, targets), rtol=0, atol=1e-12)
 
 
+def test_recall_of_any_number_of_detections():
+    evidence = measured(*scenes(2)).evidence
+    recalls = [np.nanmean(evidence.recall(most=most)) for most in (1, 2, 5, 100)]
+    assert 0 < recalls[0] < recalls[1] < recalls[2] <= recalls[3]
+
+
 def test_a_detection_in_an_image_without_objects_is_false():
     target = {"boxes": torch.tensor([[0.0, 0, 50, 50]]), "labels": torch.tensor([0])}
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}

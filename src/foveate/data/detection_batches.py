@@ -24,6 +24,7 @@ from foveate.data.annotations.masks import coco_masks
 from foveate.data.annotations.record import AnnotatedImage
 from foveate.data.detection import DetectionImages, DetectionSet, Masks
 from foveate.data.loading import KeyedLoader
+from foveate.data.moments import Moments
 
 SCALES = (0.7, 1.4)
 """The range of random factors on the size of training images."""
@@ -38,6 +39,7 @@ def train_detection_batches(
     seed: int,
     *,
     scales: tuple[float, float] = SCALES,
+    normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
     """Shuffled, augmented batches; a last one that is not full is left out.
@@ -48,11 +50,17 @@ def train_detection_batches(
         batch_size: images a batch.
         seed: of the order and of what augmentation does.
         scales: range of the random factor on the size of what is seen.
+        normalize: mean and deviation; None for those of the training images. A pretrained model
+            wants those that it was trained with, and torchvision's detectors, which normalise
+            themselves, a mean of 0 and a deviation of 1.
         processes: that prepare images.
     """
     fill = tuple(round(255 * mean) for mean in images.moments.mean)
     transform = Varied(size, scales, images.mirror, fill)
-    return DetectionBatches(images.train, images.masks, transform, batch_size, seed, processes)
+    normalize = normalize or images.moments
+    return DetectionBatches(
+        images.train, images.masks, normalize, transform, batch_size, seed, processes
+    )
 
 
 def held_out_detection_batches(
@@ -61,11 +69,15 @@ def held_out_detection_batches(
     batch_size: int,
     *,
     split: DetectionImages | None = None,
+    normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
     """The images held out (or of another ``split``), each resized to fit inside ``size``."""
     chosen = images.test if split is None else split
-    return DetectionBatches(chosen, images.masks, Inside(size), batch_size, None, processes)
+    normalize = normalize or images.moments
+    return DetectionBatches(
+        chosen, images.masks, normalize, Inside(size), batch_size, None, processes
+    )
 
 
 class Varied:
@@ -125,7 +137,7 @@ class DetectionBatches:
     """Iterates over ``(images, targets)``, lists of one for each image, as torchvision's detectors
     take them.
 
-    An image is float32 (3, H, W) in [0, 1]. A target is a dict of ``boxes`` (N, 4) float32
+    An image is float32 (3, H, W), normalised. A target is a dict of ``boxes`` (N, 4) float32
     ``x1, y1, x2, y2`` in its pixels, ``labels`` (N,) 0..K-1, ``iscrowd`` (N,) bool, ``area`` (N,)
     in pixels of the original image, ``image_id`` () its place in the split, ``scale`` (2,) pixels
     of the original a pixel, across and down, and where the set has masks ``masks`` (N, H, W) uint8.
@@ -133,6 +145,7 @@ class DetectionBatches:
     Args:
         images: where they come from.
         masks: where masks come from.
+        normalize: mean and standard deviation of each channel.
         transform: of an image and its target.
         batch_size: images a batch.
         seed: shuffles and augments; None keeps the order and every image.
@@ -143,6 +156,7 @@ class DetectionBatches:
         self,
         images: DetectionImages,
         masks: Masks,
+        normalize: Moments,
         transform: Varied | Inside,
         batch_size: int,
         seed: int | None,
@@ -152,7 +166,9 @@ class DetectionBatches:
         self.batch_size = min(batch_size, len(images))
         self.seed = seed
         self.epoch = 0
-        self._load = KeyedLoader(_Annotated(images, masks, transform, seed), collate, processes)
+        self._load = KeyedLoader(
+            _Annotated(images, masks, normalize, transform, seed), collate, processes
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
@@ -184,10 +200,13 @@ class _Annotated(Dataset):
         self,
         images: DetectionImages,
         masks: Masks,
+        normalize: Moments,
         transform: Varied | Inside,
         seed: int | None,
     ) -> None:
         self.images, self.masks, self.transform, self.seed = images, masks, transform, seed
+        self._mean = torch.tensor(normalize.mean).view(-1, 1, 1)
+        self._std = torch.tensor(normalize.std).view(-1, 1, 1)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
@@ -201,7 +220,7 @@ class _Annotated(Dataset):
             [annotated.size[1] / image.shape[-1], annotated.size[0] / image.shape[-2]]
         )
         plain = {name: torch.as_tensor(value.as_subclass(Tensor)) for name, value in target.items()}
-        return F.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True), plain
+        return (image.as_subclass(Tensor) / 255).sub_(self._mean).div_(self._std), plain
 
 
 def target_of(annotated: AnnotatedImage, size: tuple[int, int], index: int, masks: Masks) -> Target:

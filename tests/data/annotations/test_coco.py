@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from foveate.data.annotations.masks import read_mask
 from foveate.data.annotations.open import open_annotations
 from foveate.data.annotations.record import Annotations
 from foveate.data.sources.base import DataError
@@ -216,6 +217,7 @@ def test_masks_of_all_kinds_are_the_same(tmp_path):
         assert objects.masks is not None
         assert len(objects.masks) == len(objects) == 2
         assert (mask.decode(objects.masks[0]) == plane).all()
+    assert read_mask(packed, annotated.SIZE, "bytes")["counts"] == packed["counts"]
     crowd = {"segmentation": kinds[2], "iscrowd": 1}
     objects = read(make_coco(tmp_path / "crowd", _edit("annotations", 0, **crowd)), masks=True)
     assert objects.images[0].objects.crowd.tolist() == [True, False]

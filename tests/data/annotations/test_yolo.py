@@ -91,7 +91,7 @@ DESCRIPTIONS = {
     "no names": ("train: images/train\n#names:\n", "has no names"),
     "another number": ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc: 3, but names 2"),
     "no folder": ("names: [a, b]\n", "names no folder of images under train"),
-    "not there": ("train: images/trian\nnames: [a]\n", "train is 'images/trian', which is not"),
+    "not there": ("train: images/train1\nnames: [a]\n", "train is 'images/train1', which is not"),
     "both": ("train: images/train\nval: images/train\nnames: [a, b]\n", "is in two splits"),
     "no yaml": ("names: [a\n", "is no YAML"),
 }
