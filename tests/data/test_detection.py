@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from foveate.data import detection
-from foveate.data.detection import DetectionSet, prepare_detection
+from foveate.data.detection import DetectionSet, load_detection, prepare_detection
 from foveate.data.detection_batches import (
     DetectionBatches,
     held_out_detection_batches,
     train_detection_batches,
 )
+from foveate.data.images import drop_pixels
 from foveate.data.moments import Moments
 from foveate.data.pixels import pixel_file
 from foveate.data.sources.base import DataError
@@ -69,10 +70,46 @@ def test_sets_beyond_memory_are_decoded_as_needed(tmp_path, monkeypatch):
     root = annotated.make_coco(tmp_path / "set")
     whole = prepared(root)
     monkeypatch.setattr(pixel_file, "MEMORY_CAP", 1000)
-    large = prepared(root)
+    large = prepare_detection(tmp_path / "large", str(root), (40, 60), cache="none")
     assert whole.train.in_memory
     assert not large.train.in_memory
     assert (large.train[1] == whole.train[1]).all()
+
+
+def test_a_set_that_lies_there_is_used_again(tmp_path):
+    pytest.importorskip("pycocotools")
+    root = annotated.make_coco(tmp_path / "set")
+    first = prepared(root, masks="given")
+    for path in (root / "annotations").iterdir():
+        path.unlink()
+    again, loaded = prepared(root, masks="given"), load_detection(root / "prepared")
+    drop_pixels(root / "prepared")
+    restored = prepared(root, masks="given")
+    for other in (again, loaded, restored):
+        assert other.categories == first.categories
+        assert other.findings == first.findings
+        assert other.moments == first.moments
+        size = (40, 60)
+        one, two = (train_detection_batches(each, size, 2, 0) for each in (first, other))
+        assert same(one, two)
+    with pytest.raises(DataError, match="was prepared with masks='given', not 'none'"):
+        prepared(root)
+    drop_pixels(root / "prepared")
+    annotated.draw(annotated.scenes()[1], root / "train2017" / "train0.png")
+    with pytest.raises(DataError, match=r"'train2017/train0.png' has changed"):
+        prepared(root, masks="given")
+    (root / "train2017" / "train0.png").unlink()
+    with pytest.raises(DataError, match="1 of the images that the run began with cannot be read"):
+        prepared(root, masks="given")
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no prepared images"):
+        load_detection(tmp_path)
+    for text, message in (("{", "is damaged"), ('{"format": 99}', "another version of foveate")):
+        (tmp_path / "detection.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            load_detection(tmp_path)
 
 
 def test_a_turned_photograph_keeps_its_boxes(tmp_path):

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from foveate.data.annotations.fitting import Fitting
 from foveate.data.annotations.open import open_annotations
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Objects
 from foveate.data.augmentation import choose_mirror
+from foveate.data.detection_record import DetectionRecord
 from foveate.data.findings import Duplicates, Findings, LeftOut, images_of, printable
 from foveate.data.images import MARGIN
 from foveate.data.moments import Moments, moments, sample
@@ -31,7 +32,6 @@ from foveate.data.pixels.pixel_file import (
     PIXELS,
     PLACES,
     Counted,
-    Kept,
     PixelFile,
     Progress,
     Reading,
@@ -65,10 +65,14 @@ class DetectionImages:
     """
 
     def __init__(
-        self, annotated: list[AnnotatedImage], reader: Reader, directory: Path, start: int | None
+        self,
+        annotated: list[AnnotatedImage],
+        record: DetectionRecord,
+        directory: Path,
+        start: int | None,
     ) -> None:
         self.annotated = annotated
-        self._reader, self._directory, self._start = reader, directory, start
+        self._record, self._directory, self._start = record, directory, start
 
     def __len__(self) -> int:
         return len(self.annotated)
@@ -82,12 +86,16 @@ class DetectionImages:
 
     def __getstate__(self) -> dict:
         """For a loader's process: what is open here is opened again there."""
-        return {k: v for k, v in vars(self).items() if k not in ("_places", "_pixels")}
+        return {k: v for k, v in vars(self).items() if k not in ("_reader", "_places", "_pixels")}
 
     @property
     def in_memory(self) -> bool:
         """Whether the pixels are at hand, decoded."""
         return self._start is not None
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return _reader(self._record)
 
     @cached_property
     def _places(self) -> np.ndarray:
@@ -139,10 +147,10 @@ def prepare_detection(
     cache: str = "auto",
     progress: Progress | None = None,
 ) -> DetectionSet:
-    """Read, decode and check a set of annotated images.
+    """Read, decode and check a set of annotated images; one that lies there is used again.
 
     Args:
-        directory: where pixels go.
+        directory: where pixels and record go.
         name: see :func:`foveate.data.annotations.open.open_annotations`.
         size: height and width to train at; larger images are reduced towards it.
         root: the folder below which the images of a COCO file lie, where it is not the file's own.
@@ -153,31 +161,74 @@ def prepare_detection(
         progress: called with the images done and their number.
 
     Raises:
-        DataError: if annotations cannot be understood, or nothing usable is left.
+        DataError: if annotations cannot be understood, nothing usable is left, or the images are
+            not those of the record there.
     """
     one_of(masks, MASKS, "masks")
-    annotations, where = open_annotations(name, root, masks=masks == "given")
+    record = DetectionRecord.read(directory)
+    if record is None:
+        asked = _Asked(name, size, root, masks, limit, cache)
+        record = _begin(directory, asked, progress)
+    elif record.masks != masks:
+        raise DataError(f"{directory} was prepared with masks={record.masks!r}, not {masks!r}")
+    elif record.in_memory and not (directory / PIXELS).exists():
+        _restore(directory, record, progress)
+    return _load(directory, record)
+
+
+def load_detection(directory: Path) -> DetectionSet:
+    """The set that :func:`prepare_detection` left in ``directory``."""
+    record = DetectionRecord.read(directory)
+    if record is None:
+        raise DataError(f"{directory} holds no prepared images with annotations")
+    return _load(directory, record)
+
+
+class _Asked(NamedTuple):
+    """The arguments of :func:`prepare_detection`."""
+
+    name: str
+    size: tuple[int, int]
+    root: str | None
+    masks: Masks
+    limit: int | None
+    cache: str
+
+
+def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> DetectionRecord:
+    """Read a set for the first time, and leave pixels and record."""
+    name, size, masks = asked.name, asked.size, asked.masks
+    annotations, where = open_annotations(name, asked.root, masks=masks == "given")
     fitting = Fitting()
     fitted = _fit(annotations, where, fitting)
     _check_fitted(name, annotations, fitted, fitting)
     listing = _listing(annotations, fitted, name)
     side = (round(MARGIN * size[0]), round(MARGIN * size[1]))
-    store, complaint = cache_directory(cache)
-    reader = Reader(
-        Folder(str(where)), 3, side, cache=ImageCache(store, writable=True) if store else None
-    )
+    store, complaint = cache_directory(asked.cache)
+    writer = ImageCache(store, writable=True) if store else None
+    reader = Reader(Folder(str(where)), 3, side, cache=writer)
     directory.mkdir(parents=True, exist_ok=True)
     with PixelFile.writing(directory) as file:
         reading = Reading(reader, file, listing, Counted(progress))
-        chosen = choose(reading, listing, limit)
+        chosen = choose(reading, listing, asked.limit)
         file.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
-    splits = _splits(chosen, fitted, reader, directory, file.fits)
+    record = DetectionRecord(
+        root=str(where.absolute()),
+        categories=annotations.categories,
+        masks=masks,
+        side=side,
+        cache=str(store) if store else None,
+        ranges=reader.ranges,
+        in_memory=file.fits,
+        splits={split: [fitted[k.item.name] for k in kept] for split, kept in chosen.items()},
+        digests={split: [k.digest for k in kept] for split, kept in chosen.items()},
+    )
+    splits = _images(record, directory)
     _check(name, splits, listing, reading, len(annotations.categories))
-    train = splits[TRAIN]
     classes = [printable(category.name) for category in annotations.categories]
-    mirror, why = _mirror(train, classes)
-    found = moments(_Sampled(train), size, 3)
-    findings = Findings.of(
+    record.mirror, why = _mirror(splits[TRAIN], classes)
+    record.moments = moments(_Sampled(splits[TRAIN]), size, 3)
+    record.findings = Findings.of(
         [*annotations.left_out, *fitting.left_out, *reading.left_out],
         reading.kinds,
         [
@@ -187,16 +238,68 @@ def prepare_detection(
             *reading.notes,
             *([complaint] if complaint else []),
             *_background(splits),
-            f"{'mirrored' if mirror else 'not mirrored'}, {why}",
+            f"{'mirrored' if record.mirror else 'not mirrored'}, {why}",
             *([f"masks are drawn from the boxes: {masks}"] if masks in MASKS[2:] else []),
         ],
         [*annotations.warnings, *fitting.warnings(), *_warnings(splits, classes, annotations)],
         Duplicates(),
     )
+    record.write(directory)
+    return record
+
+
+def _restore(directory: Path, record: DetectionRecord, progress: Progress | None) -> None:
+    """Bring back the pixels of a record, image by image, and see that they are the same."""
+    items = [
+        Item(image.name, 0, split) for split in _in_order(record) for image in record.splits[split]
+    ]
+    digests = [digest for split in _in_order(record) for digest in record.digests[split]]
+    advance = Counted(progress)
+    advance.total = len(items)
+    with PixelFile.writing(directory) as file:
+        reading = Reading(_reader(record), file, Listing([_NOTHING], items), advance)
+        kept = reading.read(items)
+        if reading.left_out:
+            gone = reading.left_out[0]
+            raise DataError(
+                f"{len(reading.left_out):,} of the images that the run began with cannot be read "
+                f"any more, first {printable(gone.name)!r} ({gone.reason})"
+            )
+        for image, before in zip(kept, digests, strict=True):
+            if image.digest != before:
+                raise DataError(
+                    "the images are no longer those that the run began with: "
+                    f"{printable(image.item.name)!r} has changed"
+                )
+        file.keep(kept)
+
+
+def _load(directory: Path, record: DetectionRecord) -> DetectionSet:
+    splits = _images(record, directory)
+    masks: Any = record.masks
     return DetectionSet(
-        annotations.categories, masks, mirror, found, findings,
-        train, splits[TEST], splits.get(FINAL),
+        record.categories, masks, record.mirror, record.moments, record.findings,
+        splits[TRAIN], splits[TEST], splits.get(FINAL),
     )  # fmt: skip
+
+
+def _reader(record: DetectionRecord) -> Reader:
+    cache = ImageCache(Path(record.cache)) if record.cache else None
+    return Reader(Folder(record.root), 3, record.side, record.ranges, cache)
+
+
+def _in_order(record: DetectionRecord) -> list[str]:
+    return [split for split in SPLITS if split in record.splits]
+
+
+def _images(record: DetectionRecord, directory: Path) -> dict[str, DetectionImages]:
+    splits, start = {}, 0
+    for split in _in_order(record):
+        mine = record.splits[split]
+        at_hand = start if record.in_memory else None
+        splits[split] = DetectionImages(mine, record, directory, at_hand)
+        start += len(mine)
+    return splits
 
 
 def _fit(annotations: Annotations, root: Path, fitting: Fitting) -> dict[str, AnnotatedImage]:
@@ -251,23 +354,6 @@ def _rarest(objects: Objects, total: np.ndarray) -> int:
     if len(objects) == 0:
         return len(total)
     return min(np.unique(objects.labels).tolist(), key=lambda label: total[label])
-
-
-def _splits(
-    chosen: dict[str, list[Kept]],
-    fitted: dict[str, AnnotatedImage],
-    reader: Reader,
-    directory: Path,
-    in_memory: bool,
-) -> dict[str, DetectionImages]:
-    splits, start = {}, 0
-    for split in SPLITS:
-        if split not in chosen:
-            continue
-        mine = [fitted[kept.item.name] for kept in chosen[split]]
-        splits[split] = DetectionImages(mine, reader, directory, start if in_memory else None)
-        start += len(mine)
-    return splits
 
 
 def _check(
