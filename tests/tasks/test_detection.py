@@ -10,6 +10,7 @@ from foveate.data.annotations.record import Category
 from foveate.data.detection import prepare_detection
 from foveate.data.detection_batches import held_out_detection_batches, train_detection_batches
 from foveate.metrics import ACCURACY, AP, AP50, MASK_AP
+from foveate.models import create_detector
 from foveate.tasks.detection import Detection
 from foveate.training import Recipe, train
 from tests.data import annotated
@@ -110,3 +111,28 @@ def test_a_training_from_files_to_figures(masks, tmp_path):
     assert result.history[0].values["train_extra"] == 1
     assert {metric.name for metric in task.metrics} <= result.values.keys()
     assert 0 <= result.values["ap50"] <= 1
+
+
+@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])
+def test_the_detectors_learn_from_files_end_to_end(name, tmp_path):
+    masks = "none" if name == "retinanet" else "ellipse"
+    if masks != "none":
+        pytest.importorskip("pycocotools")
+
+    def half(document):  # one image without an object
+        document["annotations"] = document["annotations"][2:]
+
+    root = annotated.make_coco(tmp_path / "set", half)
+    images = prepare_detection(tmp_path / "data", str(root), (64, 96), masks=masks, cache="none")
+    options: dict = {"dim": 8, "anchor_scale": 2.0, "detections": 5}
+    if name != "retinanet":
+        options |= {"box_head": "shared2fc", "fc_dim": 16}
+    model = create_detector(name, "test_efficientnet", len(images.categories), head_options=options)
+    task = Detection(images.categories, masks=masks != "none")
+    train_images = train_detection_batches(images, (64, 96), 2, 0)
+    held_out = held_out_detection_batches(images, (64, 96), 2)
+    result = train(model, task, train_images, held_out, Recipe(epochs=1, lr=1e-4), tmp_path)
+    assert result.history[0].values["train_loss"] > 0
+    assert {metric.name for metric in task.metrics} <= result.values.keys()
+    (found, _) = task.predict(model.eval(), next(iter(held_out))[0])
+    assert found.keys() >= {"boxes", "labels", "scores"}
