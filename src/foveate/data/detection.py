@@ -347,7 +347,9 @@ def _listing(annotations: Annotations, fitted: dict[str, AnnotatedImage], name: 
         if not any(item.split for item in items) and not notes:
             notes.append(f"{name!r} has no splits; a fifth of it is held out")
     classes = [printable(category.name) for category in annotations.categories]
-    return Listing([*classes, _NOTHING], items, notes=notes)
+    if any(item.label == count for item in items):
+        classes.append(_NOTHING)
+    return Listing(classes, items, notes=notes)
 
 
 def _rarest(objects: Objects, total: np.ndarray) -> int:

@@ -27,7 +27,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same(layout, tmp_path):
-    root = LAYOUTS[layout](tmp_path / "set")
+    root = LAYOUTS[layout](tmp_path / "images" / "set")
     if layout == "voc from zero":  # which only a zero can tell
         path = root / "Annotations" / "train0.xml"
         path.write_text(path.read_text().replace("<object>", _AT_ZERO + "<object>", 1))

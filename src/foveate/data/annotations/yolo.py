@@ -96,12 +96,13 @@ def read_yolo(
 
 def label_path(image: Path) -> Path:
     """Where the labels of an image are: under ``labels`` in place of ``images``, or beside it."""
-    parts = list(image.parts)
+    beside = image.with_suffix(".txt")
+    parts = list(beside.parts)
     for place in range(len(parts) - 2, 0, -1):
-        if parts[place] == "images":
+        if parts[place] == "images" and not beside.exists():
             parts[place] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return image.with_suffix(".txt")
+            return Path(*parts)
+    return beside
 
 
 def _described(description: Path) -> tuple[tuple[Category, ...], list[tuple[str, Path]], Path]:
