@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +68,18 @@ def test_crowds_are_not_learnt_from():
     assert set(seen) == {"boxes", "labels", "masks"}
     assert seen["labels"].tolist() == [0, 0]
     assert seen["masks"].flatten().tolist() == [0, 2]
+
+
+def test_masks_that_are_not_there_are_missed():
+    with pytest.raises(ValueError, match="prepare the images with masks='given'"):
+        Detection(CATEGORIES, masks=True).losses(Detector(), ([torch.zeros(3, 8, 8)], [target()]))
+
+
+def test_without_pycocotools_masks_are_refused_in_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    assert Detection(CATEGORIES).evaluator()
+    with pytest.raises(ValueError, match=r"pip install 'foveate\[detection\]'"):
+        Detection(CATEGORIES, masks=True).evaluator()
 
 
 def test_metrics_are_named_and_ranked():

@@ -94,5 +94,10 @@ class Detection:
 def _learnt(target: dict[str, Tensor], masks: bool) -> dict[str, Tensor]:
     """What is learnt from an image: objects that are no crowd regions."""
     single = ~target["iscrowd"]
+    if masks and "masks" not in target:
+        raise ValueError(
+            "the task learns masks, and the targets have none: prepare the images with "
+            "masks='given', or 'ellipse' or 'rectangle' to draw them from the boxes"
+        )
     keys = ("boxes", "labels", "masks") if masks else ("boxes", "labels")
     return {key: target[key][single] for key in keys}

@@ -33,6 +33,7 @@ from torchmetrics import Metric as TorchMetric
 from torchmetrics.utilities import dim_zero_cat
 
 from foveate.arguments import one_of, positive
+from foveate.data.annotations.masks import coco_masks
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -58,6 +59,9 @@ class AveragePrecision(TorchMetric):
         num_classes: K.
         kind: ``"box"`` or ``"mask"``, whose IoU decides; names of figures of masks begin with
             ``mask_``. Masks need pycocotools.
+
+    Raises:
+        ValueError: if a number or a name is wrong, or pycocotools is needed and missing.
     """
 
     higher_is_better = None  # of several figures; the metrics of the task say it for each
@@ -71,6 +75,8 @@ class AveragePrecision(TorchMetric):
         super().__init__()
         self.num_classes = positive(num_classes, "num_classes")
         self.kind = one_of(kind, ("box", "mask"), "kind")
+        if kind == "mask":
+            coco_masks()  # says what to install
         for state in ("scores", "detections", "objects", "images"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
@@ -378,9 +384,7 @@ class _Shapes:
         if len(self.areas) == 0 or len(others.areas) == 0:
             return np.zeros((len(self.areas), len(others.areas)))
         if self.runs is not None:
-            from pycocotools import mask
-
-            return mask.iou(self.runs, others.runs, crowd.astype(np.uint8))
+            return coco_masks().iou(self.runs, others.runs, crowd.astype(np.uint8))
         ours, theirs = self.boxes[:, None], others.boxes[None]
         low = np.maximum(ours[..., :2], theirs[..., :2])
         high = np.minimum(ours[..., :2] + ours[..., 2:], theirs[..., :2] + theirs[..., 2:])
@@ -394,8 +398,7 @@ def _shapes(given: dict[str, np.ndarray], scale: np.ndarray, kind: str) -> _Shap
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     if kind == "box":
         return _Shapes(boxes, None, boxes[:, 2] * boxes[:, 3])
-    from pycocotools import mask
-
+    mask = coco_masks()
     planes = given["masks"]
     planes = planes.reshape(len(boxes), *planes.shape[-2:])
     runs = [mask.encode(np.asfortranarray(plane >= 0.5, dtype=np.uint8)) for plane in planes]
