@@ -63,8 +63,11 @@ def test_what_the_page_on_surgery_shows(monkeypatch):
 
 @pytest.mark.slow
 def test_what_the_page_on_detecting_shows():
-    (found,) = run(ROOT / "docs" / "detection.md")["found"]
+    names = run(ROOT / "docs" / "detection.md")
+    (found,) = names["found"]
     assert found["masks"].shape[1:] == (1, 120, 161)
+    assert names["evidence"].left_out().shape == (4, 1, 10)
+    assert [category.id for category in names["images"].categories] == [7]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def test_ids_with_gaps_become_labels_in_their_order_and_are_kept(tmp_path):
     assert [(c.id, c.name) for c in found.categories] == [(3, "red"), (7, "blue")]
     assert found.images[0].objects.labels.tolist() == [0, 1]
     assert found.notes == [
-        "category ids 3 to 7 of instances_train2017.json are labels 0 to 1, in order"
+        "category ids of instances_train2017.json (3, 7) are labels from 0, in this order"
     ]
 
 

@@ -27,6 +27,7 @@ from foveate.data.sources.base import TRAIN, DataError
 
 STRAY = "annotations of images that their file does not list"
 _SUSPICIOUS = 20
+_NAMED = 5
 
 
 def read_coco(
@@ -108,9 +109,9 @@ class _Document:
         if self.path == first:
             ids = [category.id for category in self.categories]
             if ids != list(range(len(ids))):
+                named = ", ".join(map(str, ids[:_NAMED])) + (", ..." if len(ids) > _NAMED else "")
                 found.notes.append(
-                    f"category ids {ids[0]} to {ids[-1]} of {self.path.name} are labels 0 to "
-                    f"{len(ids) - 1}, in order"
+                    f"category ids of {self.path.name} ({named}) are labels from 0, in this order"
                 )
             return
         used = Counter(entry.get("category_id") for entry in self._list("annotations"))
