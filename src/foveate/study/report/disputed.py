@@ -35,8 +35,8 @@ def disputed_images(results: Results) -> Markup | None:
     if seen:
         note += (
             " Below each image: what the ringed query in its middle attends to in the first "
-            f"{place_word(results)}, in up to {_MAPS} of the trained models, the best and the worst "
-            "on this image first."
+            f"{place_word(results)}, in up to {_MAPS} of the trained models, the best and the "
+            "worst on this image first."
         )
     return section(
         "Where they differ",
