@@ -1,5 +1,7 @@
 """Try surgery on one small model of each of timm's architecture families, and write the table.
 
+Models of other libraries are tried where these are installed, and stand in a second table.
+
 Each family runs in a process of its own with a time limit; results are kept, so that an
 interrupted survey goes on where it stopped.
 
@@ -10,7 +12,8 @@ interrupted survey goes on where it stopped.
 What counts as right: the changed model runs, with the same shapes; insertion changes no number at
 the start; and a replaced attention gets every cell of its map where it belongs, which is measured:
 with an attention that passes its map on, a small square of the image is changed in three places,
-and the cell of each attention's map that changes most must lie there.
+and the cell of each attention's map that changes most must lie there. Where all cells change alike,
+because an attention that was left alone averages over the whole map, nothing can be told.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "surgery-table.md"
 LIMIT = 600  # seconds of processor time a family, which a busy machine does not lengthen
+CONTRAST = 2  # how much more than the mean the cell must change that changes most
 PROBED = ((0.2, 0.3), (0.5, 0.8), (0.8, 0.4))  # down and across, as shares of the image
 FAMILIES = {
     "beit": "beit_base_patch16_224",
@@ -132,17 +136,93 @@ FAMILIES = {
     "xcit": "xcit_nano_12_p8_224",
 }
 
+OTHERS = [
+    "torchvision:alexnet",
+    "torchvision:convnext_tiny",
+    "torchvision:densenet121",
+    "torchvision:efficientnet_b0",
+    "torchvision:efficientnet_v2_s",
+    "torchvision:googlenet",
+    "torchvision:inception_v3",
+    "torchvision:maxvit_t",
+    "torchvision:mnasnet0_5",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:regnet_y_400mf",
+    "torchvision:resnet18",
+    "torchvision:resnext50_32x4d",
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:squeezenet1_1",
+    "torchvision:swin_t",
+    "torchvision:swin_v2_t",
+    "torchvision:vgg11",
+    "torchvision:vit_b_32",
+    "torchvision:deeplabv3_mobilenet_v3_large",
+    "torchvision:fcn_resnet50",
+    "torchvision:lraspp_mobilenet_v3_large",
+    "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
+    "torchvision:retinanet_resnet50_fpn",
+    "torchvision:ssdlite320_mobilenet_v3_large",
+    "transformers:ConvNext",
+    "transformers:Dinov2",
+    "transformers:Segformer",
+    "transformers:Swin",
+    "transformers:ViT",
+    "segmentation_models_pytorch:DeepLabV3Plus/tu-convnext_atto",
+    "segmentation_models_pytorch:FPN/timm-mobilenetv3_small_075",
+    "segmentation_models_pytorch:Segformer/mit_b0",
+    "segmentation_models_pytorch:Unet/resnet18",
+    "ultralytics:yolov8n",
+    "ultralytics:yolo11n",
+    "ultralytics:yolo12n",
+]
+
+
+def build(name: str) -> tuple[Any, tuple[int, int, int]]:
+    """A model with random weights in evaluation mode, and the (C, H, W) of its images."""
+    import timm
+
+    library, _, what = name.rpartition(":")
+    if library == "":
+        try:  # a last norm that starts at zero would make every branch nothing
+            model = timm.create_model(what, zero_init_last=False)
+        except TypeError:
+            model = timm.create_model(what)
+        return model.eval(), model.pretrained_cfg["input_size"]
+    size = 224
+    if library == "torchvision":
+        from torchvision.models import get_model
+
+        options = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+        model = get_model(what, weights=None, **options.get(what, {}))
+        if hasattr(model, "transform"):  # a detector, which resizes and pads its images by itself
+            model, size = model.backbone, 320
+    elif library == "transformers":
+        import transformers
+
+        model = getattr(transformers, f"{what}Model")(getattr(transformers, f"{what}Config")())
+    elif library == "segmentation_models_pytorch":
+        import segmentation_models_pytorch
+
+        decoder, encoder = what.split("/")
+        model = getattr(segmentation_models_pytorch, decoder)(encoder, encoder_weights=None)
+        size = 128
+    else:
+        from ultralytics import YOLO
+
+        model, size = YOLO(f"{what}.yaml").model, 256
+    return model.eval(), (3, size, size)
+
 
 def code() -> str:
     """Which state of the code rows come from: what changes models, and what is tried here."""
     files = sorted((ROOT / "src" / "foveate" / "surgery").glob("*.py"))
-    tried = "".join(map(inspect.getsource, (survey, _attempt, _attention, probe)))
+    tried = "".join(map(inspect.getsource, (build, survey, _attempt, _attention, probe)))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files) + tried.encode()).hexdigest()
 
 
 def survey(name: str) -> dict[str, Any]:
     """Everything that is tried on one model."""
-    import timm
     import torch
 
     import foveate
@@ -150,13 +230,9 @@ def survey(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     started = time.time()
-    try:  # a last norm that starts at zero would make every branch nothing
-        model = timm.create_model(name, zero_init_last=False).eval()
-    except TypeError:
-        model = timm.create_model(name).eval()
-    size = model.pretrained_cfg["input_size"]
+    model, size = build(name)
     row: dict[str, Any] = {"model": name, "size": list(size), "code": code()}
-    found = foveate.places(model)
+    found = foveate.places(model, torch.zeros(2, *size))
     row["traced"] = round(time.time() - started, 1)
     row["notes"] = list(found.notes)
     row["places"] = {kind: sum(not p.unusable for p in found.of(kind)) for kind in
@@ -165,15 +241,22 @@ def survey(name: str) -> dict[str, Any]:
     row["gates"] = sorted({p.cls for p in found.of("gate")})
     image = torch.randn(1, *size)
     with torch.no_grad():
-        before = _tensor(model(image))
+        before = _tensors(model(image))
         for at in ("branch", "stage"):
             row[at] = _attempt(model, found, "insert", at, "efficient_channel")
             if row[at] is None:
-                row[f"{at}_change"] = float((_tensor(model(image)) - before).abs().max())
+                now = _tensors(model(image))
+                row[f"{at}_change"] = max(
+                    float((a - b).abs().max()) for a, b in zip(now, before, strict=True)
+                )
             foveate.restore(model)
         if row["places"]["gate"]:
             row["gate"] = _attempt(model, found, "replace", "gate", "efficient_channel")
             foveate.restore(model)
+        for kind in ("conv", "depthwise"):
+            if row["places"][kind]:
+                row[kind] = _attempt(model, found, "replace", kind, "neighborhood", kernel_size=3)
+                foveate.restore(model)
         if found.of("attention"):
             row |= _attention(model, size, found)
     row["seconds"] = round(time.time() - started, 1)
@@ -201,8 +284,11 @@ def _attempt(
     return None
 
 
-def _tensor(value: Any) -> Any:
-    return value if hasattr(value, "shape") else value[0]
+def _tensors(output: Any) -> list[Any]:
+    """Every tensor that a model gives."""
+    from foveate.surgery._origins import tensors_in
+
+    return [tensor.clone() for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
 def _attention(model: Any, size: tuple[int, int, int], found: Any) -> dict[str, Any]:
@@ -255,22 +341,25 @@ def probe(model: Any, size: tuple[int, int, int]) -> dict[str, Any]:
     model(images)
     for hook in hooks:
         hook.remove()
-    checked, wrong = 0, []
+    checked, wrong, untold = 0, [], []
     for name, cells in given:
         if cells.dim() != 4 or min(cells.shape[2:]) < 4:
             continue
         checked += 1
-        elsewhere = 0
+        elsewhere, told = 0, True
         for changed, (down, across) in zip(cells[1:], PROBED, strict=True):
             moved = (changed - cells[0]).abs().mean(0)
+            told = told and bool(moved.max() > CONTRAST * moved.mean())
             at = divmod(int(moved.argmax()), moved.shape[1])
             right = (down * moved.shape[0] - 0.5, across * moved.shape[1] - 0.5)
             reach = [1.5 + side / 2 / (whole / cells_) for whole, cells_ in
                      zip((height, width), moved.shape, strict=True)]  # fmt: skip
             elsewhere += any(abs(a - b) > c for a, b, c in zip(at, right, reach, strict=True))
-        if elsewhere > 1:  # deep in a network one may move; in another order hardly any is right
+        if not told:
+            untold.append(name)
+        elif elsewhere > 1:  # deep in a network one may move; in another order hardly any is right
             wrong.append(name)
-    return {"checked": checked, "wrong": wrong}
+    return {"checked": checked - len(untold), "wrong": wrong, "untold": untold}
 
 
 def write_table(results: dict[str, Any]) -> None:
@@ -279,16 +368,34 @@ def write_table(results: dict[str, Any]) -> None:
         "| family | model | branches | stages | gates | attention | note |",
         "|---|---|---|---|---|---|---|",
     ]
-    for family in sorted(results):
-        row = results[family]
-        if "error" in row:
-            rows.append(f"| {family} | {row['model']} | | | | | {row['error']} |")
-            continue
-        rows.append(
-            f"| {family} | {row['model']} | {_inserted(row, 'branch')} | "
-            f"{_inserted(row, 'stage')} | {_gates(row)} | {_replaced(row)} | {_note(row)} |"
-        )
-    TABLE.write_text("\n".join([HEAD.format(**totals(results)), *rows]) + "\n")
+    rows += [
+        f"| {family} | {results[family]['model']} | {_cells(results[family])} |"
+        for family in sorted(results.keys() & FAMILIES.keys())
+    ]
+    lines = [HEAD.format(**totals(results)), *rows]
+    if others := results.keys() & set(OTHERS):
+        lines += [OTHER_HEAD]
+        lines += [f"| {name} | {_cells(results[name], more=True)} |" for name in sorted(others)]
+    TABLE.write_text("\n".join(lines) + "\n")
+
+
+def _cells(row: dict[str, Any], more: bool = False) -> str:
+    if "error" in row:
+        return f"| | | | {'| | ' * more}{row['error']}"
+    cells = [_inserted(row, "branch"), _inserted(row, "stage"), _gates(row), _replaced(row)]
+    if more:
+        cells += [_convolutions(row, kind) for kind in ("conv", "depthwise")]
+    return " | ".join([*cells, _note(row)])
+
+
+OTHER_HEAD = """
+## Other libraries
+
+Models of torchvision, transformers, segmentation_models_pytorch and Ultralytics, built with random
+weights; detectors of torchvision by their backbones, as the whole resizes images by itself.
+
+| model | branches | stages | gates | attention | convolutions | depthwise | note |
+|---|---|---|---|---|---|---|---|"""
 
 
 HEAD = """# Surgery on timm's families
@@ -307,6 +414,7 @@ the tool). {said}
 def _state(results: dict[str, Any]) -> str:
     """Which families have no row, and which rows do not come from the code as it is."""
     now = code()
+    results = {key: row for key, row in results.items() if key in FAMILIES}
     missing = [family for family in FAMILIES if family not in results]
     older = sorted(family for family, row in results.items() if row.get("code") != now)
     if not missing and not older:
@@ -321,7 +429,7 @@ def _state(results: dict[str, Any]) -> str:
 
 def totals(results: dict[str, Any]) -> dict[str, Any]:
     """How many families each kind of change serves."""
-    rows = list(results.values())
+    rows = [row for key, row in results.items() if key in FAMILIES]
     good = [row for row in rows if "error" not in row]
     return {
         "all": len(rows),
@@ -354,6 +462,12 @@ def _gates(row: dict[str, Any]) -> str:
     return f"{row['places']['gate']} ({', '.join(row['gates'])})" if row["gate"] is None else "no"
 
 
+def _convolutions(row: dict[str, Any], kind: str) -> str:
+    if not row["places"][kind]:
+        return ""
+    return str(row["places"][kind]) if row[kind] is None else "no"
+
+
 def _replaced(row: dict[str, Any]) -> str:
     if "attention" not in row:
         return ""
@@ -369,7 +483,7 @@ def _replaced(row: dict[str, Any]) -> str:
 
 def _note(row: dict[str, Any]) -> str:
     said = list(row["notes"])
-    tried = ("branch", "stage", "gate", "attention")
+    tried = ("branch", "stage", "gate", "attention", "conv", "depthwise")
     said += [f"{at}: {row[at]}" for at in tried if isinstance(row.get(at), str)]
     if row.get("windows"):
         said.append("windows put together")
@@ -377,6 +491,10 @@ def _note(row: dict[str, Any]) -> str:
         said.append("tokens put in order")
     if row.get("how") and "beside" in row["how"]:
         said.append("class tokens keep the old attention")
+    if untold := row.get("probe", {}).get("untold"):
+        said.append(
+            f"at {len(untold)} the probe tells nothing: an attention before averages over the map"
+        )
     said += [f"left alone: {left}" for left in row["left"]]
     return "; ".join(said).replace("|", "/").replace("\n", " ")
 
@@ -393,11 +511,12 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 10))
         print(json.dumps(survey(given.one)))
         return
-    for family in () if given.table else given.families or FAMILIES:
+    models = {**FAMILIES, **dict(zip(OTHERS, OTHERS, strict=True))}
+    for family in () if given.table else given.families or models:
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
         if not given.families and results.get(family, {}).get("code") == code():
             continue
-        row = _in_a_process(FAMILIES[family], given.results)
+        row = _in_a_process(models[family], given.results)
         results = json.loads(given.results.read_text()) if given.results.exists() else {}
         results[family] = row
         given.results.write_text(json.dumps(results, indent=1) + "\n")

@@ -10,6 +10,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+def file_path(path: str | os.PathLike[str]) -> Path:
+    """``path``, if it can be a file's.
+
+    Raises:
+        ValueError: if it is a folder, or holds a NUL byte.
+    """
+    if "\0" in os.fspath(path):
+        raise ValueError(f"no file can be called {os.fspath(path)!r}: there is a NUL byte in it")
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file: {path / 'model.safetensors'}")
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write to a temporary file that takes the place of ``path`` when all went well.

@@ -18,7 +18,7 @@ def pair(
     Raises:
         ValueError: if it is not one or two integers of at least ``at_least``.
     """
-    both = (value, value) if isinstance(value, int) else tuple(value)
+    both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in both):
         raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
     if min(both) < at_least:
@@ -54,8 +54,8 @@ def probability(value: float, name: str) -> float:
     Raises:
         ValueError: if it does not.
     """
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
     return float(value)
 
 

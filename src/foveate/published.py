@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from foveate.arguments import nearest
 
@@ -65,6 +66,7 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to load into, got {type(module).__name__}")
+    _check_ready(module)
     if not isinstance(state, str | os.PathLike):
         return _load(module, state)
     path = Path(state)
@@ -73,6 +75,24 @@ def load_published(module: _Module, state: Mapping[str, Any] | str | os.PathLike
         return _load(module, read)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _check_ready(module: nn.Module) -> None:
+    """Refuse a module whose parameters or buffers cannot take numbers.
+
+    Raises:
+        ValueError: if one has no memory or no shape yet, or is sparse.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"{name} has no shape yet: call the module once on an input before")
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device and holds no numbers: give the module memory before "
+                "by its to_empty(device='cpu')"
+            )
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} is sparse: load dense weights, and make it sparse then")
 
 
 def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -113,13 +133,15 @@ def _load(module: _Module, state: Any) -> _Module:
 def _say_if_not_finite(module: nn.Module, loaded: Iterable[str]) -> None:
     """Of what a module holds now, in its own precision, in which large numbers overflow."""
     own = module.state_dict()
-    wrong = [
-        key
-        for key in loaded
-        if own[key].is_floating_point() and not own[key].is_meta and not own[key].isfinite().all()
-    ]
+    wrong = [key for key in loaded if own[key].is_floating_point() and not _is_finite(own[key])]
     if wrong:
         warnings.warn(f"not finite (NaN or infinite): {_some(wrong)}", stacklevel=4)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.element_size() == 1:  # float8, of which PyTorch does not tell
+        tensor = tensor.float()
+    return bool(tensor.isfinite().all())
 
 
 def _resamples(module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Tensor]) -> bool:
@@ -138,6 +160,8 @@ def _resamples(module: nn.Module, own: Mapping[str, Tensor], state: dict[str, Te
 
 
 def _read(path: Path) -> Any:
+    if "\0" in str(path):
+        raise ValueError(f"no file can be called {str(path)!r}: there is a NUL byte in it")
     if path.is_dir():
         names = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
         inside = f"pass one of its files: {_some(names)}" if names else "it holds no weights"
@@ -299,6 +323,8 @@ def _unwrapped(state: Any) -> tuple[dict[str, Tensor], list[str]]:
     for key, value in state.items():
         if not isinstance(key, str):
             raise TypeError(f"entries must be named by strings, got {key!r}{hint}")
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            raise TypeError(f"entry {key!r} is sparse; pass its to_dense()")
         if not isinstance(value, Tensor):
             found = type(value).__name__
             raise TypeError(f"entry {key!r} must be a torch.Tensor, got {found}{hint}")

@@ -39,3 +39,20 @@ def test_transformers_vision_models():
     foveate.replace(model, "attention", "multi_head", example=x)
     assert model(x).logits.shape == (2, 5)
     assert len(foveate.changes(model)) == 2
+
+
+@torch.no_grad()
+def test_outputs_that_are_dicts_are_changed_too():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])
+    model = transformers.ConvNextModel(config).eval()
+    x = torch.rand(2, 3, 64, 64)
+    before = model(x)
+    foveate.insert(model, "cbam", at="stage", example=x)
+    after = model(x)
+    assert type(after) is type(before)
+    assert torch.equal(after.last_hidden_state, before.last_hidden_state)
+    assert len(foveate.changes(model)) == 4
+    foveate.restore(model)
+    foveate.insert(model, "cbam", at="stage", start="naive", example=x)
+    assert not torch.equal(model(x).last_hidden_state, before.last_hidden_state)

@@ -661,7 +661,7 @@ def test_explain_says_which_backend_and_why():
         ({"bias": torch.randn(2, 5, 5).double()}, "bias must be torch.float32"),
         ({"key_mask": torch.ones(1, 8, 8)}, "key_mask must be boolean"),
         ({"key_mask": torch.ones(8, 8, dtype=torch.bool)}, "map's shape"),
-        ({"dropout_p": 1.0}, r"dropout_p must be in \[0, 1\)"),
+        ({"dropout_p": 1.0}, r"dropout_p must be a number in \[0, 1\)"),
     ],
 )
 def test_mistakes_are_refused(change, message):

@@ -171,3 +171,40 @@ def test_a_file_whose_bytes_have_changed_is_said(tmp_path):
     path.write_bytes(whole)
     with pytest.warns(UserWarning, match="may be damaged"):
         foveate.load_published(module, path)
+
+
+def _sparse() -> nn.Module:
+    module = nn.Linear(4, 4)
+    module.weight = nn.Parameter(module.weight.detach().to_sparse())
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda: nn.Linear(4, 4, device="meta"), r"^weight is on the meta device"),
+        (lambda: nn.LazyLinear(4), r"^weight has no shape yet: call the module once"),
+        (_sparse, r"^weight is sparse"),
+    ],
+)
+def test_a_module_that_cannot_take_numbers_is_refused(module, message):
+    with pytest.raises(ValueError, match=message):
+        foveate.load_published(module(), nn.Linear(4, 4).state_dict())
+
+
+def test_sparse_weights_and_paths_that_are_none_are_refused():
+    module = nn.Linear(4, 4)
+    state = {**module.state_dict(), "weight": module.weight.detach().to_sparse()}
+    with pytest.raises(TypeError, match=r"'weight' is sparse; pass its to_dense\(\)"):
+        foveate.load_published(module, state)
+    for name in ("a\0b", "a\0b.safetensors"):
+        with pytest.raises(ValueError, match="NUL byte"):
+            foveate.load_published(module, name)
+
+
+def test_float8_is_filled():
+    module = nn.Linear(4, 4)
+    module.weight = nn.Parameter(module.weight.detach().to(torch.float8_e4m3fn), False)
+    state = nn.Linear(4, 4).state_dict()
+    foveate.load_published(module, state)
+    torch.testing.assert_close(module.weight.float(), state["weight"], rtol=0.1, atol=0.01)

@@ -77,6 +77,7 @@ def test_a_study_on_a_trained_model_leaves_its_whole_result(study, weights):
     assert host.normalize.mean == (0.5, 0.5, 0.5)
     plan = results.plan
     assert (plan.lr, plan.freeze, plan.match) == (2e-4, "norms", "multiply_adds")
+    assert foveate.study.plan.complete(plan_of(weights=str(weights))).added_lr_scale == 10
     notes = " ".join(results.notes)
     assert "its batch norms keep their statistics, weights and biases" in notes
     assert "at 10 times the learning rate of the rest" in notes

@@ -53,3 +53,19 @@ def test_fuse_follows_timm():
 def test_fuse_takes_modules_only():
     with pytest.raises(TypeError, match=r"torch\.nn\.Module to fuse, got str"):
         foveate.fuse("model")
+
+
+def test_what_stands_between_the_parts_of_a_module_is_not_merged_away():
+    import timm
+
+    model = timm.create_model("mobileone_s0", num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    foveate.insert(model, "efficient_channel", where="stages.0.*", example=x)
+    for parameter in foveate.added(model):
+        parameter.data.fill_(0.5)
+    with torch.no_grad():
+        expected, before = model(x), sum(1 for _ in model.modules())
+        with pytest.warns(UserWarning, match=r"^stages\.0\.1 and 2 more keep"):
+            foveate.fuse(model)
+        torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    assert sum(1 for _ in model.modules()) < before

@@ -394,3 +394,12 @@ def test_overlapping_and_conjugate_tensors_are_saved(tmp_path):
     load(twin, tmp_path / "m.safetensors")
     for name, value in model.state_dict().items():
         assert torch.equal(twin.state_dict()[name], value)
+
+
+def test_a_folder_is_no_file_to_save_to_or_load_from(tmp_path):
+    model = resnet()
+    for call in (foveate.surgery.save, foveate.surgery.load):
+        with pytest.raises(ValueError, match=r"is a folder; name a file: .*model\.safetensors"):
+            call(model, tmp_path)
+        with pytest.raises(ValueError, match="NUL byte"):
+            call(model, "model\0.safetensors")

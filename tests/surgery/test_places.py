@@ -249,3 +249,24 @@ def test_grouped_convolutions_are_convolutions():
                           nn.Conv2d(8, 8, 3, 1, 1, groups=8))  # fmt: skip
     found = kinds(model, images(16))
     assert (found["conv"], found["depthwise"]) == (["1"], ["2"])
+
+
+def test_a_model_made_for_another_size_is_seen_at_that_size():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=(64, 32))
+    assert foveate.places(model).of("attention")[0].size == (4, 2)
+
+
+def test_the_lateral_connections_of_a_pyramid_are_branches():
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+            self.top, self.lateral = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            fine = self.fine(x)
+            top = self.top(self.coarse(fine))
+            return nn.functional.interpolate(top, scale_factor=2.0) + self.lateral(fine)
+
+    found = foveate.places(Pyramid(), images(32)).of("branch")
+    assert [place.path for place in found] == ["lateral"]

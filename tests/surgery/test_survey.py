@@ -55,7 +55,7 @@ def test_the_probe_finds_a_scrambled_order_and_passes_a_right_one(tool):
     model.pretrained_cfg = {"input_size": (3, 64, 64)}
     foveate.replace(model, "attention", "neighborhood", kernel_size=3)
     with torch.no_grad():
-        assert tool.probe(model, (3, 64, 64)) == {"checked": 2, "wrong": []}
+        assert tool.probe(model, (3, 64, 64)) == {"checked": 2, "wrong": [], "untold": []}
         geometry = model.blocks[1].attn.foveate.geometry
         split = geometry.split
 

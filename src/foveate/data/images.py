@@ -206,7 +206,10 @@ def _with_notes(images: ImageSet, notes: list[str]) -> ImageSet:
 
 def _normalized(found: Moments) -> str:
     mean, std = (", ".join(f"{value:.3f}" for value in part) for part in (found.mean, found.std))
-    return f"normalized by mean {mean} and deviation {std}, from {found.images:,} training images"
+    return (
+        f"normalized by mean {mean} and deviation {std}, from {found.images:,} training images, "
+        "unless a host states its own"
+    )
 
 
 class _Asked(NamedTuple):

@@ -14,6 +14,7 @@ from math import isclose
 
 from foveate.study.entry import Entry
 from foveate.study.numbers import show_ms
+from foveate.study.own_host import LABELS, RATIO
 from foveate.study.plan import Plan
 from foveate.study.records import MatchedHost
 
@@ -79,9 +80,14 @@ def fit(cost: Cost, target: float, start: float, label: str) -> tuple[float, flo
 def matched_lines(hosts: Iterable[MatchedHost]) -> list[str]:
     """What was changed, a line each."""
     return [
-        f"{host.attention}: {host.option} {host.value:g} makes it {_show_cost(host)}"
+        f"{_label(host)}: {host.option} {host.value:g} makes it {_show_cost(host)}"
         for host in hosts
     ]
+
+
+def _label(host: MatchedHost) -> str:
+    """What tables call it: the control of a host of the user's own has another name there."""
+    return LABELS.get(host.attention, host.attention) if host.option == RATIO else host.attention
 
 
 def _show_cost(host: MatchedHost) -> str:

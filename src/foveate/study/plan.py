@@ -27,6 +27,12 @@ DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
 EMBEDDED = ("characters", "digits")
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+ADDED_LR_SCALE = 10.0
+"""By default, how much faster than trained weights that learns which is put between them.
+
+An inserted scale starts at zero, and an optimizer such as Adam moves it by about the learning rate
+a step: at that of fine-tuning, a short study would compare the unchanged model with itself.
+"""
 _WITHOUT_EFFECT = ("workers", "trial_minutes", "cache")
 """Settings that change no number."""
 
@@ -170,11 +176,12 @@ class Plan:
             "norms with weights, else nothing",
         ),
     )
-    added_lr_scale: float = field(
-        default=1.0,
+    added_lr_scale: float | None = field(
+        default=None,
         metadata=_stated(
-            read.positive_number,
+            read.maybe_positive,
             "of what is put into a host of your own: its learning rate over that of the rest",
+            "10 with weights, else 1",
         ),
     )
     match: str | None = field(
@@ -389,6 +396,7 @@ def complete(plan: Plan) -> Plan:
         else plan.host,
         weights=plan.weights and _absolute(plan.weights),
         freeze=plan.freeze or (own and ("norms" if plan.weights else "nothing")),
+        added_lr_scale=plan.added_lr_scale or (own and (ADDED_LR_SCALE if plan.weights else 1.0)),
         match=plan.match or (own and "multiply_adds"),
         imports=tuple(map(_importable, plan.imports)),
     )

@@ -457,4 +457,5 @@ def set_up(plan: Plan) -> None:
 def recipe_of(plan: Plan) -> Recipe:
     """What of a plan says how a model is trained."""
     shared = [name for name in Recipe.__dataclass_fields__ if hasattr(plan, name)]
-    return Recipe(**{name: getattr(plan, name) for name in shared})
+    stated = {name: getattr(plan, name) for name in shared}
+    return Recipe(**{**stated, "added_lr_scale": plan.added_lr_scale or 1.0})

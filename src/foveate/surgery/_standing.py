@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -145,8 +146,6 @@ class Aside:
         return Aside, (None,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Aside:
-        from copy import deepcopy
-
         return Aside(deepcopy(self.module, memo))
 
 
@@ -201,6 +200,10 @@ def with_features(output: Any, features: Tensor) -> Any:
     """``output`` with its first tensor replaced."""
     if isinstance(output, Tensor):
         return features
+    if isinstance(output, dict):  # such as the outputs of transformers' models
+        made = copy(output)
+        made[next(key for key, value in output.items() if isinstance(value, Tensor))] = features
+        return made
     values = list(output)
     at = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
     values[at] = features

@@ -10,12 +10,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from foveate._files import replacing
+from foveate._files import file_path, replacing
 
 __all__ = ["DamagedFileError", "read_tensors", "write_tensors"]
 
@@ -29,11 +28,15 @@ class DamagedFileError(ValueError):
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write ``tensors``, which share no memory, and ``metadata``, whole or not at all."""
+    """Write ``tensors``, which share no memory, and ``metadata``, whole or not at all.
+
+    Raises:
+        ValueError: if ``path`` is a folder.
+    """
     from safetensors.torch import save
 
     words = {**metadata, _CHECKSUM: _digest(tensors, metadata)}
-    with replacing(Path(path)) as file:
+    with replacing(file_path(path)) as file:
         file.write(save(dict(tensors), words))
 
 
@@ -41,12 +44,13 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """The tensors at ``path`` and the words about them.
 
     Raises:
+        ValueError: if ``path`` is a folder.
         DamagedFileError: if the file cannot be read, or its content has changed.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(file_path(path), framework="pt") as file:
             words = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -42,7 +42,7 @@ from foveate.surgery.places import (
     named,
     nothing_matched,
 )
-from foveate.surgery.trace import Trace, TraceError, trace
+from foveate.surgery.trace import Trace, TraceError, line_of, trace
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _ROLES: dict[str, tuple[Role, ...]] = {
@@ -445,7 +445,7 @@ class _Surgery:
             if isinstance(error, TraceError):
                 raise ValueError(
                     f"the model does not run with {self.step.mechanism} in these places, and is "
-                    f"as it was: {error.__cause__}"
+                    f"as it was: {line_of(error.__cause__)}"
                 ) from error
             raise
 

@@ -480,7 +480,11 @@ class _Finder(Reader):
             two = self._operands(node)
             if two is None or two[0].shape != two[1].shape or two[0].depth == two[1].depth:
                 continue
-            if (host := self._host(max(two, key=lambda n: n.depth), node)) is not None:
+            shallow, deep = sorted(two, key=lambda n: n.depth)
+            host = self._host(deep, node)
+            if host is None and node not in residuals and shallow.depth:
+                host = self._host(shallow, node)  # beside what was upsampled, in a pyramid
+            if host is not None:
                 hosts.setdefault(host.module, host)
                 if node in residuals:
                     certain.add(host.module)

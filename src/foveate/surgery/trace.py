@@ -210,16 +210,17 @@ def _really(
     fake_error: Exception,
 ) -> Trace:  # fmt: skip
     try:
-        said = f"ran on real tensors, since fake ones fail: {_line(fake_error)}"
+        said = f"ran on real tensors, since fake ones fail: {line_of(fake_error)}"
         return _watch(model, args, kwargs, [*notes, said], fake=False)
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} could not be run to find its places: {_line(error)}\n"
+            f"{type(model).__name__} could not be run to find its places: {line_of(error)}\n"
             "Give an input that it accepts: example=tensor, a tuple of arguments or a dict"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def line_of(error: BaseException | None) -> str:
+    """An error in one line, with its class, as some say nothing else."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
@@ -248,13 +249,15 @@ def _arguments(
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int] | None:
-    """(C, H, W) as timm's configuration states it, with the channels that it was made for."""
+    """(C, H, W) as timm's configuration states it, with what the model was made with instead."""
+    made_with = getattr(model, "_model_args", {})  # timm's own note
     for name in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, name, None)
         if isinstance(config, Mapping) and config.get("input_size"):
             channels, height, width = config["input_size"]
-            given = getattr(model, "_model_args", {}).get("in_chans")  # timm's own note
-            return given or channels, height, width
+            size = made_with.get("img_size") or (height, width)
+            height, width = (size, size) if isinstance(size, int) else size
+            return made_with.get("in_chans") or channels, height, width
     return None
 
 

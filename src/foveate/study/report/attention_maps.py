@@ -30,12 +30,17 @@ def attention_maps(results: Results) -> Markup | None:
         legend,
         element("div", _image(first), figures, class_="maps"),
         note="Computed from the trained models: how much each position counts for the output at "
-        "the ringed query, in the first block of each stage, averaged over "
+        f"the ringed query, in the first {place_word(results)} of each stage, averaged over "
         f"{count(first.images, 'held-out image')}. Attention weights are averaged over heads; "
         "where a mechanism has no dense weights, the norm of the output's gradient is shown, which "
         "includes the mechanism's convolutions. Each map has its own top; colour follows the "
         "square root, so that small shares show.",
     )
+
+
+def place_word(results: Results) -> str:
+    """What stands in the host: blocks in ours, places of any kind in a model of the user's."""
+    return "block" if results.host is None else "changed place"
 
 
 def _image(maps: AttentionMaps) -> Markup:

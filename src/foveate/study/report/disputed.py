@@ -8,7 +8,7 @@ from typing import Any
 from foveate.data.findings import printable
 from foveate.study.disputed import Disputed, disputed
 from foveate.study.records import ImageMap, Records
-from foveate.study.report.attention_maps import framed
+from foveate.study.report.attention_maps import framed, place_word
 from foveate.study.report.markup import Markup, element, section
 from foveate.study.report.pictures import heat_map, picture
 from foveate.study.results import Results
@@ -34,8 +34,9 @@ def disputed_images(results: Results) -> Markup | None:
     )
     if seen:
         note += (
-            " Below each image: what the ringed query in its middle attends to in the first block, "
-            f"in up to {_MAPS} of the trained models, the best and the worst on this image first."
+            " Below each image: what the ringed query in its middle attends to in the first "
+            f"{place_word(results)}, in up to {_MAPS} of the trained models, the best and the "
+            "worst on this image first."
         )
     return section(
         "Where they differ",
