@@ -1,8 +1,9 @@
 """What a model is trained for: a task gives a loss, predictions and metrics."""
 
 from foveate.tasks.classification import Classification
+from foveate.tasks.segmentation import Segmentation
 from foveate.tasks.segmentation_losses import dice_loss, pixel_cross_entropy
 from foveate.tasks.segmentation_metrics import AreaMetric
 from foveate.training.task import Task
 
-__all__ = ["AreaMetric", "Classification", "Task", "dice_loss", "pixel_cross_entropy"]
+__all__ = ["AreaMetric", "Classification", "Segmentation", "Task", "dice_loss", "pixel_cross_entropy"]
