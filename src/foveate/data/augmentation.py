@@ -68,9 +68,7 @@ def choose_augmentation(
     return Augmentation(kind, mirror, f"{why}: crops and color changes; {what}, {reason}")
 
 
-def choose_pixel_augmentation(
-    images: Sequence[np.ndarray], classes: Sequence[str]
-) -> Augmentation:
+def choose_pixel_augmentation(images: Sequence[np.ndarray], classes: Sequence[str]) -> Augmentation:
     """The same where classes are of pixels: a mirrored image has a mirrored mask.
 
     So photographs are mirrored unless a class is called left, right or clockwise.

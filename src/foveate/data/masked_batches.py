@@ -167,8 +167,8 @@ class Rescale(v2.Transform):
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"size": [max(1, round(factor * height)), max(1, round(factor * width))]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return v2.functional.resize(inpt, params["size"], antialias=True)  # nearest for masks
+    def transform(self, x: Any, params: dict[str, Any]) -> Any:
+        return v2.functional.resize(x, params["size"], antialias=True)  # nearest for masks
 
 
 class MaskedBatches(Batches):

@@ -44,7 +44,9 @@ def assess(
     return Health(
         at_chance=at_chance,
         diverged=not history[-1].train_loss <= history[0].train_loss,
-        rising=still_rising(scores, metric, len(predictions.images), _variance(predictions, metric)),
+        rising=still_rising(
+            scores, metric, len(predictions.images), _variance(predictions, metric)
+        ),
         chance=chance,
     )
 

@@ -21,9 +21,6 @@ from foveate.metrics import (
 
 if TYPE_CHECKING:
     from foveate.data.images import ImageSet
-    from foveate.study.plan import Plan
-
-Prepare = Callable[..., Any]
 
 
 class Kind(NamedTuple):
@@ -39,10 +36,10 @@ class Kind(NamedTuple):
     metrics: tuple[Metric, ...]
     own: tuple[str, ...]
     size: tuple[int, int]
-    prepare: Callable[[Path, Plan, Callable[[int, int], None] | None], ImageSet]
+    prepare: Callable[[Path, Any, Callable[[int, int], None] | None], ImageSet]
 
 
-def _labelled(directory: Path, plan: Plan, progress: Any) -> ImageSet:
+def _labelled(directory: Path, plan: Any, progress: Any) -> ImageSet:
     from foveate.data.images import prepare
 
     return prepare(
@@ -51,13 +48,13 @@ def _labelled(directory: Path, plan: Plan, progress: Any) -> ImageSet:
         plan.image_size or (0, 0),
         root=plan.data_root,
         limit=plan.limit,
-        duplicates=plan.duplicates,  # pyrefly: ignore
+        duplicates=plan.duplicates,
         cache=plan.cache,
         progress=progress,
     )
 
 
-def _masked(directory: Path, plan: Plan, progress: Any) -> ImageSet:
+def _masked(directory: Path, plan: Any, progress: Any) -> ImageSet:
     from foveate.data.images import prepare_masks
 
     return prepare_masks(
@@ -66,7 +63,7 @@ def _masked(directory: Path, plan: Plan, progress: Any) -> ImageSet:
         plan.image_size or (0, 0),
         ignored=plan.ignore_label,
         limit=plan.limit,
-        duplicates=plan.duplicates,  # pyrefly: ignore
+        duplicates=plan.duplicates,
         progress=progress,
     )
 

@@ -300,8 +300,8 @@ class Plan:
         default="auto",
         metadata=_stated(
             read.text,
-            "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of images; "
-            "in segmentation changes of size, crops, mirrors and color changes, of image and mask",
+            "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of "
+            "images; in segmentation of image and mask alike",
         ),
     )
     augment_kwargs: dict[str, Any] = field(
@@ -309,7 +309,7 @@ class Plan:
         metadata=_stated(
             read.mapping,
             "options of timm's create_transform; in segmentation scale, hflip and color_jitter",
-        )
+        ),
     )
     precision: str = field(
         default="32-true",

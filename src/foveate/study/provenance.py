@@ -240,7 +240,10 @@ def _(found: PixelPredictions, labels: np.ndarray, classes: int) -> str | None:
 
 
 def _check_score(
-    records: Records, entry: Entry, seed: int, record: TrialRecord,
+    records: Records,
+    entry: Entry,
+    seed: int,
+    record: TrialRecord,
     found: Predictions | PixelPredictions | None,
 ) -> None:
     """Whether the score is one that the metric takes, and that of the predictions."""

@@ -367,7 +367,9 @@ def build(
         "in_chans": channels,
         "attention": entry.name,
         "attention_kwargs": entry.kwargs,
-        **{"start": plan.start, **plan.host_kwargs, **entry.host},
+        "start": plan.start,
+        **plan.host_kwargs,
+        **entry.host,
     }
     model = task_of(plan).host(plan, plan.host, classes, options)
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore

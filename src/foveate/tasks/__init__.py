@@ -6,4 +6,11 @@ from foveate.tasks.segmentation_losses import dice_loss, pixel_cross_entropy
 from foveate.tasks.segmentation_metrics import AreaMetric
 from foveate.training.task import Task
 
-__all__ = ["AreaMetric", "Classification", "Segmentation", "Task", "dice_loss", "pixel_cross_entropy"]
+__all__ = [
+    "AreaMetric",
+    "Classification",
+    "Segmentation",
+    "Task",
+    "dice_loss",
+    "pixel_cross_entropy",
+]

@@ -80,7 +80,7 @@ class Segmentation:
         images, labels = batch
         if not isinstance(images, Tensor):
             sizes = ", ".join(f"{x.shape[-2]}x{x.shape[-1]}" for x in images[:3])
-            raise ValueError(f"training needs images of one size in a batch, got {sizes}: crop them")
+            raise ValueError(f"training needs images of one size a batch, got {sizes}: crop them")
         outputs = model(images)
         if isinstance(outputs, Tensor):
             return {"loss": self.loss(outputs, labels)}

@@ -131,11 +131,7 @@ class Labels:
 
     def _of_colors(self, mask: Image.Image, path: Path) -> np.ndarray:
         if not self.colors:
-            raise DataError(
-                f"mask {path} is in color (RGB), and no table says which color is which class: put "
-                "a class_dict.csv (name,r,g,b), or a classes.json with classes and colors, into "
-                "the folder of the set"
-            )
+            raise needs_table(path)
         codes = color_codes(mask)
         known = np.array([_code(color) for color in self.colors])
         order = np.argsort(known)
@@ -150,6 +146,15 @@ class Labels:
                 f"not among the {len(known)} colors of the list of classes"
             )
         return np.array(list(self.colors.values()))[found]
+
+
+def needs_table(path: Path) -> DataError:
+    """What to say of a mask in color where no table says what colors mean."""
+    return DataError(
+        f"mask {path} is in color (RGB), and no table says which color is which class: put a "
+        "class_dict.csv (name,r,g,b), or a classes.json with classes and colors, into the folder "
+        "of the set"
+    )
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
@@ -195,7 +200,7 @@ def labels_of(
     out = {IGNORED} if ignored is None else {IGNORED, ignored}
     if listed is not None:
         out |= listed.ignored
-        if IGNORED < len(listed.names):
+        if len(listed.names) > IGNORED:
             out.discard(IGNORED)
         names = [name for value, name in enumerate(listed.names) if value not in out]
         kept = [value for value in range(len(listed.names)) if value not in out]

@@ -24,7 +24,7 @@ from PIL import Image
 
 from foveate.data.findings import LeftOut, printable
 from foveate.data.pixels.decode import NEEDS_PACKAGE, open_file, reason
-from foveate.data.pixels.mask import Labels, labels_of, open_mask, upright, values_of
+from foveate.data.pixels.mask import Labels, labels_of, needs_table, open_mask, upright, values_of
 from foveate.data.sources.base import (
     FINAL,
     TEST,
@@ -138,7 +138,8 @@ class MaskFolder(Source):
     @cached_property
     def _labels(self) -> tuple[Labels, list[str], list[str]]:
         listed = read_class_list(self.root)
-        found = self._values() if listed is None or len(listed.names) <= 2 else []
+        colored = listed is not None and bool(listed.colors)
+        found = self._values(colored) if listed is None or len(listed.names) <= 2 else []
         return labels_of(listed, found, self.ignored, repr(self.name))
 
     @cached_property
@@ -156,10 +157,9 @@ class MaskFolder(Source):
             voc = one.images.casefold() == "jpegimages"
             if missing and not voc:
                 raise DataError(
-                    f"{len(missing):,} of {len(images):,} images in {str(self.root / one.images)!r}"
-                    f" have no mask, first {printable(missing[0])!r}: expected "
-                    f"{printable(os.path.splitext(missing[0].replace(one.images, one.masks, 1))[0])}"
-                    ".png"
+                    f"{len(missing):,} of {len(images):,} images in "
+                    f"{str(self.root / one.images)!r} have no mask, first "
+                    f"{printable(missing[0])!r}: expected {printable(_mask_of(missing[0], one))}"
                 )
             left_out += [LeftOut(name, NO_MASK) for name in missing]
             used = set(found.values())
@@ -255,7 +255,7 @@ class MaskFolder(Source):
                 (images if known and not file.startswith(".") else others).append(path)
         return images, others
 
-    def _values(self) -> list[int]:
+    def _values(self, colored: bool) -> list[int]:
         """All values in all masks."""
         paths = [self.root / mask for mask in self._paired.masks.values()]
 
@@ -266,6 +266,8 @@ class MaskFolder(Source):
                 raise
             except Exception as error:
                 raise DataError(f"mask {path} cannot be read: {reason(error, str(path))}") from None
+            if mask.mode == "RGB" and not colored:
+                raise needs_table(path)
             return np.array([], int) if mask.mode == "RGB" else np.unique(values_of(mask))
 
         with ThreadPoolExecutor() as pool:
@@ -273,6 +275,10 @@ class MaskFolder(Source):
             for values in pool.map(look, paths):
                 found.update(values.tolist())
         return sorted(found)
+
+
+def _mask_of(image: str, folders: _Folders) -> str:
+    return os.path.splitext(image.replace(folders.images, folders.masks, 1))[0] + ".png"
 
 
 def _folders(root: Path) -> list[str]:
@@ -285,6 +291,7 @@ def _match(images: list[str], masks: list[str], folders: _Folders) -> dict[str, 
     Raises:
         DataError: if an image has several.
     """
+
     def key(name: str, folder: str) -> str:
         return os.path.splitext(os.path.relpath(name, folder))[0]
 

@@ -41,25 +41,26 @@ def labelled_pictures(
     labels = {row.label: records.segments(row.subject.attention) for row in results.rows}
     truth = records.segments(TRUTH)
     key = [
-        element("li", element("img", src=picture([[list(color)]]), alt="", width=12, height=12),
-                f" {name}")  # fmt: skip
-        for color, name in zip(colors[:_NAMED], record.classes, strict=False)
+        _named(color, name) for color, name in zip(colors, record.classes[:_NAMED], strict=False)
+    ]
+    figures = [
+        _figure(one, pictures.get(one.image), truth.get(one.image), labels, colors) for one in found
     ]
     return section(
         "Where they differ",
         "differ",
         element("ul", key, class_="colors"),
-        element(
-            "div",
-            [_figure(one, pictures.get(one.image), truth.get(one.image), labels, colors)
-             for one in found],
-            class_="differ labelled",
-        ),  # fmt: skip
+        element("div", figures, class_="differ labelled"),
         note="Held-out images whose pixels some find more of than others, painted with the labels "
         "that a trained model of the first seed gives, the best and the worst on the image first; "
         "the share is that of the pixels whose class is found, over all seeds. Unpainted pixels of "
         "the mask count nowhere.",
     )
+
+
+def _named(color: Color, name: str) -> Markup:
+    patch = element("img", src=picture([[list(color)]]), alt="", width=12, height=12)
+    return element("li", patch, f" {name}")
 
 
 def palette(given: Sequence[Sequence[int]] | None, classes: int) -> list[Color]:
@@ -106,10 +107,14 @@ def _figure(
         said = f"{label} {100 * one.found[label]:.0f} %"
         there = given is not None and given.shape == image.shape[:2]
         shown.append((said, painted(image, given, colors) if there else None))
-    figures = [
-        element("figure", panel is not None and framed(picture(panel.tolist()), *panel.shape[:2],
-                None, f"{name}: {said}"), element("small", said))
-        for said, panel in shown
-    ]  # fmt: skip
-    return element("figure", element("figcaption", element("small", name)),
-                   element("div", figures, class_="looks"))  # fmt: skip
+    figures = [_panel(name, said, panel) for said, panel in shown]
+    caption = element("figcaption", element("small", name))
+    return element("figure", caption, element("div", figures, class_="looks"))
+
+
+def _panel(name: str, said: str, pixels: np.ndarray | None) -> Markup:
+    image = None
+    if pixels is not None:
+        height, width = pixels.shape[:2]
+        image = framed(picture(pixels.tolist()), height, width, None, f"{name}: {said}")
+    return element("figure", image, element("small", said))

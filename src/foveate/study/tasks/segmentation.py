@@ -121,9 +121,7 @@ def balanced(pixels: Sequence[int]) -> list[float]:
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
-def _reduced(
-    image: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST
-) -> np.ndarray:
+def _reduced(image: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
     """At most :data:`_PICTURE` pixels along a side."""
     height, width = image.shape[:2]
     scale = min(1.0, _PICTURE / max(height, width))
