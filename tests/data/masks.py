@@ -8,14 +8,16 @@ import numpy as np
 from PIL import Image
 
 
-def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def scene(
+    rng: np.random.Generator, size: tuple[int, int], side: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
     """An image with a green and a blue square on dark ground, and its labels 0, 1, 2."""
     pixels = rng.integers(0, 70, (*size, 3), dtype=np.uint8)
     labels = np.zeros(size, np.uint8)
     for label in (1, 2):
-        top, left = (int(rng.integers(0, side - 8)) for side in size)
-        pixels[top : top + 8, left : left + 8, label] = 220
-        labels[top : top + 8, left : left + 8] = label
+        top, left = (int(rng.integers(0, whole - side)) for whole in size)
+        pixels[top : top + side, left : left + side, label] = 220
+        labels[top : top + side, left : left + side] = label
     return pixels, labels
 
 
@@ -26,6 +28,7 @@ def make_scenes(
     layout: str = "{kind}/{split}",
     kinds: tuple[str, str] = ("images", "masks"),
     names: bool = True,
+    side: int = 8,
 ) -> Path:
     """``counts[split]`` scenes, laid out as said; every second one is two rows taller."""
     rng = np.random.default_rng(0)
@@ -34,7 +37,7 @@ def make_scenes(
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            pixels, labels = scene(rng, (size[0] + 2 * (index % 2), size[1]))
+            pixels, labels = scene(rng, (size[0] + 2 * (index % 2), size[1]), side)
             labels[0] = 255
             Image.fromarray(pixels).save(folders[0] / f"{split}{index}.png")
             Image.fromarray(labels).save(folders[1] / f"{split}{index}.png")

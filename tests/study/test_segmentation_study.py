@@ -25,12 +25,12 @@ from tests.data.masks import make_scenes
 def run(tmp_path_factory) -> Path:
     """A finished study of one gate and one control, with images kept for the very end."""
     folder = tmp_path_factory.mktemp("segmentation")
-    data = make_scenes(folder / "scenes", {"train": 24, "val": 6, "test": 4}, (24, 32))
+    data = make_scenes(folder / "scenes", {"train": 24, "val": 6, "test": 4}, (32, 40), side=16)
     command = [
         "compare", "--task", "segmentation", "--data", str(data), "--attention", "cbam",
-        "--controls", "none", "--seeds", "2", "--epochs", "6", "--batch-size", "4",
-        "--image-size", "24", "32", "--lr", "0.005", "--workers", "1", "--threads", "1",
-        "--augment", "none", "--head-kwargs", "neck_dim=16", "dim=16", "--window", "16",
+        "--controls", "none", "--seeds", "2", "--epochs", "8", "--batch-size", "4",
+        "--image-size", "32", "40", "--lr", "0.01", "--workers", "1", "--threads", "1",
+        "--augment", "none", "--head-kwargs", "neck_dim=16", "dim=16", "--window", "32",
         "--dice", "0.5", "--class-weights", "balanced", "--out", str(folder / "run"),
     ]  # fmt: skip
     assert main(command) == 0
@@ -61,14 +61,14 @@ def test_the_report_shows_classes_and_painted_pictures(run):
     page = (run / "report.html").read_text()
     assert "IoU by class" in page
     assert "always the same class" in page
-    assert "predicted in overlapping windows of 16x16" in page
+    assert "predicted in overlapping windows of 32x32" in page
     results = read_results(run, load_plan(run / "plan.yaml"))
     found = disputed(results)
     assert found
     assert found[0].label == ""
     truth = results_truth(run)
     assert set(truth) == {one.image for one in found}
-    assert page.count("its mask") == len(found)
+    assert page.count("<small>its mask</small>") == len(found)
     assert write_report(results, judge(results.scores, results.controls, results.metric)).exists()
 
 
