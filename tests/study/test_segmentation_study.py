@@ -25,12 +25,13 @@ from tests.data.masks import make_scenes
 def run(tmp_path_factory) -> Path:
     """A finished study of one gate and one control, with images kept for the very end."""
     folder = tmp_path_factory.mktemp("segmentation")
-    data = make_scenes(folder / "scenes", {"train": 24, "val": 6, "test": 4}, (32, 40), side=16)
+    data = make_scenes(folder / "scenes", {"train": 24, "val": 5, "test": 4}, (32, 40), side=16)
     command = [
         "compare", "--task", "segmentation", "--data", str(data), "--attention", "cbam",
-        "--controls", "none", "--seeds", "2", "--epochs", "8", "--batch-size", "4",
-        "--image-size", "32", "40", "--lr", "0.01", "--workers", "1", "--threads", "1",
-        "--augment", "none", "--head-kwargs", "neck_dim=16", "dim=16", "--window", "32",
+        "--controls", "none", "--seeds", "2", "--epochs", "5", "--batch-size", "4",
+        "--image-size", "32", "40", "--lr", "0.02", "--workers", "1", "--threads", "1",
+        "--augment", "none", "--head-kwargs", "neck_dim=16", "dim=16",
+        "--host-kwargs", "dims=[16,24,32,32]", "depths=[1,1,1,1]", "--window", "32",
         "--dice", "0.5", "--class-weights", "balanced", "--out", str(folder / "run"),
     ]  # fmt: skip
     assert main(command) == 0
@@ -52,7 +53,7 @@ def test_it_learns_and_its_scores_are_those_of_its_areas(run):
     assert results.majority.name == "ground"
     assert results.majority.share < 1 / 3
     verdict = judge(results.scores, results.controls, results.metric, results.unhealthy)
-    assert verdict.comparisons[0].images == 6
+    assert verdict.comparisons[0].images == 5
     lines = list(csv.DictReader((run / "summary.csv").open()))
     assert float(lines[0]["mean_iou"]) == pytest.approx(results.rows[0].estimate.mean)
 
