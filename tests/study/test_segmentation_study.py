@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from foveate.cli import main
 from foveate.metrics import MEAN_IOU
 from foveate.study.disputed import disputed
 from foveate.study.entry import PlanError
-from foveate.study.plan import load_plan, read_plan
+from foveate.study.plan import complete, load_plan, read_plan
 from foveate.study.records import TRUTH
 from foveate.study.report.labelled import painted, palette
 from foveate.study.report.page import write_report
 from foveate.study.results import read_results
 from foveate.study.statistics import judge
+from foveate.study.trial import build
 from tests.data.masks import make_scenes
 
 
@@ -99,12 +101,29 @@ def test_paint_leaves_pixels_that_do_not_count():
         ({"head": "upernet"}, "head is for task segmentation"),
         ({"dice": 1.0}, "dice is for task segmentation"),
         ({"task": "segmentation", "data": "x", "ignore_label": -1}, "ignore_label must be"),
+        (
+            {"task": "segmentation", "data": "x", "host": "timm/resnet10t", "weights": "a.pth"},
+            "weights of a classifier are not read",
+        ),
         ({"task": "segmentation", "data": "x", "class_weights": "rare"}, "class_weights must be"),
     ],
 )
 def test_settings_of_another_task_are_refused(settings, said):
     with pytest.raises(PlanError, match=said):
         read_plan(settings)
+
+
+def test_mechanisms_stand_in_a_model_of_timms_below_the_head():
+    settings = {"task": "segmentation", "data": "x", "host": "timm/resnet10t", "image_size": 64,
+                "attention": ["cbam"], "at": "stage"}  # fmt: skip
+    plan = complete(read_plan(settings))
+    found = {}
+    for entry in plan.entries:
+        model = build(plan, entry, 3, 3).eval()
+        with torch.no_grad():
+            assert model(torch.zeros(1, 3, 50, 70)).shape == (1, 3, 50, 70)
+        found[entry.name] = sum(p.numel() for p in model.parameters())
+    assert found["none"] < found["cbam"]
 
 
 def test_the_metric_follows_the_task():

@@ -543,7 +543,15 @@ def _check_task(plan: Plan, where: str) -> None:
         for key in other.own if task != plan.task else ():
             if getattr(plan, key) != getattr(Plan(), key):
                 raise PlanError(f"{key} is for task {task}, and task is {plan.task} (in {where})")
-    if plan.task != "classification" and plan.data in EMBEDDED:
+    if plan.task == "classification":
+        return
+    own = own_host(plan.host)
+    if plan.weights is not None and own is not None and own.kind == "timm":
+        raise PlanError(
+            f"weights of a classifier are not read for task {plan.task}: give a file's function as "
+            f"host, which builds the whole network, or leave them out (in {where})"
+        )
+    if plan.data in EMBEDDED:
         raise PlanError(
             f"task {plan.task} needs data with masks, and data is {plan.data}: give a folder of "
             f"images and masks (in {where})"
