@@ -163,6 +163,24 @@ def test_a_missing_mask_is_refused_and_a_spare_one_counted(tmp_path):
     assert "first 'images/train/train3.png': expected masks/train/train3.png" in text
 
 
+def test_a_split_without_masks_is_counted(tmp_path):
+    for layout in ("{kind}/{split}", "{split}/{kind}"):
+        root = make_scenes(tmp_path / layout[1], {"train": 4, "val": 3, "test": 2}, layout=layout)
+        shutil.rmtree(root / layout.format(kind="masks", split="test"))
+        found = read(root)
+        assert [len(found.train), len(found.test), found.final] == [4, 3, None]
+        assert any("images of a folder without masks: 2" in line for line in found.findings.lines())
+
+
+def test_without_a_list_the_labels_in_use_are_said(tmp_path):
+    root = make_scenes(tmp_path / "set", names=False)
+    for path in root.glob("masks/*/*.png"):
+        rewrite(path, lambda labels: np.where(labels == 2, 6, labels).astype(np.uint8))
+    found = read(root)
+    assert found.classes == [f"class {value}" for value in range(7)]
+    assert any("of which 0, 1, 6 are in use" in note for note in found.findings.notes)
+
+
 def test_a_broken_image_is_left_out_with_its_mask(tmp_path):
     root = make_scenes(tmp_path / "set")
     path = root / "images" / "train" / "train1.png"

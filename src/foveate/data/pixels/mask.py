@@ -188,7 +188,11 @@ def labels_of(
         DataError: if fewer than two classes are left, or too many.
     """
     notes = []
-    if ignored is None and set(found) == {0, IGNORED} and (listed is None or len(listed[1]) == 2):
+    if (
+        ignored is None
+        and set(found) == {0, IGNORED}
+        and (listed is None or len(listed.names) == 2)
+    ):
         names = ["background", "foreground"] if listed is None else list(listed.names)
         notes.append(
             f"masks hold 0 and 255 alone: read as {names[0]} and {names[1]}; if 255 is to be "
@@ -211,9 +215,11 @@ def labels_of(
         kept = [value for value in kept if value not in out]
         names = [f"class {value}" for value in kept]
         said, colors = f"the masks of {where} hold {len(kept)} classes", {}
+        used = [value for value in kept if value in found]
+        few = f", of which {', '.join(map(str, used))} are in use" if len(used) < len(kept) else ""
         notes.append(
             f"no list of classes in {where}: {len(kept)} classes by the largest label, "
-            f"{max(kept, default=0)}; a classes.txt with a name a line would name them"
+            f"{max(kept, default=0)}{few}; a classes.txt with a name a line would name them"
         )
     if len(kept) < 2:
         raise DataError(

@@ -50,6 +50,7 @@ _BEHIND = re.compile(
     r"gtFine_labelTrainIds|gtFine_labelIds)$"
 )
 _VOC = {"train": TRAIN, "val": TEST, "test": FINAL}
+NO_MASKS = "images of a folder without masks"
 NO_IMAGE, NO_MASK = "masks without an image", "images without a mask"
 NOT_READ = "hidden files, and files that are no images"
 UNLISTED = "in no list under ImageSets/Segmentation"
@@ -144,8 +145,8 @@ class MaskFolder(Source):
 
     @cached_property
     def _paired(self) -> _Paired:
-        folders = self._layout()
         left_out: list[LeftOut] = []
+        folders = self._layout(left_out)
         pairs: dict[str, str] = {}
         items: list[Item] = []
         for one in folders:
@@ -175,8 +176,8 @@ class MaskFolder(Source):
         notes = [f"read: {one.images} with {one.masks}" for one in folders]
         return _Paired(items, pairs, left_out, notes)
 
-    def _layout(self) -> list[_Folders]:
-        """The pairs of folders.
+    def _layout(self, left_out: list[LeftOut]) -> list[_Folders]:
+        """The pairs of folders; what looks like one and is none is left out.
 
         Raises:
             DataError: if there are none, or more than one reading.
@@ -191,7 +192,7 @@ class MaskFolder(Source):
                 "masks"
             )
         if images and masks:
-            return self._side_by_side(images[0], masks[0])
+            return self._side_by_side(images[0], masks[0], left_out)
         splits = {name: split for name in children if (split := split_named(name)) is not None}
         inside = []
         for name, split in splits.items():
@@ -204,6 +205,8 @@ class MaskFolder(Source):
             beside = [name + end for end in _ANNOTATED if name + end in children]
             if len(beside) == 1:
                 inside.append(_Folders(name, beside[0], split))
+            else:
+                left_out += self._without_masks(name)
         taken = [one.split for one in inside]
         if len(set(taken)) < len(taken):
             raise DataError(f"two folders of {self.name!r} name the same split; rename one")
@@ -213,20 +216,23 @@ class MaskFolder(Source):
                             f"expected {LAYOUTS}")  # fmt: skip
         return inside
 
-    def _side_by_side(self, images: str, masks: str) -> list[_Folders]:
-        splits = [(name, split_named(name)) for name in _folders(self.root / images)]
-        named = [(name, split) for name, split in splits if split is not None]
-        if not named:
+    def _side_by_side(self, images: str, masks: str, left_out: list[LeftOut]) -> list[_Folders]:
+        splits = {name: split_named(name) for name in _folders(self.root / images)}
+        if not any(splits.values()):
             return [_Folders(images, masks, "")]
-        missing = [name for name, _ in named if not (self.root / masks / name).is_dir()]
-        if missing:
-            raise DataError(
-                f"{images}/{missing[0]} of {self.name!r} has no masks: there is no folder "
-                f"{masks}/{missing[0]}"
-            )
+        named = []
+        for name, split in splits.items():
+            if split is not None and (self.root / masks / name).is_dir():
+                named.append((name, split))
+            else:
+                left_out += self._without_masks(f"{images}/{name}")
         if len({split for _, split in named}) < len(named):
             raise DataError(f"two folders of {self.name!r} name the same split; rename one")
         return [_Folders(f"{images}/{name}", f"{masks}/{name}", split) for name, split in named]
+
+    def _without_masks(self, folder: str) -> list[LeftOut]:
+        count = len(self._files(folder)[0])
+        return [LeftOut(folder, NO_MASKS, count=count)] if count else []
 
     def _voc_splits(self, pairs: dict[str, str]) -> dict[str, str]:
         """By image, its split, where lists say so."""
