@@ -4,7 +4,12 @@ Whether an image is recognised is decided by a latent sum: the mechanism's skill
 difficulty (shared by all, and of its own for each mechanism), the training run's luck, and a rest.
 The true accuracy follows from the sum's variance, so that coverage is measured against the truth:
 
-    python -m benchmarks.interval_coverage [--studies 800] [--images 500]
+    python -m benchmarks.interval_coverage [--studies 800] [--images 500] [--metric accuracy]
+
+With ``--metric mean_iou`` images have pixels: areas of six classes, the rarest in one image of
+four. Of each the share that is found is decided by such a sum, now of classes as well; the rest is
+taken for the other classes in proportion. The true mean IoU is that of endless images, averaged
+over endless seeds, from a large simulation. Scores are the pseudo-values that a study takes. It
 
 prints, by setting and number of seeds: coverage of the 95 % interval of a difference by crossed
 effects and by Student's t over seeds, the ratio of their mean widths, coverage for one mechanism's
@@ -14,14 +19,16 @@ accuracy, and the share of studies of equal mechanisms in which any claim is mad
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 from scipy import stats
 
-from foveate.study.crossed import crossed_mean
+from foveate.metrics import MEAN_IOU
+from foveate.study.crossed import crossed_mean, jackknife
+from foveate.study.pixel_predictions import mean_iou
 from foveate.study.statistics import judge
 
 
@@ -74,6 +81,74 @@ def _spread(setting: Setting) -> float:
 
 
 @dataclass(frozen=True)
+class PixelSetting:
+    """Standard deviations of the effects on the logit of a class's share that is found."""
+
+    name: str
+    seed: float
+    image: float
+    image_of_mechanism: float
+    rest: float = 0.5
+
+
+PIXEL_SETTINGS = (
+    PixelSetting("pixels, seeds large", seed=0.25, image=1.0, image_of_mechanism=0.3),
+    PixelSetting("pixels, seeds middling", seed=0.10, image=1.0, image_of_mechanism=0.6),
+    PixelSetting("pixels, seeds small", seed=0.02, image=1.0, image_of_mechanism=1.0),
+)
+
+_SHARES = np.array([0.40, 0.25, 0.15, 0.11, 0.07, 0.02])
+_PRESENT = np.array([1.0, 0.95, 0.8, 0.6, 0.4, 0.25])
+_SKILL = np.array([3.0, 2.0, 1.5, 1.0, 0.3, -0.5])
+
+
+def areas(
+    rng: np.random.Generator, setting: PixelSetting, shifts: np.ndarray, seeds: int, images: int
+) -> np.ndarray:
+    """Areas ``(mechanisms, seeds, images, 3, classes)``: intersected, predicted, labelled."""
+    count, classes = len(shifts), len(_SHARES)
+    there = rng.random((images, classes)) < _PRESENT
+    labelled = there * rng.gamma(2.0, _SHARES / _PRESENT / 2, (images, classes))
+
+    def draw(deviation: float, *shape: int) -> np.ndarray:
+        return deviation * rng.standard_normal((*shape, classes))
+
+    logit = (
+        _SKILL
+        + shifts[:, None, None, None]
+        + draw(setting.seed, count, seeds, 1)
+        + draw(setting.image, 1, 1, images)
+        + draw(setting.image_of_mechanism, count, 1, images)
+        + draw(setting.rest, count, seeds, images)
+    )
+    hits = labelled / (1 + np.exp(-logit))
+    missed = labelled - hits
+    instead = _SHARES / (1 - _SHARES)[:, None]  # of a class, what its missed pixels are taken for
+    np.fill_diagonal(instead, 0.0)
+    predicted = hits + missed @ instead
+    return np.stack([hits, predicted, np.broadcast_to(labelled, hits.shape)], axis=-2)
+
+
+def pixel_scores(found: np.ndarray) -> np.ndarray:
+    """Pseudo-values ``(mechanisms, seeds, images)`` of the mean IoU."""
+    total = found.sum(2, keepdims=True)
+    whole, without = mean_iou(total[:, :, 0]), mean_iou(total - found)
+    return np.array(
+        [
+            [jackknife(float(one), each) for one, each in zip(*rows, strict=True)]
+            for rows in zip(whole, without, strict=True)
+        ]
+    )
+
+
+def pixel_truth(setting: PixelSetting, shifts: np.ndarray) -> np.ndarray:
+    """The mean IoU of endless images, over endless seeds."""
+    rng = np.random.default_rng(99)
+    parts = [mean_iou(areas(rng, setting, shifts, 10, 4000).sum(2)) for _ in range(30)]
+    return np.concatenate(parts, axis=1).mean(axis=1)
+
+
+@dataclass(frozen=True)
 class Row:
     """What a setting and number of seeds gave; shares of studies but for the ratio."""
 
@@ -86,15 +161,29 @@ class Row:
     false_claims: float
 
 
-def measure(setting: Setting, seeds: int, studies: int, images: int) -> Row:
+def scores_of(
+    rng: np.random.Generator,
+    setting: Setting | PixelSetting,
+    shifts: np.ndarray,
+    seeds: int,
+    images: int,
+) -> np.ndarray:
+    """Of a simulated study the scores ``(mechanisms, seeds, images)``."""
+    if isinstance(setting, PixelSetting):
+        return pixel_scores(areas(rng, setting, shifts, seeds, images))
+    return study(rng, setting, shifts, seeds, images)
+
+
+def measure(setting: Setting | PixelSetting, seeds: int, studies: int, images: int) -> Row:
     """Simulate studies of one setting; the generator's seed is fixed."""
     rng = np.random.default_rng(seeds)
     shifts = np.array([0.0, 0.1])
-    actual = truth(setting, shifts)
+    pixels = isinstance(setting, PixelSetting)
+    actual = pixel_truth(setting, shifts) if pixels else truth(setting, shifts)
     covered, student, single = [], [], []
     widths: list[tuple[float, float]] = []
     for _ in range(studies):
-        first, second = study(rng, setting, shifts, seeds, images)
+        first, second = scores_of(rng, setting, shifts, seeds, images)
         low, high = crossed_mean(second - first).interval()
         t_low, t_high = crossed_mean((second - first).mean(axis=1, keepdims=True)).interval()
         covered.append(low <= actual[1] - actual[0] <= high)
@@ -115,18 +204,22 @@ def measure(setting: Setting, seeds: int, studies: int, images: int) -> Row:
     )
 
 
-def _claims(rng: np.random.Generator, setting: Setting, seeds: int, images: int) -> bool:
+def _claims(
+    rng: np.random.Generator, setting: Setting | PixelSetting, seeds: int, images: int
+) -> bool:
     """Whether a study of five equal mechanisms and two equal controls claims any difference."""
-    table = study(rng, setting, np.zeros(7), seeds, images)
+    table = scores_of(rng, setting, np.zeros(7), seeds, images)
     names = ["a", "b", "c", "d", "e", "none", "depthwise"]
     scores = {name: dict(enumerate(rows)) for name, rows in zip(names, table, strict=True)}
     verdict = judge(scores, ["none", "depthwise"])
     return any(comparison.shown for comparison in verdict.comparisons)
 
 
-def rows(studies: int, images: int) -> Iterator[Row]:
+def rows(
+    studies: int, images: int, settings: Sequence[Setting | PixelSetting] = SETTINGS
+) -> Iterator[Row]:
     """All settings at 3, 5 and 10 seeds."""
-    for setting in SETTINGS:
+    for setting in settings:
         for seeds in (3, 5, 10):
             yield measure(setting, seeds, studies, images)
 
@@ -136,10 +229,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=800)
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--metric", choices=("accuracy", MEAN_IOU.name), default="accuracy")
     options = parser.parse_args()
     print(f"{options.studies} studies a line, {options.images} held-out images")
     print(f"{'setting':24}{'seeds':>6}{'crossed':>9}{'t':>7}{'width':>7}{'single':>8}{'claims':>8}")
-    for row in rows(options.studies, options.images):
+    settings = PIXEL_SETTINGS if options.metric == MEAN_IOU.name else SETTINGS
+    for row in rows(options.studies, options.images, settings):
         print(
             f"{row.setting:24}{row.seeds:6}{row.difference:9.1%}{row.by_seeds:7.1%}"
             f"{row.width_ratio:7.2f}{row.single:8.1%}{row.false_claims:8.1%}",

@@ -72,6 +72,14 @@ def test_loader_processes_change_nothing(photographs):
     torch.testing.assert_close(epoch(here, 2), epoch(there, 2), rtol=0, atol=0)
 
 
+def test_drawn_here_they_are_the_same(photographs):
+    batches = train_batches(photographs, SIZE, 8, 3, processes=2)
+    here = batches.here()
+    assert (batches.processes, here.processes) == (2, 0)
+    again = train_batches(photographs, SIZE, 8, 3)
+    torch.testing.assert_close(epoch(here, 1), epoch(again, 1), rtol=0, atol=0)
+
+
 def test_held_out_images_come_all_and_in_order(photographs):
     batches = held_out_batches(photographs, SIZE, 4, processes=0)
     x, labels = epoch(batches, 0)

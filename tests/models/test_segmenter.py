@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import foveate
+from foveate.heads import DualHead, FCNHead, PSPHead
 from foveate.models import create_segmenter, list_segmenters, published_segmenters
 from tests.models.small import SMALL
 from tests.models.test_contract import agrees
@@ -226,3 +227,29 @@ def test_costs_are_those_that_were_published(row):
     fitting = [agrees(ours, theirs) for ours, theirs in printed if theirs]
     assert all(fitting) or row.note
     assert all(agrees(ours, theirs, 0.25) for ours, theirs in printed if theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"backbone": None}, TypeError, "expected the name of a timm model.*got NoneType"),
+        ({"out_indices": (0, 1, 1, 2)}, ValueError, "each once, the finest first"),
+        ({"out_indices": (3, 2, 1, 0)}, ValueError, "each once, the finest first"),
+        ({"out_indices": ()}, ValueError, "each once, the finest first"),
+        ({"head_options": {"dim": 0}}, ValueError, "dim must be an integer of at least 1"),
+        ({"head_options": {"neck_dim": 0}}, ValueError, "neck_dim must be an integer"),
+        ({"head_options": {"strides": (0, 4, 8, 16)}}, ValueError, "strides must be whole numbers"),
+        ({"features_only": True}, ValueError, "features_only is set here"),
+        ({"auxiliary": "no"}, TypeError, "auxiliary must be True, False or None, got 'no'"),
+    ],
+)
+def test_arguments_are_refused_one_by_one(options, error, said):
+    settings = {"head": "semantic_fpn", "backbone": "pyramid_pico", "num_classes": 3, **options}
+    with pytest.raises(error, match=said):
+        create_segmenter(**settings)
+
+
+@pytest.mark.parametrize("head", [FCNHead(8, 3, dim=8), PSPHead(8, 3, dim=8), DualHead(8, 3)])
+def test_a_head_of_one_map_says_so_where_it_is_given_several(head):
+    with pytest.raises(TypeError, match=r"this head reads one map .* got 2 maps"):
+        head([torch.zeros(2, 8, 4, 4), torch.zeros(2, 8, 2, 2)])

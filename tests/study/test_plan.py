@@ -124,7 +124,7 @@ def test_keys_are_file_names():
         ({"data": 3}, "data must be a name"),
         (
             {"metric": "accuracyy"},
-            "metric must be accuracy or balanced_accuracy, got 'accuracyy'",
+            "metric must be accuracy or balanced_accuracy or mean_iou",
         ),
         ({"folds": 1}, "folds must be a whole number of at least 2"),
         ({"select": "bst"}, "select must be last or best, got 'bst'"),

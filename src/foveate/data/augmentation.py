@@ -83,6 +83,24 @@ def choose_mirror(
     return _mirror(small, np.asarray(labels)[rows], classes)
 
 
+def choose_pixel_augmentation(images: Sequence[np.ndarray], classes: Sequence[str]) -> Augmentation:
+    """The same where classes are of pixels: a mirrored image has a mirrored mask.
+
+    So photographs are mirrored unless a class is called left, right or clockwise.
+    """
+    small = np.stack([_small(images[row]) for row in sample(len(images), SAMPLE)])
+    kind, why = _kind(small)
+    if kind == "affine":
+        return Augmentation(kind, False, f"{why}: changes of size and crops, no mirror")
+    sided = next((name for name in classes if _SIDED.search(name)), None)
+    how = "mirrored with their masks" if sided is None else (
+        f"not mirrored, because a class is called {sided!r}"
+    )  # fmt: skip
+    return Augmentation(
+        kind, sided is None, f"{why}: changes of size, crops and color changes; {how}"
+    )
+
+
 def _small(image: np.ndarray) -> np.ndarray:
     """(16, 16, 3), floating point."""
     colored = Image.fromarray(image).convert("RGB")

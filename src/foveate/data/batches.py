@@ -7,6 +7,7 @@ the number of loader processes changes nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any, get_args
@@ -194,10 +195,21 @@ class Batches:
         self._mean = torch.tensor(normalize.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(normalize.std).view(1, -1, 1, 1)
         self._labels = torch.tensor(images.labels)
-        self._dataset = _Transformed(images, transform, seed)
+        self._dataset = self._make_dataset(images, transform, seed)
         self._fitted: Tensor | None = None
-        self._loader = KeyedLoader(self._dataset, torch.stack, processes)
+        self._loader = KeyedLoader(self._dataset, self._collate, processes)
         self._fixed = images.in_memory and isinstance(transform, Fit)
+
+    @property
+    def processes(self) -> int:
+        """That apply the transform; 0 for the process at hand."""
+        return self._loader.processes
+
+    def here(self) -> Batches:
+        """The same batches, drawn by the process at hand."""
+        same = copy.copy(self)
+        same._loader = KeyedLoader(self._dataset, self._collate, 0)
+        return same
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is."""
@@ -208,20 +220,32 @@ class Batches:
         return count // self.batch_size if self.seed is not None else -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        chunks, generator = self._begin_epoch()
+        for chunk, x in zip(chunks, self._load(chunks), strict=True):
+            yield self._normalized(x, generator), self._labels[chunk]
+
+    def _begin_epoch(self) -> tuple[list[Tensor], torch.Generator]:
+        """The images of each batch, every generator set, and one that decides what follows."""
         generator = torch.Generator()
         order = torch.arange(len(self.images))
         if self.seed is not None:
             seed_all(self.seed, self.epoch)
             generator.manual_seed(derive(self.seed, self.epoch, 1) % 2**63)
             order = torch.randperm(len(self.images), generator=generator)
-        chunks = list(order.split(self.batch_size))[: len(self)]
-        for chunk, x in zip(chunks, self._load(chunks), strict=True):
-            x = (x / 255 if x.dtype is torch.uint8 else x).sub(self._mean).div_(self._std)
-            if self.after is not None:
-                x = self.after(x, generator)
-            yield x.contiguous(memory_format=torch.channels_last), self._labels[chunk]
+        return list(order.split(self.batch_size))[: len(self)], generator
 
-    def _load(self, chunks: list[Tensor]) -> Iterator[Tensor]:
+    def _normalized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        x = (x / 255 if x.dtype is torch.uint8 else x).sub(self._mean).div_(self._std)
+        if self.after is not None and generator is not None:
+            x = self.after(x, generator)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _make_dataset(self, images: Images, transform: Any, seed: int | None) -> Dataset:
+        return _Transformed(images, transform, seed)
+
+    _collate: Callable[[list[Any]], Any] = staticmethod(torch.stack)
+
+    def _load(self, chunks: list[Tensor]) -> Iterator[Any]:
         if self._fixed:
             if self._fitted is None:
                 self._fitted = torch.stack([self._dataset[0, i] for i in range(len(self.images))])

@@ -16,6 +16,7 @@ _MOST_RECORDED = 1000
 
 KINDS: Mapping[str, str] = {
     "turned": "turned upright, as their EXIF orientation says",
+    "mask turned": "whose mask is turned as the image is, by its EXIF orientation",
     "transparent": "with transparency laid on white",
     "frames": "of several frames: the first is used",
     "cmyk": "in CMYK turned to RGB without a color profile",

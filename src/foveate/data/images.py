@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,29 +20,39 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from foveate.arguments import one_of
-from foveate.data.augmentation import Augmentation, choose_augmentation
+from foveate.data.augmentation import (
+    Augmentation,
+    choose_augmentation,
+    choose_pixel_augmentation,
+)
 from foveate.data.duplicates import find_duplicates
 from foveate.data.findings import Duplicates, Findings, printable
 from foveate.data.moments import Moments, moments, sample
 from foveate.data.pixels.cache import ImageCache, cache_directory
 from foveate.data.pixels.pixel_file import (
+    MASK_PLACES,
+    MASKS,
     PIXELS,
     PLACES,
     Counted,
     Kept,
+    MaskedReading,
     PixelFile,
     Progress,
     Reading,
     choose,
 )
 from foveate.data.pixels.reader import Reader
-from foveate.data.record import SetRecord, SplitRecord
-from foveate.data.sources.base import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing
+from foveate.data.record import MaskRecord, SetRecord, SplitRecord
+from foveate.data.sources.base import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing, Source
+from foveate.data.sources.mask_folder import MaskFolder
 from foveate.data.sources.open import open_source
 
 MARGIN = 1.25
 """Images are kept this much larger than trained on, so that crops do not enlarge them."""
 _SAMPLE = 2000
+_WHOLE = (1 << 20, 1 << 20)
+"""What images with masks are reduced towards: not at all, for a mask is not resampled."""
 
 
 class Images:
@@ -90,6 +102,32 @@ class Images:
         return np.memmap(self._directory / PIXELS, dtype=np.uint8, mode="r")
 
 
+class MaskedImages(Images):
+    """One split of images with masks; ``mask(i)`` is (H, W), uint8, and 255 counts nowhere."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """The labels of an image."""
+        if not self.in_memory:
+            source = self._reader.source
+            assert isinstance(source, MaskFolder)
+            size = self[index].shape[:2]
+            return source.read_labels(self.names[index], (size[0], size[1]))[0]
+        offset, height, width, _ = self._mask_places[self._start + index]
+        return self._mask_pixels[offset : offset + height * width].reshape(height, width)
+
+    def __getstate__(self) -> dict:
+        hidden = ("_mask_places", "_mask_pixels")
+        return {k: v for k, v in super().__getstate__().items() if k not in hidden}
+
+    @cached_property
+    def _mask_places(self) -> np.ndarray:
+        return np.load(self._directory / MASK_PLACES)
+
+    @cached_property
+    def _mask_pixels(self) -> np.ndarray:
+        return np.memmap(self._directory / MASKS, dtype=np.uint8, mode="r")
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A prepared set.
@@ -103,6 +141,7 @@ class ImageSet:
         train: the images to learn from.
         test: the images held out.
         final: images that are kept for the very end, where the set has three parts.
+        class_pixels: of each class, in the training masks; None where classes are of images.
     """
 
     classes: list[str]
@@ -113,6 +152,7 @@ class ImageSet:
     train: Images
     test: Images
     final: Images | None = None
+    class_pixels: tuple[int, ...] | None = None
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -150,10 +190,42 @@ def prepare(
     Raises:
         DataError: if nothing usable is left, or the images are not those of the record there.
     """
-    one_of(duplicates, ("keep", "leave_out"), "duplicates")
+    return _prepare(directory, _Asked(name, size, root, limit, duplicates, cache), progress)
+
+
+def prepare_masks(
+    directory: Path,
+    name: str,
+    size: tuple[int, int],
+    *,
+    ignored: int | None = None,
+    limit: int | None = None,
+    duplicates: Literal["keep", "leave_out"] = "keep",
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The same of images with masks, whose splits are :class:`MaskedImages`, at their own size.
+
+    Args:
+        directory: where pixels, labels and record go.
+        name: a folder, see :mod:`foveate.data.sources.mask_folder`.
+        size: height and width of the crops to train on; images are kept whole.
+        ignored: label of pixels that count nowhere, beside 255.
+        limit: as for :func:`prepare`.
+        duplicates: likewise.
+        progress: likewise.
+
+    Raises:
+        DataError: likewise; and if an image has no mask, a mask does not fit its image, or a label
+            has no class.
+    """
+    masks = _AskedMasks(ignored)
+    return _prepare(directory, _Asked(name, size, None, limit, duplicates, "none", masks), progress)
+
+
+def _prepare(directory: Path, asked: _Asked, progress: Progress | None) -> ImageSet:
+    one_of(asked.duplicates, ("keep", "leave_out"), "duplicates")
     known = SetRecord.read(directory)
     if known is None:
-        asked = _Asked(name, size, root, limit, duplicates, cache)
         return _load(directory, _begin(directory, asked, progress))
     if not known.whole:
         _restore(directory, known, progress)
@@ -170,7 +242,8 @@ def load(directory: Path) -> ImageSet:
 
 def drop_pixels(directory: Path) -> None:
     """Give back the room of the decoded images; the record of what was used stays."""
-    files = [file for file in (directory / PIXELS, directory / PLACES) if file.exists()]
+    names = (PIXELS, PLACES, MASKS, MASK_PLACES)
+    files = [directory / name for name in names if (directory / name).exists()]
     record = SetRecord.read(directory) if files else None
     if record is not None:
         record.whole = False
@@ -185,18 +258,39 @@ def loader_processes(images: Images, device: str) -> int:
 
 
 def _load(directory: Path, record: SetRecord) -> ImageSet:
-    train, test = (Images(record, split, directory) for split in (TRAIN, TEST))
-    final = Images(record, FINAL, directory) if FINAL in record.splits else None
+    kind = Images if record.masks is None else MaskedImages
+    train, test = (kind(record, split, directory) for split in (TRAIN, TEST))
+    final = kind(record, FINAL, directory) if FINAL in record.splits else None
+    pixels = None if record.masks is None else tuple(record.masks.pixels)
     return ImageSet(
         record.classes, record.channels, record.augmentation, record.moments, record.findings,
-        train, test, final,
+        train, test, final, pixels,
     )  # fmt: skip
 
 
 def _reader(record: SetRecord) -> Reader:
-    source = open_source(record.name, record.root)
     cache = ImageCache(Path(record.cache)) if record.cache else None
-    return Reader(source, record.channels, record.side, record.ranges, cache)
+    return Reader(_source(record), record.channels, record.side, record.ranges, cache)
+
+
+def _source(asked: SetRecord | _Asked) -> Source:
+    if asked.masks is not None:
+        return MaskFolder(asked.name, asked.masks.ignored)
+    return open_source(asked.name, asked.root)
+
+
+@contextmanager
+def _reading(
+    directory: Path, reader: Reader, listing: Listing, advance: Counted
+) -> Iterator[Reading]:
+    """Files of pixels, and of labels where there are masks, that are whole or absent."""
+    with PixelFile.writing(directory) as file:
+        source = reader.source
+        if not isinstance(source, MaskFolder):
+            yield Reading(reader, file, listing, advance)
+            return
+        with PixelFile.writing(directory, (MASKS, MASK_PLACES)) as masks:
+            yield MaskedReading(reader, file, masks, source, listing, advance)
 
 
 def _with_notes(images: ImageSet, notes: list[str]) -> ImageSet:
@@ -212,6 +306,12 @@ def _normalized(found: Moments) -> str:
     )
 
 
+class _AskedMasks(NamedTuple):
+    """What :func:`prepare_masks` has beside."""
+
+    ignored: int | None
+
+
 class _Asked(NamedTuple):
     """The arguments of :func:`prepare`."""
 
@@ -221,26 +321,28 @@ class _Asked(NamedTuple):
     limit: int | None
     duplicates: str
     cache: str
+    masks: _AskedMasks | None = None
 
 
 def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetRecord:
     """Read a set for the first time, and leave pixels and record."""
-    source = open_source(asked.name, asked.root)
+    source = _source(asked)
     listing = source.list()
     directory.mkdir(parents=True, exist_ok=True)
     where, complaint = cache_directory(asked.cache)
-    side = (round(MARGIN * asked.size[0]), round(MARGIN * asked.size[1]))
+    side = _WHOLE
+    if asked.masks is None:
+        side = (round(MARGIN * asked.size[0]), round(MARGIN * asked.size[1]))
     writer = ImageCache(where, writable=True) if where else None
     reader = Reader(source, source.channels, side, {}, writer)
-    with PixelFile.writing(directory) as file:
-        reading = Reading(reader, file, listing, Counted(progress))
+    with _reading(directory, reader, listing, Counted(progress)) as reading:
         chosen = choose(reading, listing, asked.limit)
         _check(source.name, listing, chosen, reading)
         found, unused = _duplicates(chosen), []
         if asked.duplicates == "leave_out" and found.across:
             found, unused = _leave_out_duplicates(chosen, found)
             _check(source.name, listing, chosen, reading, "without duplicates ")
-        file.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
+        reading.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
     record = SetRecord(
         name=asked.name,
         root=asked.root,
@@ -249,14 +351,19 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
         side=side,
         cache=str(where) if where else None,
         ranges=reader.ranges,
-        in_memory=file.fits,
+        in_memory=reading.fits,
         whole=True,
         listed=len(listing.items),
         unused=unused,
         splits={split: _split_record(kept) for split, kept in chosen.items()},
+        masks=_mask_record(source, chosen) if isinstance(source, MaskFolder) else None,
     )
     learning = _Sampled(Images(record, TRAIN, directory))
-    record.augmentation = choose_augmentation(learning, learning.labels, listing.classes)
+    record.augmentation = (
+        choose_pixel_augmentation(learning, listing.classes)
+        if listing.of_pixels
+        else choose_augmentation(learning, learning.labels, listing.classes)
+    )
     record.moments = moments(learning, asked.size, source.channels)
     record.findings = Findings.of(
         [*listing.left_out, *reading.left_out],
@@ -294,7 +401,7 @@ def _check(
     untried = Counter(item.label for item in listing.items if item.name not in reading.tried)
     learning = Counter(kept.item.label for kept in chosen.get(TRAIN, []))
     given = any(item.split for item in listing.items)
-    for label, called in enumerate(listing.classes):
+    for label, called in enumerate([] if listing.of_pixels else listing.classes):
         held_out = sum(kept.item.label == label for kept in chosen.get(TEST, []))
         if learning[label] or untried[label]:
             continue
@@ -314,18 +421,22 @@ def _warnings(listing: Listing, chosen: dict[str, list[Kept]], reading: Reading)
     for item in (*listing.left_out, *reading.left_out):
         if item.label is not None:
             lost[printable(item.label)] += item.count
+    found = _lost_classes(listing, reading, lost) if not listing.of_pixels else []
+    count = sum(map(len, chosen.values()))
+    if reading.kinds["blank"] > count / 2:
+        found.append("most images are of one color throughout once they are read")
+    return found
+
+
+def _lost_classes(listing: Listing, reading: Reading, lost: Counter[str]) -> list[str]:
     unreadable = {item.name for item in reading.left_out}
     there = Counter(listing.classes[i.label] for i in listing.items if i.name not in unreadable)
-    found = [
+    return [
         f"class {name!r} lost most of its images: {lost[name]:,} of "
         f"{lost[name] + there[name]:,} are left out"
         for name in listing.classes
         if lost[name] > there[name]
     ]
-    count = sum(map(len, chosen.values()))
-    if reading.kinds["blank"] > count / 2:
-        found.append("most images are of one color throughout once they are read")
-    return found
 
 
 # Duplicates
@@ -357,6 +468,16 @@ def _split_record(kept: list[Kept]) -> SplitRecord:
     )
 
 
+def _mask_record(source: MaskFolder, chosen: dict[str, list[Kept]]) -> MaskRecord:
+    learning = [kept.mask.pixels for kept in chosen[TRAIN] if kept.mask is not None]
+    digests = {
+        split: [image.mask.digest for image in kept if image.mask is not None]
+        for split, kept in chosen.items()
+    }
+    colors = source.colors and [list(color) for color in source.colors]
+    return MaskRecord(source.ignored, np.sum(learning, axis=0).tolist(), digests, colors)
+
+
 def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> None:
     """Bring back the pixels of a record, image by image, and see that they are the same."""
     items = [
@@ -368,9 +489,8 @@ def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> N
     digests = [d for s in SPLITS if s in record.splits for d in record.splits[s].digests]
     advance = Counted(progress)
     advance.total = len(items)
-    with PixelFile.writing(directory) as file:
-        listing = Listing(record.classes, items)
-        reading = Reading(_reader(record), file, listing, advance)
+    listing = Listing(record.classes, items, of_pixels=record.masks is not None)
+    with _reading(directory, _reader(record), listing, advance) as reading:
         kept = reading.read(items)
         if reading.left_out:
             gone = reading.left_out
@@ -378,21 +498,22 @@ def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> N
                 f"{len(gone):,} of the images of {record.name!r} that the study began with cannot "
                 f"be read any more, first {printable(gone[0].name)!r} ({gone[0].reason})"
             )
-        for image, before in zip(kept, digests, strict=True):
-            if image.digest != before:
+        of_masks = record.masks.all_digests if record.masks else [None] * len(digests)
+        for image, *before in zip(kept, digests, of_masks, strict=True):
+            if [image.digest, image.mask and image.mask.digest] != before:
                 raise DataError(
                     f"the images of {record.name!r} are no longer those that the study began with: "
                     f"{printable(image.item.name)!r} has changed"
                 )
-        file.keep(kept)
-    record.in_memory, record.whole = file.fits, True
+        reading.keep(kept)
+    record.in_memory, record.whole = reading.fits, True
     record.write(directory)
 
 
 def _arrivals(record: SetRecord) -> list[str]:
     """A note on files that came since the study began; they are not used."""
     try:
-        source = open_source(record.name, record.root)
+        source = _source(record)
         if not source.grows:
             return []
         items = source.list().items

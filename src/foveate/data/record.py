@@ -71,6 +71,28 @@ class SplitRecord:
 
 
 @dataclass
+class MaskRecord:
+    """What a set of images and masks has beside the images.
+
+    Attributes:
+        ignored: the user's own label of pixels that count nowhere, beside 255.
+        pixels: of each class, in the training masks.
+        digests: by split, of the labels of each image.
+        colors: that the list of classes paints each class with; None if it says none.
+    """
+
+    ignored: int | None
+    pixels: list[int]
+    digests: dict[str, list[str]]
+    colors: list[list[int]] | None = None
+
+    @property
+    def all_digests(self) -> list[str]:
+        """Of all splits, one after the other."""
+        return [digest for split in SPLITS for digest in self.digests.get(split, [])]
+
+
+@dataclass
 class SetRecord:
     """All of a prepared set but the pixels.
 
@@ -91,6 +113,7 @@ class SetRecord:
         augmentation: what ``auto`` comes to.
         moments: of the training images.
         findings: what is to be said.
+        masks: where classes are of pixels; None where they are of images.
     """
 
     name: str
@@ -108,6 +131,7 @@ class SetRecord:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation("none", False, ""))
     moments: Moments = field(default_factory=lambda: Moments((), ()))
     findings: Findings = field(default_factory=Findings)
+    masks: MaskRecord | None = None
 
     def write(self, directory: Path) -> None:
         """Put the record in place, whole.
@@ -126,6 +150,7 @@ class SetRecord:
             "augmentation": self.augmentation._asdict(),
             "moments": self.moments._asdict(),
             "findings": self.findings.to_dict(),
+            "masks": None if self.masks is None else vars(self.masks),
         }
         write_text(directory / FILE, json.dumps(values) + "\n")
 
@@ -165,7 +190,8 @@ class SetRecord:
             augmentation=Augmentation(**values["augmentation"]),
             moments=Moments(tuple(found["mean"]), tuple(found["std"]), found["images"]),
             findings=Findings.from_dict(values["findings"]),
+            masks=MaskRecord(**values["masks"]) if values.get("masks") else None,
         )
 
 
-_NESTED = ("splits", "augmentation", "moments", "findings")
+_NESTED = ("splits", "augmentation", "moments", "findings", "masks")

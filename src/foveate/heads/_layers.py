@@ -66,10 +66,15 @@ def check_maps(features: Sequence[Tensor], in_channels: Sequence[int]) -> None:
     """Refuse other maps than the head was built for; symbols (``torch.fx``) pass.
 
     Raises:
+        TypeError: if several stand where one is read.
         ValueError: if their number or a number of channels is another.
     """
     if any(isinstance(x, Proxy) for x in features):
         return
+    for x in features:
+        if not isinstance(x, Tensor):
+            given = f"{len(x)} maps" if isinstance(x, Sequence) else type(x).__name__
+            raise TypeError(f"this head reads one map (B, C, h, w), the last, got {given}")
     given = [x.shape[1] for x in features]
     if any(x.dim() != 4 for x in features):
         raise ValueError(

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from foveate.arguments import positive
 from foveate.attention.gates.dual import ChannelAttention, PositionAttention
 from foveate.heads._layers import ConvNormAct, check_maps
 from foveate.heads.pixel import PixelHead
@@ -51,6 +52,7 @@ class DualHead(PixelHead):
         dim = max(in_channels // 4, 1) if dim is None else dim
         hidden = max(dim // 8, 1) if hidden is None else hidden
         super().__init__(dim, num_classes, dropout)
+        positive(hidden, "hidden")
         self.in_channels = in_channels
         self.position_in = ConvNormAct(in_channels, dim, 3)
         self.position = PositionAttention(dim, hidden)

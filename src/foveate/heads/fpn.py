@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from foveate.arguments import one_of
+from foveate.arguments import one_of, positive
 from foveate.published import rename
 
 _SOURCES = ("pool", "input", "lateral", "output")
@@ -49,7 +49,7 @@ class FPN(FeaturePyramidNetwork):
         coarser: str | None = None,
         relu: bool = False,
     ) -> None:
-        super().__init__(list(in_channels), dim)
+        super().__init__(list(in_channels), positive(dim, "dim"))
         self.coarser = coarser if coarser is None else one_of(coarser, _SOURCES, "coarser")
         self.relu = relu
         if coarser in ("input", "lateral", "output"):

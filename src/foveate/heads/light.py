@@ -20,6 +20,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.arguments import positive
 from foveate.attention._conv_norm import ConvNorm
 from foveate.heads._layers import check_maps, resize
 from foveate.heads.pixel import PixelHead
@@ -70,6 +71,8 @@ class LightHead(PixelHead):
                 "dims needs one entry for each of in_channels but the first, got "
                 f"{tuple(dims)} for {tuple(in_channels)}"
             )
+        for dim in dims:
+            positive(dim, "dims")
         super().__init__(dims[-1], num_classes, dropout)
         self.in_channels = tuple(in_channels)
         fine = (in_channels[0], *dims)

@@ -31,6 +31,7 @@ class PixelHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, dropout: float = 0.1) -> None:
         super().__init__()
+        positive(dim, "dim")
         self.num_classes = positive(num_classes, "num_classes")
         self.dropout = nn.Dropout2d(probability(dropout, "dropout"))
         self.conv_seg = nn.Conv2d(dim, num_classes, 1)

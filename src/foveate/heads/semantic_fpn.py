@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from foveate.arguments import positive
 from foveate.heads._layers import ConvNormAct, check_maps, resize
 from foveate.heads.fpn import FPN
 from foveate.heads.pixel import PixelHead
@@ -54,6 +55,11 @@ class FPNHead(PixelHead):
             raise ValueError(
                 "strides needs one for each map, got "
                 f"{tuple(strides)} for maps with {tuple(in_channels)} channels"
+            )
+        whole = all(isinstance(stride, int) and stride > 0 for stride in strides)
+        if not whole or list(strides) != sorted(strides):
+            raise ValueError(
+                f"strides must be whole numbers above 0, the finest first, got {tuple(strides)}"
             )
         self.in_channels = tuple(in_channels)
         self.scale_heads = nn.ModuleList(
@@ -107,6 +113,7 @@ class SemanticFPN(FPNHead):
         dim: int = 128,
         dropout: float = 0.1,
     ) -> None:
+        positive(neck_dim, "neck_dim")
         alike = [neck_dim] * len(in_channels)
         super().__init__(alike, num_classes, strides=strides, dim=dim, dropout=dropout)
         self.neck = FPN(in_channels, neck_dim)

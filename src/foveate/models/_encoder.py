@@ -76,6 +76,9 @@ def create_encoder(
         TypeError: if ``backbone`` is neither.
         ValueError: if it is unknown, or gives fewer maps than are wanted.
     """
+    if "features_only" in kwargs:
+        raise ValueError("features_only is set here, since maps are read: leave it out")
+    _check_indices(out_indices)
     if isinstance(backbone, str):
         network, multiple = _build(backbone, wanted, out_indices, kwargs)
         name = backbone
@@ -83,6 +86,7 @@ def create_encoder(
         network, name = backbone, type(_inside(backbone)).__name__
         if kwargs:
             raise ValueError(f"{next(iter(kwargs))} is of no use: the backbone is built already")
+        _feature_info(network, name)
         multiple = _multiple_of(network, name)
     info = _feature_info(network, name)
     strides, channels = info.reduction(), info.channels()
@@ -153,6 +157,18 @@ class PyramidModel(nn.Module):
         numbers = [int(found[1] or found[2]) for found in names if found]
         last = max(numbers, default=0)
         return lambda found: f"norms.{int(found[1]) - last + len(self.norms) - 1}."
+
+
+def _check_indices(out_indices: Sequence[int] | None) -> None:
+    if out_indices is None:
+        return
+    given = list(out_indices)
+    ints = all(isinstance(i, int) and not isinstance(i, bool) for i in given)
+    if not given or not ints or given != sorted(set(given)):
+        raise ValueError(
+            "out_indices must be levels of the backbone, each once, the finest first, got "
+            f"{tuple(given)}"
+        )
 
 
 def _build(

@@ -142,7 +142,7 @@ def create_segmenter(
             taken (PVT: no class token).
 
     Raises:
-        TypeError: if the backbone is no pyramid of timm's.
+        TypeError: if the backbone is no pyramid of timm's, or ``auxiliary`` is no bool.
         ValueError: if a name is unknown, or the backbone gives fewer maps than the head reads.
 
     Example:
@@ -150,6 +150,8 @@ def create_segmenter(
     """
     kind = _KINDS[one_of(head, _KINDS, "head")]
     positive(num_classes, "num_classes")
+    if not isinstance(auxiliary, bool | None):
+        raise TypeError(f"auxiliary must be True, False or None, got {auxiliary!r}")
     strides, options = kind.strides, dict(head_options or {})
     _check_options(head, options)
     if head == "light":

@@ -30,6 +30,7 @@ from foveate.study.matching import OPTION, fit
 from foveate.study.own_host import CONTROL, RATIO, normalization
 from foveate.study.plan import Plan
 from foveate.study.records import (
+    TRUTH,
     AttentionMaps,
     Counts,
     ImageMap,
@@ -37,6 +38,7 @@ from foveate.study.records import (
     MatchedHost,
     Records,
 )
+from foveate.study.tasks import task_of
 from foveate.study.trial import build, costs, input_size, learning_batches, set_up, subject_of
 from foveate.surgery.fuse import fuse
 from foveate.training import WEIGHTS, load_weights
@@ -66,9 +68,13 @@ def look(
     images = _begin(root, plan)
     network = _load(root, plan, model, images)
     maps = attention_maps(plan, model.entry, network, images)
-    Records(root).write_attention_maps(
-        replace(maps, single=single_maps(plan, network, images, single))
-    )
+    normal = normalization(plan, network, images.moments, images.channels)
+    segments = task_of(plan).segments(plan, network, images, list(single), normal)
+    if segments is None:
+        maps = replace(maps, single=single_maps(plan, network, images, single))
+    else:
+        Records(root).write_segments(model.entry.key, segments)
+    Records(root).write_attention_maps(maps)
     deployed = fuse(network)
     one, batch = (_input(plan, images, count) for count in (1, size))
     with torch.no_grad():
@@ -170,10 +176,10 @@ def single_maps(
 def take_pictures(root: Path, plan: Plan, chosen: Sequence[int], tell: Tell) -> None:
     """Write the pixels of some held-out images, as models get them."""
     images = _begin(root, plan)
-    pixels = [_fitted(plan, images, image).permute(1, 2, 0).squeeze(-1) for image in chosen]
-    Records(root).write_pictures(
-        {image: shown.tolist() for image, shown in zip(chosen, pixels, strict=True)}
-    )
+    pixels, labels = task_of(plan).pictures(plan, images, list(chosen))
+    Records(root).write_pictures({image: shown.tolist() for image, shown in pixels.items()})
+    if labels:
+        Records(root).write_segments(TRUTH, labels)
 
 
 def _fitted(plan: Plan, images: ImageSet, image: int) -> torch.Tensor:
@@ -332,7 +338,8 @@ def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dic
             if drawing is None:
                 drawing, x = _drawn(batches)
             model, x = model.train().to(plan.device), x.to(plan.device)
-            passes = interleaved({"step": partial(_step, model, x)}, 0.0, plan.device, least=2)
+            outputs = partial(task_of(plan).outputs, model)
+            passes = interleaved({"step": partial(_step, outputs, x)}, 0.0, plan.device, least=2)
             step = median(passes["step"].ms) / 1e3
             # Processes draw while the model computes.
             beside = batches.processes > 0
@@ -342,16 +349,14 @@ def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dic
 
 def _drawn(batches: Batches) -> tuple[float, torch.Tensor]:
     """Seconds that one process needs for a batch, the faster of two, and the batch."""
-    alone = copy.copy(batches)
-    alone.processes = 0
-    drawn = iter(alone)
+    drawn = iter(batches.here())
     seconds = []
-    for _ in range(min(2, len(alone))):
+    for _ in range(min(2, len(batches))):
         began = time.perf_counter()
         x, _labels = next(drawn)
         seconds.append(time.perf_counter() - began)
     return min(seconds), x
 
 
-def _step(model: nn.Module, x: torch.Tensor) -> None:
-    model(x).sum().backward()
+def _step(outputs: Callable[[torch.Tensor], list[torch.Tensor]], x: torch.Tensor) -> None:
+    sum(y.sum() for y in outputs(x)).backward()

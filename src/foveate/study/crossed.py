@@ -177,7 +177,7 @@ def pseudo_values(metric: Callable[[Array], float], counts: ArrayLike) -> Array:
     if len(each) < 2:
         raise ValueError(f"a jackknife needs at least two images, got {len(each)}")
     total = each.sum(axis=0)
-    return _pseudo(metric(total), np.array([metric(total - one) for one in each]))
+    return jackknife(metric(total), np.array([metric(total - one) for one in each]))
 
 
 def balanced_accuracy_scores(labels: ArrayLike, correct: ArrayLike) -> Array:
@@ -204,10 +204,21 @@ def balanced_accuracy_scores(labels: ArrayLike, correct: ArrayLike) -> Array:
     without = whole + ((hits[of] - hit) / others - recall[of]) / classes
     if alone.any():
         without[alone] = (classes * whole - recall[of][alone]) / (classes - 1)
-    return _pseudo(whole, without)
+    return jackknife(whole, without)
 
 
-def _pseudo(whole: float, without: Array) -> Array:
+def jackknife(whole: float, without: Array) -> Array:
+    """Pseudo-values of a metric from its value of all images, and of all but each one.
+
+    Args:
+        whole: of all images.
+        without: ``(I,)``, of all but the i-th.
+
+    Raises:
+        ValueError: with fewer than two images.
+    """
     images = len(without)
+    if images < 2:
+        raise ValueError(f"a jackknife needs at least two images, got {images}")
     pseudo = images * whole - (images - 1) * without
     return pseudo - pseudo.mean() + whole

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foveate.data.sources.base import TEST
+from foveate.study.records import Predictions
 from foveate.study.results import Results, Row
 
 MOST = 8
@@ -19,8 +20,9 @@ class Disputed:
     Attributes:
         image: its number in the held-out split.
         name: by which its source finds it.
-        label: its class.
-        found: by label of what was compared, the share of seeds that found its class.
+        label: its class; empty where classes are of pixels.
+        found: by label of what was compared, the share of seeds that found its class, or of pixels
+            whose class is found.
         instead: by label, the class named most often where it was not found; absent elsewhere.
     """
 
@@ -51,7 +53,7 @@ def disputed(results: Results, most: int = MOST) -> list[Disputed]:
         Disputed(
             image=int(image),
             name=split.names[image] if image < len(split.names) else "",
-            label=record.classes[labels[image]],
+            label="" if record.masks else record.classes[labels[image]],
             found={
                 row.label: float(share[image])
                 for row, share in zip(rows, shares, strict=True)
@@ -70,9 +72,11 @@ def _shares(row: Row, labels: np.ndarray) -> np.ndarray | None:
     for found in row.predictions.values():
         if len(found.images) != len(labels) or found.images.max() >= len(labels):
             return None
-        if not np.array_equal(labels[found.images], found.labels):
+        if isinstance(found, Predictions) and not np.array_equal(
+            labels[found.images], found.labels
+        ):
             return None
-        total[found.images] += found.correct
+        total[found.images] += found.found
     return total / len(row.predictions)
 
 
@@ -82,6 +86,7 @@ def _instead(rows: list[Row], image: int, classes: list[str]) -> dict[str, str]:
         wrong = [
             int(found.predicted[place])
             for found in row.predictions.values()
+            if isinstance(found, Predictions)
             for place in np.flatnonzero(found.images == image)
             if found.predicted[place] != found.labels[place]
         ]

@@ -30,6 +30,7 @@ from foveate.published import load_published, read_weights
 from foveate.study.entry import Entry
 from foveate.study.host import OwnHost, own_host
 from foveate.study.plan import Plan
+from foveate.study.tasks import task_of
 from foveate.surgery.change import insert, replace
 from foveate.surgery.recipe import changes
 from foveate.surgery.trace import DEFAULT_SIZE
@@ -154,9 +155,9 @@ def _of_timm(own: OwnHost, plan: Plan, classes: int, channels: int) -> nn.Module
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != size:
         options["img_size"] = size
-    options |= {"num_classes": classes, "in_chans": channels, **plan.host_kwargs}
+    options |= {"in_chans": channels, **plan.host_kwargs}
     try:
-        return timm.create_model(own.name, **options)
+        return task_of(plan).host(plan, own.name, classes, options)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(f"{own}: {error}") from error
 
@@ -181,7 +182,7 @@ def _of_file(own: OwnHost, plan: Plan, classes: int) -> nn.Module:
 
 
 def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> None:
-    """Refuse a host that does not give a logit a class.
+    """Refuse a host that does not give a logit a class, or in segmentation one a class and pixel.
 
     Raises:
         ValueError: if it does not run on images of the study's size, or gives something else.
@@ -194,9 +195,11 @@ def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> N
     except Exception as error:
         raise ValueError(f"{where} raises {type(error).__name__}: {error}") from error
     shape = tuple(given.shape[1:]) if isinstance(given, Tensor) else type(given).__name__
-    if shape != (classes,):
+    expected = task_of(plan).shape(plan, classes)
+    if shape != expected:
         raise ValueError(
             f"{where} gives {shape}, and should one logit for each of {classes} classes"
+            + (f" at each pixel: {expected}" if len(expected) > 1 else "")
         )
 
 

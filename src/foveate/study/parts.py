@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foveate.data.images import Images, ImageSet
+from foveate.data.images import Images, ImageSet, MaskedImages
 from foveate.data.moments import moments
 from foveate.data.splitting import stratified_split
 
@@ -39,6 +39,14 @@ class Part(Images):
     def __getitem__(self, index: int) -> np.ndarray:
         which, row = self._places[index]
         return self._splits[which][row]
+
+    def mask(self, index: int) -> np.ndarray:
+        """The labels of an image, where its split has masks."""
+        which, row = self._places[index]
+        split = self._splits[which]
+        if not isinstance(split, MaskedImages | Part):
+            raise TypeError("these images have no masks")
+        return split.mask(row)
 
     def __getstate__(self) -> dict:
         return dict(vars(self))

@@ -22,6 +22,7 @@ from foveate.metrics import ACCURACY, Metric
 from foveate.study import settings as read
 from foveate.study.entry import Entry, PlanError, nearest
 from foveate.study.host import FORMS, own_host, stated_size
+from foveate.study.kinds import KINDS
 
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
@@ -65,6 +66,10 @@ class Plan:
     them.
     """
 
+    task: str = field(
+        default="classification",
+        metadata=_stated(read.one_of(*KINDS), "what is learnt: classification or segmentation"),
+    )
     attention: tuple[Entry, ...] = field(
         default=tuple(Entry(name) for name in DEFAULT_ATTENTION),
         metadata=_stated(
@@ -84,7 +89,10 @@ class Plan:
     metric: Metric = field(
         default=ACCURACY,
         metadata=_stated(
-            read.metric, "what mechanisms are judged by: accuracy or balanced_accuracy", "accuracy"
+            read.metric,
+            "what mechanisms are judged by: accuracy or balanced_accuracy; in segmentation "
+            "mean_iou, pixel_accuracy, mean_class_accuracy or mean_dice",
+            "accuracy; mean_iou",
         ),
     )
     data: str = field(
@@ -92,7 +100,15 @@ class Plan:
         metadata=_stated(
             read.path,
             "a folder, list or array of images, torchvision/NAME, or the embedded characters or "
-            "digits",
+            "digits; in segmentation a folder of images and masks",
+        ),
+    )
+    ignore_label: int | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_label,
+            "in segmentation: label of pixels that count nowhere",
+            "255, and what the list of classes says",
         ),
     )
     data_root: str | None = field(
@@ -113,8 +129,8 @@ class Plan:
         default=None,
         metadata=_stated(
             read.size,
-            "height and width, or one number for both",
-            "32 for the embedded images, 64 for others",
+            "height and width, or one number for both; in segmentation of the crops to train on",
+            "32 for the embedded images, 64 for others; 128 in segmentation",
         ),
     )
     duplicates: str = field(
@@ -149,6 +165,18 @@ class Plan:
     )
     host_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_stated(read.mapping, "further options of the host")
+    )
+    head: str = field(
+        default="semantic_fpn",
+        metadata=_stated(
+            read.text,
+            "in segmentation: what stands on the host: semantic_fpn, upernet, psp, fcn, dual or "
+            "light",
+        ),
+    )
+    head_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=_stated(read.mapping, "options of the head, such as dim=64"),
     )
     weights: str | None = field(
         default=None,
@@ -225,6 +253,28 @@ class Plan:
     mixup: float = field(
         default=0.0, metadata=_stated(read.number, "timm's mixup alpha; 0 mixes nothing")
     )
+    class_weights: str = field(
+        default="none",
+        metadata=_stated(
+            read.one_of("none", "balanced"),
+            "in segmentation: what pixels of a class count in the loss: none (all alike) or "
+            "balanced (by the root of how rare they are)",
+        ),
+    )
+    dice: float = field(
+        default=0.0,
+        metadata=_stated(
+            read.number, "in segmentation: what the Dice loss counts beside the cross entropy"
+        ),
+    )
+    window: tuple[int, int] | None = field(
+        default=None,
+        metadata=_stated(
+            read.size,
+            "in segmentation: held-out images are predicted in overlapping windows of this size",
+            "whole",
+        ),
+    )
     clip_grad: float | None = field(
         default=1.0,
         metadata=_stated(
@@ -257,11 +307,16 @@ class Plan:
         default="auto",
         metadata=_stated(
             read.text,
-            "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of images",
+            "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of "
+            "images; in segmentation of image and mask alike",
         ),
     )
     augment_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata=_stated(read.mapping, "options of timm's create_transform")
+        default_factory=dict,
+        metadata=_stated(
+            read.mapping,
+            "options of timm's create_transform; in segmentation scale, hflip and color_jitter",
+        ),
     )
     precision: str = field(
         default="32-true",
@@ -345,6 +400,7 @@ def read_plan(values: Mapping[str, Any], where: str = "the plan") -> Plan:
             checked[key] = SETTINGS[key].read(key, value)
         except PlanError as error:
             raise PlanError(f"{error} (in {where})") from None
+    checked.setdefault("metric", KINDS[checked.get("task", "classification")].metrics[0])
     plan = Plan(**checked)
     _check_whole(plan, where)
     return plan
@@ -411,7 +467,7 @@ def _grid(plan: Plan, lr: float) -> tuple[float, ...]:
 def _image_size(plan: Plan) -> tuple[int, int]:
     """Weights want images of the size that they were trained with; others small ones."""
     if plan.weights is None:
-        return (32, 32) if plan.data in EMBEDDED else (64, 64)
+        return (32, 32) if plan.data in EMBEDDED else KINDS[plan.task].size
     return stated_size(plan.host)
 
 
@@ -483,7 +539,35 @@ def _check_host(plan: Plan, where: str) -> None:
         )
 
 
+def _check_task(plan: Plan, where: str) -> None:
+    """Refuse a metric, a setting or data of another task."""
+    kind = KINDS[plan.task]
+    if plan.metric not in kind.metrics:
+        raise PlanError(
+            f"metric {plan.metric.name} is of another task; {plan.task} has "
+            f"{', '.join(metric.name for metric in kind.metrics)} (in {where})"
+        )
+    for task, other in KINDS.items():
+        for key in other.own if task != plan.task else ():
+            if getattr(plan, key) != getattr(Plan(), key):
+                raise PlanError(f"{key} is for task {task}, and task is {plan.task} (in {where})")
+    if plan.task == "classification":
+        return
+    own = own_host(plan.host)
+    if plan.weights is not None and own is not None and own.kind == "timm":
+        raise PlanError(
+            f"weights of a classifier are not read for task {plan.task}: give a file's function as "
+            f"host, which builds the whole network, or leave them out (in {where})"
+        )
+    if plan.data in EMBEDDED:
+        raise PlanError(
+            f"task {plan.task} needs data with masks, and data is {plan.data}: give a folder of "
+            f"images and masks (in {where})"
+        )
+
+
 def _check_whole(plan: Plan, where: str) -> None:
+    _check_task(plan, where)
     _check_host(plan, where)
     if not plan.entries:
         raise PlanError(f"{where} compares nothing: attention is empty")

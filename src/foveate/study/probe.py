@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -16,8 +16,6 @@ from torch import nn
 
 from foveate._user_code import import_all
 from foveate.arguments import nearest, one_of
-from foveate.data.augmentation import Augment
-from foveate.data.batches import check_augmentation
 from foveate.data.moments import Moments
 from foveate.models import CONTROLS, list_for_place
 from foveate.models.pyramid import STARTS
@@ -34,6 +32,7 @@ from foveate.study.own_host import (
 )
 from foveate.study.plan import Plan
 from foveate.study.records import HostRecord, Subject
+from foveate.study.tasks import task_of
 from foveate.study.trial import build, input_size, recipe_of, subject_of
 from foveate.training import check_recipe
 
@@ -61,9 +60,8 @@ def probe(plan: Plan, tell: Callable[[Any], None]) -> dict[str, Subject]:
     import_all(plan.imports)
     _check_names(plan)
     check_recipe(recipe_of(plan))
-    one_of(plan.augment, get_args(Augment), "augment")
+    task_of(plan).check(plan)
     one_of(plan.start, STARTS, "start")
-    check_augmentation(plan.augment, plan.augment_kwargs, plan.image_size or (32, 32))
     if own_host(plan.host) is not None:
         create_host(plan, _CLASSES, _CHANNELS)
         return {}

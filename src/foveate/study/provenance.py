@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import singledispatch
 from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from foveate.data.record import SetRecord
 from foveate.data.sources.base import FINAL, TEST, TRAIN
 from foveate.study.entry import Entry
+from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
 from foveate.study.records import (
     FINAL_PREDICTIONS,
@@ -63,8 +65,8 @@ class Trial(NamedTuple):
     """
 
     record: TrialRecord
-    predictions: Predictions | None
-    final: Predictions | None
+    predictions: Predictions | PixelPredictions | None
+    final: Predictions | PixelPredictions | None
 
 
 def settings_of_trial(plan: Plan, entry: Entry) -> dict[str, Any]:
@@ -177,35 +179,72 @@ def _check_predictions(
     entry: Entry,
     seed: int,
     name: str,
-    found: Predictions,
+    found: Predictions | PixelPredictions,
     images: SetRecord | None,
     splits: tuple[str, ...],
 ) -> None:
     """Whether predictions are classes of the study, for every held-out image in order."""
-    wrong = None
-    sizes = [array.shape for array in found]
-    if len(set(sizes)) > 1 or len(sizes[0]) != 1 or any(a.dtype.kind not in "ui" for a in found):
-        wrong = f"arrays of shapes {sizes}, where whole numbers, one an image, are expected"
-    elif images is not None:
+    wrong = _wrong_arrays(found)
+    if wrong is None and images is not None:
         kept = [images.splits[split].labels for split in splits if split in images.splits]
         labels = np.array([label for part in kept for label in part])
-        classes = len(images.classes)
-        if len(found.labels) != len(labels):
-            wrong = f"{len(found.labels)} images, where {len(labels)} are held out"
+        if len(found.images) != len(labels):
+            wrong = f"{len(found.images)} images, where {len(labels)} are held out"
         elif not np.array_equal(found.images, np.arange(len(labels))):
             wrong = "its images are not the held-out ones in order"
-        elif not np.array_equal(found.labels, labels):
-            wrong = "its labels are not those of the held-out images"
-        elif found.predicted.max(initial=0) >= classes:
-            wrong = f"class {found.predicted.max()} is predicted, of {classes} classes"
+        else:
+            wrong = _wrong_classes(found, labels, len(images.classes))
     if wrong:
         path = records.trial_folder(entry.key, seed) / name
         then = "with trial.json beside it removed too, it is made again"
         raise DamagedRunError(records.root, path, ValueError(wrong), then)
 
 
+@singledispatch
+def _wrong_arrays(found: Predictions) -> str | None:
+    """Why the arrays cannot be predictions, in words."""
+    sizes = [array.shape for array in found]
+    if len(set(sizes)) > 1 or len(sizes[0]) != 1 or any(a.dtype.kind not in "ui" for a in found):
+        return f"arrays of shapes {sizes}, where whole numbers, one an image, are expected"
+    return None
+
+
+@_wrong_arrays.register
+def _(found: PixelPredictions) -> str | None:
+    areas, images = found
+    whole = all(array.dtype.kind in "ui" for array in found)
+    if not whole or areas.ndim != 3 or areas.shape[:2] != (*images.shape, 3):
+        return f"areas of shape {areas.shape}, where three a class of {images.shape} are expected"
+    if (areas[:, 0] > np.minimum(areas[:, 1], areas[:, 2])).any():
+        return "an intersection is larger than an area"
+    if (areas[:, 1].sum(1) != areas[:, 2].sum(1)).any():
+        return "as many pixels are not predicted as are labelled"
+    return None
+
+
+@singledispatch
+def _wrong_classes(found: Predictions, labels: np.ndarray, classes: int) -> str | None:
+    """Why the classes are not those of the images, in words."""
+    if not np.array_equal(found.labels, labels):
+        return "its labels are not those of the held-out images"
+    if found.predicted.max(initial=0) >= classes:
+        return f"class {found.predicted.max()} is predicted, of {classes} classes"
+    return None
+
+
+@_wrong_classes.register
+def _(found: PixelPredictions, labels: np.ndarray, classes: int) -> str | None:
+    if found.areas.shape[2] != classes:
+        return f"{found.areas.shape[2]} classes, of {classes}"
+    return None
+
+
 def _check_score(
-    records: Records, entry: Entry, seed: int, record: TrialRecord, found: Predictions | None
+    records: Records,
+    entry: Entry,
+    seed: int,
+    record: TrialRecord,
+    found: Predictions | PixelPredictions | None,
 ) -> None:
     """Whether the score is one that the metric takes, and that of the predictions."""
     metric, score = record.metric, record.score

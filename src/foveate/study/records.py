@@ -11,6 +11,7 @@
     matched.json         the host of each row, at equal cost           MatchedHost
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
+    views/KEY.npz        labels of the images that the report shows, in segmentation
     pictures.json        pixels of the images that the report shows
 
 KEY is the label of what is compared, as a file name. Trials of 0.1 name no metric and hold an
@@ -35,6 +36,7 @@ from foveate.data.moments import Moments
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study import fields
 from foveate.study.crossed import balanced_accuracy_scores
+from foveate.study.pixel_predictions import PixelPredictions
 
 
 class DamagedRunError(ValueError):
@@ -147,6 +149,8 @@ class Predictions(NamedTuple):
     def correct(self) -> np.ndarray:
         """(I,) of 0 and 1: the score of each image."""
         return (self.predicted == self.labels).astype(float)
+
+    found = correct
 
     def scores(self, metric: Metric) -> np.ndarray:
         """(I,): the metric as a mean over images: hits, or jackknife pseudo-values.
@@ -494,6 +498,8 @@ class Environment:
 
 
 PREDICTIONS, FINAL_PREDICTIONS = "predictions.npz", "final.npz"
+TRUTH = "_truth"
+"""In place of a key: of the masks themselves."""
 
 
 class Records:
@@ -533,8 +539,10 @@ class Records:
         values = [epoch._asdict() for epoch in history]
         write_json(self.trial_folder(attention, seed) / "history.json", values)
 
-    def predictions(self, attention: str, seed: int, name: str = PREDICTIONS) -> Predictions | None:
-        """The classes that a trained model gave to the held-out images, if they were kept.
+    def predictions(
+        self, attention: str, seed: int, name: str = PREDICTIONS
+    ) -> Predictions | PixelPredictions | None:
+        """What a trained model said of the held-out images, if it was kept.
 
         Args:
             attention: the key of what was trained.
@@ -547,12 +555,17 @@ class Records:
                 return None
             try:
                 with np.load(path, allow_pickle=False) as arrays:
-                    return Predictions(*(arrays[field] for field in Predictions._fields))
+                    kind = PixelPredictions if "areas" in arrays.files else Predictions
+                    return kind(*(arrays[field] for field in kind._fields))
             except (BadZipFile, EOFError, OSError, zlib.error) as error:
                 raise ValueError(str(error)) from error
 
     def write_predictions(
-        self, attention: str, seed: int, predictions: Predictions, name: str = PREDICTIONS
+        self,
+        attention: str,
+        seed: int,
+        predictions: Predictions | PixelPredictions,
+        name: str = PREDICTIONS,
     ) -> None:
         """Put them in place, compressed."""
         with replacing(self.trial_folder(attention, seed) / name) as file:
@@ -622,6 +635,26 @@ class Records:
         """Put ``pictures.json`` in place."""
         values = [{"image": image, "pixels": pixels} for image, pixels in pictures.items()]
         write_json(self.root / "pictures.json", values)
+
+    def segments(self, attention: str) -> dict[int, np.ndarray]:
+        """By number in the held-out split, labels (h, w) of the images that the report shows.
+
+        Args:
+            attention: the key of what was trained, or ``TRUTH`` for the masks.
+        """
+        path = self.root / "views" / f"{attention}.npz"
+        with self._reading(path, "the report then shows no labels"):
+            if not path.exists():
+                return {}
+            with np.load(path, allow_pickle=False) as arrays:
+                return {int(image): arrays[image] for image in arrays.files}
+
+    def write_segments(self, attention: str, segments: Mapping[int, np.ndarray]) -> None:
+        """Put ``views/KEY.npz`` in place."""
+        (self.root / "views").mkdir(exist_ok=True)
+        with replacing(self.root / "views" / f"{attention}.npz") as file:
+            arrays: dict[str, Any] = {str(image): labels for image, labels in segments.items()}
+            np.savez_compressed(file, **arrays)
 
     def host(self) -> HostRecord | None:
         """What a host of the user's own is, if the study has one."""

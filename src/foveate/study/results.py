@@ -13,6 +13,7 @@ computed here, once. What is to be shown beside scores, costs and attention maps
     Row.confusion         (K, K) counts over the seeds; rows are true classes
     Row.recalls           (K,) the share of each class that is found, over the seeds
     Row.accuracy, Row.balanced_accuracy     both, whichever is the metric
+    Row.pixels            in segmentation, areas of each image and class, a seed each
     Row.health            by seed: at chance, diverged, rising
     Row.tuning            the learning rates tried, the winner, the cost
     Row.final             the score on images kept for the very end, where there are any
@@ -20,7 +21,7 @@ computed here, once. What is to be shown beside scores, costs and attention maps
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,9 +31,10 @@ import numpy as np
 
 from foveate.data.record import ImageCounts, SetRecord, count_images
 from foveate.data.sources.base import TEST, TRAIN, DataError
-from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.metrics import ACCURACY, BALANCED_ACCURACY, MEAN_IOU, Metric
 from foveate.study.entry import Entry
 from foveate.study.host import own_host
+from foveate.study.pixel_predictions import METRICS, PixelPredictions, always, mean_iou
 from foveate.study.plan import Plan
 from foveate.study.provenance import check_settings, read_trial
 from foveate.study.records import (
@@ -57,17 +59,21 @@ CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 
 _FEW_UPDATES = 20
 
+Predicted = Predictions | PixelPredictions
+
 
 class Majority(NamedTuple):
     """Always naming one class.
 
     Attributes:
-        name: of the class that most held-out images have.
-        share: of the held-out images that have it: the accuracy of always naming it.
+        name: of the class that most held-out images, or pixels, have.
+        share: what always naming it scores: the accuracy, or the mean IoU of pixels.
+        metric: of the two, which.
     """
 
     name: str
     share: float
+    metric: Metric
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,8 @@ class Row:
     maps: AttentionMaps | None = field(default=None, repr=False)
     estimate: Estimate | None = None
     classes: int = 0
-    predictions: dict[int, Predictions] = field(default_factory=dict)
-    final_predictions: dict[int, Predictions] = field(default_factory=dict)
+    predictions: dict[int, Predicted] = field(default_factory=dict)
+    final_predictions: dict[int, Predicted] = field(default_factory=dict)
     tuning: Tuning | None = None
     matched: MatchedHost | None = None
 
@@ -125,10 +131,11 @@ class Row:
     @property
     def confusion(self) -> np.ndarray | None:
         """(K, K) counts over the seeds, rows are true classes; None where nothing was kept."""
-        if not self.predictions or not self.classes:
+        kept = [found for found in self.predictions.values() if isinstance(found, Predictions)]
+        if not kept or not self.classes:
             return None
         return sum(
-            (found.confusion(self.classes) for found in self.predictions.values()),
+            (found.confusion(self.classes) for found in kept),
             start=np.zeros((self.classes, self.classes), dtype=np.int64),
         )
 
@@ -140,6 +147,11 @@ class Row:
             return None
         images = counts.sum(1)
         return np.where(images > 0, np.diag(counts) / np.maximum(images, 1), np.nan)
+
+    @property
+    def pixels(self) -> list[PixelPredictions]:
+        """What was said of pixels, a seed each; none in classification."""
+        return [f for f in self.predictions.values() if isinstance(f, PixelPredictions)]
 
     @property
     def accuracy(self) -> Estimate | None:
@@ -247,11 +259,23 @@ class Results:
         """What always naming the most frequent class would score."""
         if self.data is None:
             return None
+        if self.data.masks is not None:
+            return self._majority_of_pixels()
         splits = (TEST,) if self.plan.folds is None else (TRAIN, TEST)
         counts = np.bincount(
             [label for split in splits for label in self.data.splits[split].labels]
         )
-        return Majority(self.classes[int(counts.argmax())], float(counts.max() / counts.sum()))
+        largest, share = int(counts.argmax()), float(counts.max() / counts.sum())
+        return Majority(self.classes[largest], share, ACCURACY)
+
+    def _majority_of_pixels(self) -> Majority | None:
+        kept = [found for row in self.rows for found in row.pixels]
+        if not kept:
+            return None
+        labelled = kept[0].whole[2]
+        largest = int(labelled.argmax())
+        share = float(mean_iou(always(labelled, largest)))
+        return Majority(self.classes[largest], share, MEAN_IOU)
 
     @property
     def warnings(self) -> list[str]:
@@ -326,6 +350,7 @@ def _notes_of_plan(plan: Plan) -> list[str]:
         else f"scores are those of the best epoch on {rest}",
         _note_of_start(plan),
         *_notes_of_own_host(plan),
+        *_notes_of_segmentation(plan),
     ]
     if plan.folds is not None:
         notes.append(
@@ -340,6 +365,19 @@ def _notes_of_plan(plan: Plan) -> list[str]:
             f"training of {plan.epochs} epochs each, on a fifth of the training images"
         )
     return notes
+
+
+def _notes_of_segmentation(plan: Plan) -> list[str]:
+    """How pixels are predicted and counted, a sentence each."""
+    if plan.task != "segmentation":
+        return []
+    whole = "whole, at their own size"
+    windows = plan.window and f"in overlapping windows of {plan.window[0]}x{plan.window[1]}"
+    return [
+        f"held-out images are predicted {windows or whole}; areas are summed over all of them "
+        "before anything is divided, and a class that is nowhere labelled or predicted has no IoU",
+        f"on the host stands the head {plan.head}; costs are those of one image of the crops' size",
+    ]
 
 
 def _note_of_start(plan: Plan) -> str:
@@ -447,7 +485,7 @@ def _scores(done: dict[int, TrialRecord]) -> dict[int, float]:
 
 
 def _image_scores(
-    done: dict[int, TrialRecord], predictions: dict[int, Predictions], metric: Metric
+    done: dict[int, TrialRecord], predictions: Mapping[int, Predicted], metric: Metric
 ) -> Scores:
     """By seed, the score of each image where predictions were kept, else the one number."""
     return {
@@ -456,8 +494,10 @@ def _image_scores(
     }
 
 
-def _estimate_of(predictions: dict[int, Predictions], metric: Metric) -> Estimate | None:
-    if not predictions:
+def _estimate_of(predictions: Mapping[int, Predicted], metric: Metric) -> Estimate | None:
+    if not predictions or (metric.name in METRICS) != all(
+        isinstance(found, PixelPredictions) for found in predictions.values()
+    ):
         return None
     return estimate({seed: found.scores(metric) for seed, found in predictions.items()}, metric)
 

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foveate.data.images import ImageSet, drop_pixels, prepare
+from foveate.data.images import ImageSet, drop_pixels
 from foveate.data.record import SetRecord
 from foveate.data.sources.base import FINAL, DataError
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment
 from foveate.study.executors import Executor, Failure, Handle
 from foveate.study.host import own_host
+from foveate.study.kinds import KINDS
 from foveate.study.matching import matched_lines, matched_plan
 from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
@@ -139,16 +140,7 @@ def _note_environment(run: Run, show: ProgressLines, command: Sequence[str] | No
 def _prepare(run: Run, show: ProgressLines) -> ImageSet:
     plan = run.plan
     try:
-        images = prepare(
-            run.data,
-            plan.data,
-            plan.image_size or (0, 0),
-            root=plan.data_root,
-            limit=plan.limit,
-            duplicates=plan.duplicates,
-            cache=plan.cache,
-            progress=show.images,
-        )
+        images = KINDS[plan.task].prepare(run.data, plan, show.images)
     except json.JSONDecodeError as error:
         index = run.data / "index.json"
         then = "the images are then read again"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.metrics import Metric
 from foveate.study.entry import Entry, PlanError, nearest
+from foveate.study.kinds import KINDS
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:
@@ -22,6 +23,11 @@ def whole(key: str, value: Any, least: int = 1) -> int:
 def maybe_whole(key: str, value: Any) -> int | None:
     """A whole number of at least 1, or None."""
     return None if value is None else whole(key, value)
+
+
+def maybe_label(key: str, value: Any) -> int | None:
+    """A whole number of at least 0, or None."""
+    return None if value is None else whole(key, value, 0)
 
 
 def number(key: str, value: Any) -> float:
@@ -106,7 +112,7 @@ def maybe_one_of(*words: str) -> Callable[[str, Any], str | None]:
 
 def metric(key: str, value: Any) -> Metric:
     """A metric that a study can judge by, by its name."""
-    known = {each.name: each for each in (ACCURACY, BALANCED_ACCURACY)}
+    known = {each.name: each for kind in KINDS.values() for each in kind.metrics}
     return value if isinstance(value, Metric) else known[one_of(*known)(key, value)]
 
 
@@ -175,6 +181,7 @@ def controls(key: str, value: Any) -> tuple[Entry, ...]:
 
 _HINTS = {
     "host": "; for a model of your own pass 'timm/NAME' or 'FILE.py:FUNCTION'",
+    "task": "; pass classification or segmentation",
     "data": "; pass a folder, a list or a .npz file of images",
 }
 

@@ -12,15 +12,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
-from torch import Tensor, nn
+from lightning.fabric.utilities import move_data_to_device
+from torch import nn
 
 import foveate.models  # noqa: F401  registers the hosts with timm
 from foveate._random import seed_all
 from foveate._user_code import import_all
 from foveate.analysis.flops import count_flops
-from foveate.data.batches import Batches, held_out_batches, train_batches
+from foveate.data.batches import Batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
 from foveate.models import CONTROLS
 from foveate.registry import describe
@@ -36,6 +36,7 @@ from foveate.study.own_host import (
     put_in,
 )
 from foveate.study.parts import folds, with_selection
+from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
 from foveate.study.provenance import settings_of_trial
 from foveate.study.records import (
@@ -50,9 +51,9 @@ from foveate.study.records import (
     Tried,
     Tuning,
 )
+from foveate.study.tasks import task_of
 from foveate.surgery.fuse import fuse
 from foveate.surgery.recipe import freeze_norms
-from foveate.tasks import Classification
 from foveate.training import (
     BEST,
     CHECKPOINT,
@@ -169,13 +170,14 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
         model = build(plan, entry, len(images.classes), images.channels, pretrained=False)
         load_weights(model, records.trial_folder(entry.key, seed) / WEIGHTS)
         model = model.eval().to(plan.device)
+        work = task_of(plan)
+        task = work.training(plan, images)
+        evaluator = task.evaluator()
         with torch.inference_mode():
-            predicted = [
-                model(x.to(plan.device)).argmax(1).cpu()
-                for x, _ in _measuring(plan, images.test, images, model)
-            ]
-        found = _predictions(torch.cat(predicted), torch.tensor(images.test.labels),
-                             np.arange(len(images.test)))  # fmt: skip
+            for x, targets in _measuring(plan, images.test, images, model):
+                found = task.predict(model, move_data_to_device(x, plan.device))
+                evaluator.update(move_data_to_device(found, "cpu"), targets)
+        found = work.predictions(evaluator, np.arange(len(images.test)))
         records.write_predictions(entry.key, seed, found, FINAL_PREDICTIONS)
         measured += 1
         tell(entry.label)
@@ -257,7 +259,7 @@ class _Fitted(NamedTuple):
     """What the folds of a trial came to, together."""
 
     history: list[EpochRecord]
-    predictions: Predictions
+    predictions: Predictions | PixelPredictions
     loss: float
     reported_epoch: int
     train_seconds: float
@@ -274,16 +276,16 @@ def _fit_folds(
         place.mkdir(exist_ok=True)
         result = _fit(plan, entry, fold.images, seed, place, told)
         told.next_fold(result.history)
-        predicted, labels = result.evaluator.classes
-        predictions.append(_predictions(predicted, labels, fold.held_out))
+        predictions.append(task_of(plan).predictions(result.evaluator, fold.held_out))
         results.append(result)
     told.write()
-    together = Predictions(*(np.concatenate(arrays) for arrays in zip(*predictions, strict=True)))
+    kind = type(predictions[0])
+    together = kind(*(np.concatenate(arrays) for arrays in zip(*predictions, strict=True)))
     order = np.argsort(together.images)
     weights = [len(each.images) for each in predictions]
     return _Fitted(
         told.history,
-        Predictions(*(array[order] for array in together)),
+        kind(*(array[order] for array in together)),
         float(np.average([result.values["loss"] for result in results], weights=weights)),
         round(fmean(result.reported_epoch for result in results)),
         sum(result.train_seconds for result in results),
@@ -307,12 +309,7 @@ def _fit(
     model = build(plan, entry, len(images.classes), images.channels)
     if plan.freeze == "norms":
         freeze_norms(model)
-    task = Classification(
-        len(images.classes),
-        label_smoothing=plan.label_smoothing,
-        mixup=plan.mixup,
-        metric=plan.metric,
-    )
+    task = task_of(plan).training(plan, images)
     learning = learning_batches(plan, model, images, seed)
     held_out = _measuring(plan, images.test, images, model)
     selection = None if part is None else _measuring(plan, part, images, model)
@@ -321,36 +318,16 @@ def _fit(
 
 def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) -> Batches:
     """What a trial of this plan learns from."""
-    return train_batches(
-        images,
-        plan.image_size or (0, 0),
-        plan.batch_size,
-        seed,
-        augment=plan.augment,
-        augment_kwargs=plan.augment_kwargs,
-        normalize=normalization(plan, model, images.moments, images.channels),
-        processes=loader_processes(images.train, plan.device),
-    )
+    normalize = normalization(plan, model, images.moments, images.channels)
+    processes = loader_processes(images.train, plan.device)
+    return task_of(plan).learning(plan, images, seed, normalize, processes)
 
 
 def _measuring(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
     """Batches of ``split`` in order, normalised as the training images of ``images`` are."""
-    return held_out_batches(
-        images,
-        plan.image_size or (0, 0),
-        256,
-        split=split,
-        normalize=normalization(plan, model, images.moments, images.channels),
-        processes=0 if split.in_memory else loader_processes(split, plan.device),
-    )
-
-
-def _predictions(predicted: Tensor, labels: Tensor, images: np.ndarray) -> Predictions:
-    return Predictions(
-        predicted.cpu().numpy().astype(np.uint16),
-        labels.cpu().numpy().astype(np.uint16),
-        images.astype(np.uint32),
-    )
+    normalize = normalization(plan, model, images.moments, images.channels)
+    processes = 0 if split.in_memory else loader_processes(split, plan.device)
+    return task_of(plan).measuring(plan, images, split, normalize, processes)
 
 
 def _finished(begun: TrialRecord, fitted: _Fitted, records: Records) -> TrialRecord:
@@ -386,14 +363,15 @@ def build(
         model = create_host(plan, classes, channels, pretrained).model
         put_in(model, plan, entry, model_channels(plan, channels))
         return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
-    model = timm.create_model(
-        plan.host,
-        num_classes=classes,
-        in_chans=channels,
-        attention=entry.name,
-        attention_kwargs=entry.kwargs,
-        **{"start": plan.start, **plan.host_kwargs, **entry.host},
-    )
+    options = {
+        "in_chans": channels,
+        "attention": entry.name,
+        "attention_kwargs": entry.kwargs,
+        "start": plan.start,
+        **plan.host_kwargs,
+        **entry.host,
+    }
+    model = task_of(plan).host(plan, plan.host, classes, options)
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
 

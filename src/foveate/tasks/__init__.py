@@ -3,6 +3,7 @@
 from foveate.tasks.classification import Classification
 from foveate.tasks.detection import Detection
 from foveate.tasks.detection_metrics import AveragePrecision, pseudo_values
+from foveate.tasks.segmentation import Segmentation
 from foveate.tasks.segmentation_losses import dice_loss, pixel_cross_entropy
 from foveate.tasks.segmentation_metrics import AreaMetric
 from foveate.training.task import Task
@@ -12,6 +13,7 @@ __all__ = [
     "AveragePrecision",
     "Classification",
     "Detection",
+    "Segmentation",
     "Task",
     "dice_loss",
     "pixel_cross_entropy",

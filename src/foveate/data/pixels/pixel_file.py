@@ -6,7 +6,7 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +20,24 @@ from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import reason
 from foveate.data.pixels.reader import Decoded, NeedsRangeError, Reader, read_or_error
 from foveate.data.sources.base import TRAIN, DataError, Item, Listing
+from foveate.data.sources.mask_folder import MaskFolder
 from foveate.data.splitting import interleaved, rows_of
 
 MEMORY_CAP = 2 << 30
 """Bytes of decoded pixels that are kept at hand; beyond it images are decoded as needed."""
 PIXELS, PLACES = "images.pixels", "images.places.npy"
+MASKS, MASK_PLACES = "masks.pixels", "masks.places.npy"
 _CHUNK = 256
 
 Progress = Callable[[int, int], None]
+
+
+class KeptMask(NamedTuple):
+    """The labels of an image: where they are, what they hash to, pixels of each class."""
+
+    place: tuple[int, ...]
+    digest: str
+    pixels: np.ndarray
 
 
 class Kept(NamedTuple):
@@ -36,6 +46,7 @@ class Kept(NamedTuple):
     item: Item
     place: tuple[int, ...]
     digest: str
+    mask: KeptMask | None = None
 
     @property
     def hashed(self) -> Hashed:
@@ -91,11 +102,71 @@ class Reading:
                 self.notes.append(self.reader.find_range(image.kind, names, item.name))
             image = read_or_error(self.reader)(item.name)
         if isinstance(image, Exception):
-            why, label = reason(image, item.name), self.listing.classes[item.label]
-            self.left_out.append(LeftOut(item.name, why, label, unreadable=True))
+            self._leave_out(item, image)
             return
         self.kinds.update(image.kinds)
         kept.append(Kept(item, self.file.append(image.pixels), digest(image.pixels)))
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it is at hand, decoded."""
+        return self.file.fits
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        """Say which images stay, in which order."""
+        self.file.keep(image.place for image in kept)
+
+    def _leave_out(self, item: Item, error: Exception) -> None:
+        label = None if self.listing.of_pixels else self.listing.classes[item.label]
+        why = reason(error, item.name)
+        self.left_out.append(LeftOut(item.name, why, label, unreadable=True))
+
+
+class MaskedReading(Reading):
+    """The same of images and their masks; an image whose mask cannot be read is left out.
+
+    Raises:
+        DataError: from a mask that does not fit its image, or the classes.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        file: PixelFile,
+        masks: PixelFile,
+        source: MaskFolder,
+        listing: Listing,
+        advance: Counted,
+    ) -> None:
+        super().__init__(reader, file, listing, advance)
+        self.masks, self.source = masks, source
+
+    @property
+    def fits(self) -> bool:
+        return self.file.fits and self.masks.fits
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        super().keep(kept)
+        self.masks.keep(image.mask.place for image in kept if image.mask is not None)
+
+    def _take(self, item: Item, image: Decoded | Exception, kept: list[Kept]) -> None:
+        before = len(kept)
+        super()._take(item, image, kept)
+        if len(kept) == before:
+            return
+        image = kept.pop()
+        try:
+            labels, kinds = self.source.read_labels(item.name, image.place[1:3])
+        except DataError:
+            raise
+        except Exception as error:
+            self._leave_out(item, error)
+            return
+        self.kinds.update(kinds)
+        count = len(self.listing.classes)
+        pixels = np.bincount(labels[labels < count], minlength=count)
+        mask = KeptMask(self.masks.append(labels), digest(labels), pixels)
+        kept.append(image._replace(mask=mask))
 
 
 def digest(pixels: np.ndarray) -> str:
@@ -115,9 +186,11 @@ class PixelFile:
 
     @classmethod
     @contextmanager
-    def writing(cls, directory: Path) -> Iterator[PixelFile]:
-        """Files that are whole or absent."""
-        with replacing(directory / PIXELS) as file:
+    def writing(
+        cls, directory: Path, names: tuple[str, str] = (PIXELS, PLACES)
+    ) -> Iterator[PixelFile]:
+        """Files that are whole or absent, of these names."""
+        with replacing(directory / names[0]) as file:
             pixels = cls(file)
             yield pixels
             if not pixels.fits:
@@ -125,7 +198,7 @@ class PixelFile:
                 file.truncate()
         buffer = io.BytesIO()
         np.save(buffer, np.array(pixels.places, dtype=np.int64).reshape(-1, 4))
-        with replacing(directory / PLACES) as file:
+        with replacing(directory / names[1]) as file:
             file.write(buffer.getbuffer())
 
     def append(self, pixels: np.ndarray) -> tuple[int, ...]:
@@ -136,9 +209,9 @@ class PixelFile:
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
         return (offset, *pixels.shape[:2], channels)
 
-    def keep(self, kept: list[Kept]) -> None:
+    def keep(self, places: Iterable[tuple[int, ...]]) -> None:
         """Say which images stay, in which order."""
-        self.places = [image.place for image in kept]
+        self.places = list(places)
 
 
 def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, list[Kept]]:
@@ -148,7 +221,7 @@ def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, l
         kept = reading.read(listing.items)
         items = [image.item for image in kept]
         return {split: [kept[i] for i in rows] for split, rows in rows_of(items).items()}
-    if limit < len(listing.classes):
+    if limit < len(listing.classes) and not listing.of_pixels:
         raise DataError(
             f"limit={limit} leaves some of {len(listing.classes)} classes without an image to "
             f"train on; take at least {len(listing.classes)}, and more to learn from"

@@ -53,6 +53,7 @@ class Listing:
         left_out: what was seen and is not used.
         notes: what was decided for the user, a sentence each.
         warnings: what may spoil a result, a sentence each.
+        of_pixels: whether classes are of pixels, so that images have none of their own.
     """
 
     classes: list[str]
@@ -60,6 +61,7 @@ class Listing:
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    of_pixels: bool = False
 
 
 class Raw(NamedTuple):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foveate.study.pixel_predictions import iou
 from foveate.study.report.attention_maps import framed
 from foveate.study.report.markup import Markup, element, section
 from foveate.study.report.pictures import heat_map
@@ -38,7 +39,7 @@ def classes(results: Results) -> Markup | None:
     rows = [row for row in results.rows if row.confusion is not None]
     names = results.classes
     if not rows or not names:
-        return None
+        return _pixel_classes([row for row in results.rows if row.pixels], names)
     chosen = most_different(rows, MOST_CLASSES)
     which = (
         ""
@@ -56,9 +57,34 @@ def classes(results: Results) -> Markup | None:
     )
 
 
+def _pixel_classes(rows: Sequence[Row], names: Sequence[str]) -> Markup | None:
+    """The section with the IoU of each class, where classes are of pixels."""
+    if not rows or not names:
+        return None
+    found = np.stack([iou(sum(one.whole for one in row.pixels)) for row in rows])
+    chosen = _most_apart(found, MOST_CLASSES)
+    labelled = rows[0].pixels[0].whole[2]
+    shares = [f"{100 * labelled[k] / max(labelled.sum(), 1):.2g} %" for k in chosen]
+    which = (
+        ""
+        if len(chosen) == len(names)
+        else f" Shown are the {len(chosen)} of {len(names):,} in which the rows differ most."
+    )
+    return section(
+        "Class by class",
+        "classes",
+        _table(rows, found, names, chosen, ("share of the pixels", shares), "IoU by class"),
+        note="Intersection over union of each class, in percent: of the pixels that have the class "
+        f"or are said to have it, those of which both is true, over all seeds.{which}",
+    )
+
+
 def most_different(rows: Sequence[Row], most: int) -> list[int]:
     """Classes by how far apart their recalls are from row to row, in their own order."""
-    recalls = _stacked(rows)
+    return _most_apart(_stacked(rows), most)
+
+
+def _most_apart(recalls: np.ndarray, most: int) -> list[int]:
     known = np.flatnonzero(~np.isnan(recalls).all(axis=0))
     apart = np.nanmax(recalls[:, known], axis=0) - np.nanmin(recalls[:, known], axis=0)
     return sorted(int(known[place]) for place in np.argsort(-apart, kind="stable")[:most])
@@ -70,14 +96,27 @@ def _stacked(rows: Sequence[Row]) -> np.ndarray:
 
 
 def _recalls(rows: Sequence[Row], names: Sequence[str], chosen: Sequence[int]) -> Markup:
-    head = [element("th", "Class"), *(element("th", names[k], scope="col") for k in chosen)]
     images = rows[0].confusion
-    counts = [] if images is None else [int(images[k].sum() / len(rows[0].predictions))
+    counts = [] if images is None else [f"{int(images[k].sum() / len(rows[0].predictions)):,}"
                                         for k in chosen]  # fmt: skip
-    body = [element("tr", element("th", "held-out images", scope="row"),
-                    [element("td", f"{count:,}") for count in counts])]  # fmt: skip
-    for row, recalls in zip(rows, _stacked(rows), strict=True):
-        cells = [_recall(recalls[k]) for k in chosen]
+    first = "held-out images", counts
+    return _table(rows, _stacked(rows), names, chosen, first, "Recall by class")
+
+
+def _table(
+    rows: Sequence[Row],
+    shares: np.ndarray,
+    names: Sequence[str],
+    chosen: Sequence[int],
+    first: tuple[str, Sequence[str]],
+    title: str,
+) -> Markup:
+    """A line for each row with the ``shares`` (rows, K) of classes, below a line of sizes."""
+    head = [element("th", "Class"), *(element("th", names[k], scope="col") for k in chosen)]
+    body = [element("tr", element("th", first[0], scope="row"),
+                    [element("td", size) for size in first[1]])]  # fmt: skip
+    for row, mine in zip(rows, shares, strict=True):
+        cells = [_recall(mine[k]) for k in chosen]
         body.append(
             element("tr", element("th", row.label, scope="row"), cells,
                     class_="control" if row.control else None)
@@ -85,7 +124,7 @@ def _recalls(rows: Sequence[Row], names: Sequence[str], chosen: Sequence[int]) -
     table = element("table", element("thead", element("tr", head)), element("tbody", body),
                     class_="recalls")  # fmt: skip
     return element("div", table, class_="scroll", tabindex="0", role="region",
-                   aria_label="Recall by class, scrolls sideways")  # fmt: skip
+                   aria_label=f"{title}, scrolls sideways")  # fmt: skip
 
 
 def _recall(value: float) -> Markup:

@@ -66,9 +66,9 @@ def results_table(results: Results) -> Markup:
 
 
 def _majority(results: Results, columns: int) -> Markup | None:
-    """What naming one class for every image would score: no row should be there."""
+    """What naming one class for every image or pixel would score: no row should be there."""
     found = results.majority
-    if found is None or results.metric != ACCURACY:
+    if found is None or results.metric != found.metric:
         return None
     name = [element("span", "always the same class", class_="label"), element("small", found.name)]
     cells = [element("td", "") for _ in range(columns - 2)]

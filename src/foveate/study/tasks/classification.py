@@ -1,0 +1,89 @@
+"""Trials of classification: one class an image, at one size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+import timm
+from PIL import Image
+from torch import Tensor, nn
+
+from foveate.arguments import one_of
+from foveate.data.augmentation import Augment
+from foveate.data.batches import Fit, check_augmentation, held_out_batches, train_batches
+from foveate.data.images import Images, ImageSet
+from foveate.data.moments import Moments
+from foveate.study.plan import Plan
+from foveate.study.records import Predictions
+from foveate.tasks import Classification
+
+_BATCH = 256
+
+
+class ClassificationStudy:
+    """See :class:`foveate.study.tasks.base.StudyTask`."""
+
+    def check(self, plan: Plan) -> None:
+        one_of(plan.augment, get_args(Augment), "augment")
+        check_augmentation(plan.augment, plan.augment_kwargs, plan.image_size or (32, 32))
+
+    def host(self, plan: Plan, name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+        return timm.create_model(name, num_classes=classes, **options)
+
+    def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
+        return (classes,)
+
+    def outputs(self, model: nn.Module, x: Tensor) -> list[Tensor]:
+        return [model(x)]
+
+    def training(self, plan: Plan, images: ImageSet) -> Classification:
+        return Classification(
+            len(images.classes),
+            label_smoothing=plan.label_smoothing,
+            mixup=plan.mixup,
+            metric=plan.metric,
+        )
+
+    def learning(
+        self, plan: Plan, images: ImageSet, seed: int, normalize: Moments, processes: int
+    ) -> Any:
+        return train_batches(
+            images,
+            plan.image_size or (0, 0),
+            plan.batch_size,
+            seed,
+            augment=plan.augment,
+            augment_kwargs=plan.augment_kwargs,
+            normalize=normalize,
+            processes=processes,
+        )
+
+    def measuring(
+        self, plan: Plan, images: ImageSet, split: Images, normalize: Moments, processes: int
+    ) -> Any:
+        size = plan.image_size or (0, 0)
+        return held_out_batches(
+            images, size, _BATCH, split=split, normalize=normalize, processes=processes
+        )
+
+    def predictions(self, evaluator: Any, images: np.ndarray) -> Predictions:
+        predicted, labels = evaluator.classes
+        return Predictions(
+            predicted.cpu().numpy().astype(np.uint16),
+            labels.cpu().numpy().astype(np.uint16),
+            images.astype(np.uint32),
+        )
+
+    def pictures(
+        self, plan: Plan, images: ImageSet, chosen: list[int]
+    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        fit = Fit(plan.image_size or (0, 0))
+        shown = {image: fit(Image.fromarray(images.test[image])) for image in chosen}
+        return {i: x.permute(1, 2, 0).squeeze(-1).numpy() for i, x in shown.items()}, {}
+
+    def segments(
+        self, plan: Plan, model: nn.Module, images: ImageSet, chosen: list[int], normalize: Moments
+    ) -> None:
+        return None
