@@ -194,7 +194,9 @@ def build(name: str) -> tuple[Any, tuple[int, int, int]]:
         from torchvision.models import get_model
 
         options = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
-        model = get_model(what, weights=None, **options.get(what, {}))
+        headed = any(part in what for part in ("fcn", "deeplab", "lraspp", "rcnn", "retina", "ssd"))
+        options = options.get(what, {"weights_backbone": None} if headed else {})
+        model = get_model(what, weights=None, **options)
         if hasattr(model, "transform"):  # a detector, which resizes and pads its images by itself
             model, size = model.backbone, 320
     elif library == "transformers":
@@ -411,6 +413,9 @@ the tool). {said}
 """
 
 
+_LISTED = 12  # names in a sentence
+
+
 def _state(results: dict[str, Any]) -> str:
     """Which families have no row, and which rows do not come from the code as it is."""
     now = code()
@@ -423,7 +428,8 @@ def _state(results: dict[str, Any]) -> str:
     if missing:
         said.append(f"{len(missing)} families have not been run: {', '.join(missing)}.")
     if older:
-        said.append(f"{len(older)} rows are of an earlier state of the code: {', '.join(older)}.")
+        which = f": {', '.join(older)}" if len(older) <= _LISTED else ""
+        said.append(f"{len(older)} rows are of an earlier state of the code{which}.")
     return " ".join(said)
 
 
