@@ -211,7 +211,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> Detecti
     with PixelFile.writing(directory) as file:
         reading = Reading(reader, file, listing, Counted(progress))
         chosen = choose(reading, listing, asked.limit)
-        file.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
+        file.keep([kept.place for split in SPLITS for kept in chosen.get(split, [])])
     record = DetectionRecord(
         root=str(where.absolute()),
         categories=annotations.categories,
@@ -271,7 +271,7 @@ def _restore(directory: Path, record: DetectionRecord, progress: Progress | None
                     "the images are no longer those that the run began with: "
                     f"{printable(image.item.name)!r} has changed"
                 )
-        file.keep(kept)
+        file.keep([image.place for image in kept])
 
 
 def _load(directory: Path, record: DetectionRecord) -> DetectionSet:
