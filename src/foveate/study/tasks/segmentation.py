@@ -22,7 +22,7 @@ from foveate.study.plan import Plan
 from foveate.tasks import Segmentation
 
 _BATCH = 8
-_PICTURE = 192
+_PICTURE = 160
 """Longer side of the pictures in the report."""
 
 _SMALL = {
