@@ -72,7 +72,8 @@ def test_help_of_compare_states_every_setting_with_its_default(capsys):
     for default in ("highest learning rate (default: 0.002; 0.0002 with weights)",
                     "(default: none depthwise_conv)",
                     "(default: 0 1 2)",
-                    "(default: 32 for the embedded images, 64 for others)"):  # fmt: skip
+                    "(default: 32 for the embedded images, 64 for others; 128 in "
+                    "segmentation)"):  # fmt: skip
         assert default in text
     assert "null)" not in text
 
@@ -95,10 +96,18 @@ def test_every_setting_has_its_option():
         "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5", "weights": "w.pth",
         "at": "stage", "where": "layer1.* layer2.*", "freeze": "norms", "added_lr_scale": "10",
     }  # fmt: skip
-    assert typed.keys() == SETTINGS.keys()
-    for name, words in typed.items():
-        options = parser.parse_args([command._flag(name), *words.split()])
-        typed[name] = command._value(name, vars(options)[name])
+    of_masks = {
+        "task": "segmentation", "head": "upernet", "head_kwargs": "dim=64", "ignore_label": "3",
+        "class_weights": "balanced", "dice": "0.5", "window": "32 48",
+    }  # fmt: skip
+    assert {*typed, *of_masks} == SETTINGS.keys()
+    for settings in (typed, of_masks):
+        for name, words in settings.items():
+            options = parser.parse_args([command._flag(name), *words.split()])
+            settings[name] = command._value(name, vars(options)[name])
+    masked = read_plan({**of_masks, "data": "x"})
+    assert (masked.head, masked.head_kwargs, masked.ignore_label) == ("upernet", {"dim": 64}, 3)
+    assert (masked.class_weights, masked.dice, masked.window) == ("balanced", 0.5, (32, 48))
     plan = read_plan(typed)
     assert [entry.label for entry in plan.entries] == ["a", "b(x=1)", "c"]
     assert (plan.seeds, plan.data, plan.data_root, plan.image_size) == (

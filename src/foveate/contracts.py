@@ -77,6 +77,8 @@ class Attention(OneStep):
     """
 
     role: ClassVar[Role]
+    cancelled: ClassVar[tuple[str, ...]] = ()
+    """Parameters that the equation cancels: checkpoints hold them, and no gradient reaches them."""
     _options: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

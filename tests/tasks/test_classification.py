@@ -96,7 +96,7 @@ def test_predictions_are_float32_whatever_the_model_computes_in():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be a number in"),
         ({"mixup": -0.1}, "mixup must be at least 0, got -0.1"),
     ],
 )

@@ -57,6 +57,8 @@ class PairwiseAttention(Mixer):
         dilation: distance of the taps.
     """
 
+    cancelled = ("conv_p.bias",)  # in P(p) - P(n); but for rounding
+
     def __init__(
         self,
         dim: int,
