@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from foveate._random import derive, seed_all, undisturbed
+from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest, one_of
 from foveate.data.augmentation import Augment
 from foveate.data.images import Images, ImageSet
-from foveate.data.loading import KeyedLoader
+from foveate.data.loading import Epochs, KeyedLoader
 from foveate.data.moments import Moments, fitted
 
 PHOTO = {"scale": (0.35, 1.0), "color_jitter": 0.3, "interpolation": "bicubic"}
@@ -164,7 +164,7 @@ class Affine:
         return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-class Batches:
+class Batches(Epochs):
     """Iterates over ``(images (B, C, H, W), labels (B,))``, images normalised float32.
 
     Args:
@@ -187,10 +187,8 @@ class Batches:
         after: Callable[[Tensor, torch.Generator], Tensor] | None,
         processes: int,
     ) -> None:
+        super().__init__(len(images), batch_size, seed)
         self.images = images
-        self.batch_size = min(batch_size, len(images))
-        self.seed = seed
-        self.epoch = 0
         self.after = after
         self._mean = torch.tensor(normalize.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(normalize.std).view(1, -1, 1, 1)
@@ -211,28 +209,10 @@ class Batches:
         same._loader = KeyedLoader(self._dataset, self._collate, 0)
         return same
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        count = len(self.images)
-        return count // self.batch_size if self.seed is not None else -(-count // self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks, generator = self._begin_epoch()
+        chunks, generator = self.begin_epoch()
         for chunk, x in zip(chunks, self._load(chunks), strict=True):
             yield self._normalized(x, generator), self._labels[chunk]
-
-    def _begin_epoch(self) -> tuple[list[Tensor], torch.Generator]:
-        """The images of each batch, every generator set, and one that decides what follows."""
-        generator = torch.Generator()
-        order = torch.arange(len(self.images))
-        if self.seed is not None:
-            seed_all(self.seed, self.epoch)
-            generator.manual_seed(derive(self.seed, self.epoch, 1) % 2**63)
-            order = torch.randperm(len(self.images), generator=generator)
-        return list(order.split(self.batch_size))[: len(self)], generator
 
     def _normalized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = (x / 255 if x.dtype is torch.uint8 else x).sub(self._mean).div_(self._std)

@@ -19,11 +19,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from foveate._random import derive, seed_all
+from foveate._random import seed_all
 from foveate.data.annotations.masks import coco_masks
 from foveate.data.annotations.record import AnnotatedImage
 from foveate.data.detection import DetectionImages, DetectionSet, Masks
-from foveate.data.loading import KeyedLoader
+from foveate.data.loading import Epochs, KeyedLoader
 from foveate.data.moments import Moments
 
 SCALES = (0.7, 1.4)
@@ -133,7 +133,7 @@ def _of_each_box(inputs: tuple[Any, Target]) -> tuple[Tensor, ...]:
     return inputs[1]["labels"], inputs[1]["iscrowd"], inputs[1]["area"]
 
 
-class DetectionBatches:
+class DetectionBatches(Epochs):
     """Iterates over ``(images, targets)``, lists of one for each image, as torchvision's detectors
     take them.
 
@@ -162,30 +162,15 @@ class DetectionBatches:
         seed: int | None,
         processes: int,
     ) -> None:
+        super().__init__(len(images), batch_size, seed)
         self.images = images
-        self.batch_size = min(batch_size, len(images))
-        self.seed = seed
-        self.epoch = 0
         self._load = KeyedLoader(
             _Annotated(images, masks, normalize, transform, seed), collate, processes
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        count = len(self.images)
-        return count // self.batch_size if self.seed is not None else -(-count // self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
-        order = torch.arange(len(self.images))
-        if self.seed is not None:
-            seed_all(self.seed, self.epoch)
-            generator = torch.Generator().manual_seed(derive(self.seed, self.epoch, 1) % 2**63)
-            order = torch.randperm(len(self.images), generator=generator)
-        chunks = [chunk.tolist() for chunk in order.split(self.batch_size)][: len(self)]
-        yield from self._load([[(self.epoch, index) for index in chunk] for chunk in chunks])
+        chunks, _ = self.begin_epoch()
+        yield from self._load([[(self.epoch, i) for i in chunk.tolist()] for chunk in chunks])
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:

@@ -1,15 +1,55 @@
-"""Items of a data set by (epoch, index), batch by batch, in this process or in others."""
+"""Items of a data set by (epoch, index), batch by batch, in this process or in others.
+
+What an epoch sees is a function of (seed, epoch) alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from foveate._random import undisturbed
+from foveate._random import derive, seed_all, undisturbed
 
 Key = tuple[int, int]
+
+
+class Epochs:
+    """Which items each batch of an epoch has.
+
+    Args:
+        items: how many there are.
+        batch_size: items a batch.
+        seed: shuffles, and leaves out a last batch that is not full; None keeps order and all.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int | None) -> None:
+        self.items = items
+        self.batch_size = min(batch_size, items)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.seed is not None:
+            return self.items // self.batch_size
+        return -(-self.items // self.batch_size)
+
+    def begin_epoch(self) -> tuple[list[Tensor], torch.Generator]:
+        """The items of each batch, every generator set, and one that decides what follows."""
+        generator = torch.Generator()
+        order = torch.arange(self.items)
+        if self.seed is not None:
+            seed_all(self.seed, self.epoch)
+            generator.manual_seed(derive(self.seed, self.epoch, 1) % 2**63)
+            order = torch.randperm(self.items, generator=generator)
+        return list(order.split(self.batch_size))[: len(self)], generator
 
 
 class KeyedLoader:

@@ -175,7 +175,7 @@ class MaskedBatches(Batches):
     """Iterates over images, normalised float32, and labels, int64; see the functions above."""
 
     def __iter__(self) -> Iterator[Any]:
-        chunks, _ = self._begin_epoch()
+        chunks, _ = self.begin_epoch()
         for images, labels in self._load(chunks):
             if isinstance(images, Tensor):
                 yield self._normalized(images), labels.long()
