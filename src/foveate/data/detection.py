@@ -25,16 +25,16 @@ from foveate.data.augmentation import choose_mirror
 from foveate.data.detection_record import DetectionRecord
 from foveate.data.findings import Duplicates, Findings, LeftOut, images_of, printable
 from foveate.data.images import MARGIN
-from foveate.data.moments import Moments, moments, sample
+from foveate.data.moments import Moments, Sampled, moments, sample
 from foveate.data.pixels.cache import ImageCache, cache_directory
 from foveate.data.pixels.decode import read_header, reason
 from foveate.data.pixels.pixel_file import (
     PIXELS,
-    PLACES,
     Counted,
     PixelFile,
     Progress,
     Reading,
+    StoredPixels,
     choose,
 )
 from foveate.data.pixels.reader import Reader
@@ -72,7 +72,8 @@ class DetectionImages:
         start: int | None,
     ) -> None:
         self.annotated = annotated
-        self._record, self._directory, self._start = record, directory, start
+        self._record, self._start = record, start
+        self._stored = StoredPixels(directory)
 
     def __len__(self) -> int:
         return len(self.annotated)
@@ -80,13 +81,11 @@ class DetectionImages:
     def __getitem__(self, index: int) -> np.ndarray:
         if self._start is None:
             return self._reader.read(self.annotated[index].name).pixels
-        offset, height, width, channels = self._places[self._start + index]
-        flat = self._pixels[offset : offset + height * width * channels]
-        return flat.reshape(height, width, channels)
+        return self._stored[self._start + index]
 
     def __getstate__(self) -> dict:
         """For a loader's process: what is open here is opened again there."""
-        return {k: v for k, v in vars(self).items() if k not in ("_reader", "_places", "_pixels")}
+        return {key: value for key, value in vars(self).items() if key != "_reader"}
 
     @property
     def in_memory(self) -> bool:
@@ -96,14 +95,6 @@ class DetectionImages:
     @cached_property
     def _reader(self) -> Reader:
         return _reader(self._record)
-
-    @cached_property
-    def _places(self) -> np.ndarray:
-        return np.load(self._directory / PLACES)
-
-    @cached_property
-    def _pixels(self) -> np.ndarray:
-        return np.memmap(self._directory / PIXELS, dtype=np.uint8, mode="r")
 
 
 @dataclass(frozen=True)
@@ -227,7 +218,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> Detecti
     _check(name, splits, listing, reading, len(annotations.categories))
     classes = [printable(category.name) for category in annotations.categories]
     record.mirror, why = _mirror(splits[TRAIN], classes)
-    record.moments = moments(_Sampled(splits[TRAIN]), size, 3)
+    record.moments = moments(Sampled(splits[TRAIN]), size, 3)
     record.findings = Findings.of(
         [*annotations.left_out, *fitting.left_out, *reading.left_out],
         reading.kinds,
@@ -448,16 +439,3 @@ def _crop(pixels: np.ndarray, image: AnnotatedImage, row: int) -> np.ndarray:
     left, top = min(int(x1), width - 1), min(int(y1), height - 1)
     right, bottom = max(round(x2), left + 1), max(round(y2), top + 1)
     return np.ascontiguousarray(pixels[top:bottom, left:right])
-
-
-class _Sampled:
-    """A bounded, evenly spaced sample of a split, read as needed."""
-
-    def __init__(self, images: DetectionImages) -> None:
-        self._images, self._rows = images, sample(len(images), _SAMPLE)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._images[self._rows[index]]

@@ -27,7 +27,7 @@ from foveate.data.augmentation import (
 )
 from foveate.data.duplicates import find_duplicates
 from foveate.data.findings import Duplicates, Findings, printable
-from foveate.data.moments import Moments, moments, sample
+from foveate.data.moments import Moments, Sampled, moments
 from foveate.data.pixels.cache import ImageCache, cache_directory
 from foveate.data.pixels.pixel_file import (
     MASK_PLACES,
@@ -40,6 +40,7 @@ from foveate.data.pixels.pixel_file import (
     PixelFile,
     Progress,
     Reading,
+    StoredPixels,
     choose,
 )
 from foveate.data.pixels.reader import Reader
@@ -50,7 +51,6 @@ from foveate.data.sources.open import open_source
 
 MARGIN = 1.25
 """Images are kept this much larger than trained on, so that crops do not enlarge them."""
-_SAMPLE = 2000
 _WHOLE = (1 << 20, 1 << 20)
 """What images with masks are reduced towards: not at all, for a mask is not resampled."""
 
@@ -66,7 +66,8 @@ class Images:
     def __init__(self, record: SetRecord, split: str, directory: Path) -> None:
         mine = record.splits[split]
         self.labels, self.names = mine.labels, mine.names
-        self._record, self._directory = record, directory
+        self._record = record
+        self._stored = StoredPixels(directory)
         before = SPLITS[: SPLITS.index(split)]
         self._start = sum(len(record.splits[s].labels) for s in before if s in record.splits)
 
@@ -76,13 +77,11 @@ class Images:
     def __getitem__(self, index: int) -> np.ndarray:
         if not self.in_memory:
             return self._reader.read(self.names[index]).pixels
-        offset, height, width, channels = self._places[self._start + index]
-        flat = self._pixels[offset : offset + height * width * channels]
-        return flat.reshape((height, width) if channels == 1 else (height, width, channels))
+        return self._stored[self._start + index]
 
     def __getstate__(self) -> dict:
         """For a loader's process: what is open here is opened again there."""
-        return {k: v for k, v in vars(self).items() if k not in ("_reader", "_places", "_pixels")}
+        return {key: value for key, value in vars(self).items() if key != "_reader"}
 
     @property
     def in_memory(self) -> bool:
@@ -93,17 +92,13 @@ class Images:
     def _reader(self) -> Reader:
         return _reader(self._record)
 
-    @cached_property
-    def _places(self) -> np.ndarray:
-        return np.load(self._directory / PLACES)
-
-    @cached_property
-    def _pixels(self) -> np.ndarray:
-        return np.memmap(self._directory / PIXELS, dtype=np.uint8, mode="r")
-
 
 class MaskedImages(Images):
     """One split of images with masks; ``mask(i)`` is (H, W), uint8, and 255 counts nowhere."""
+
+    def __init__(self, record: SetRecord, split: str, directory: Path) -> None:
+        super().__init__(record, split, directory)
+        self._stored_masks = StoredPixels(directory, (MASKS, MASK_PLACES))
 
     def mask(self, index: int) -> np.ndarray:
         """The labels of an image."""
@@ -112,20 +107,7 @@ class MaskedImages(Images):
             assert isinstance(source, MaskFolder)
             size = self[index].shape[:2]
             return source.read_labels(self.names[index], (size[0], size[1]))[0]
-        offset, height, width, _ = self._mask_places[self._start + index]
-        return self._mask_pixels[offset : offset + height * width].reshape(height, width)
-
-    def __getstate__(self) -> dict:
-        hidden = ("_mask_places", "_mask_pixels")
-        return {k: v for k, v in super().__getstate__().items() if k not in hidden}
-
-    @cached_property
-    def _mask_places(self) -> np.ndarray:
-        return np.load(self._directory / MASK_PLACES)
-
-    @cached_property
-    def _mask_pixels(self) -> np.ndarray:
-        return np.memmap(self._directory / MASKS, dtype=np.uint8, mode="r")
+        return self._stored_masks[self._start + index]
 
 
 @dataclass(frozen=True)
@@ -358,11 +340,13 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
         splits={split: _split_record(kept) for split, kept in chosen.items()},
         masks=_mask_record(source, chosen) if isinstance(source, MaskFolder) else None,
     )
-    learning = _Sampled(Images(record, TRAIN, directory))
+    train = Images(record, TRAIN, directory)
+    learning = Sampled(train)
+    labels = [train.labels[row] for row in learning.rows]
     record.augmentation = (
         choose_pixel_augmentation(learning, listing.classes)
         if listing.of_pixels
-        else choose_augmentation(learning, learning.labels, listing.classes)
+        else choose_augmentation(learning, labels, listing.classes)
     )
     record.moments = moments(learning, asked.size, source.channels)
     record.findings = Findings.of(
@@ -527,17 +511,3 @@ def _arrivals(record: SetRecord) -> list[str]:
     new = [item.name for item in items if item.name not in known]
     first = f", such as {printable(new[0])!r}" if len(new) == more else ""
     return [f"{more:,} images came to {record.name!r} since the study began{first}; not used"]
-
-
-class _Sampled:
-    """A bounded, evenly spaced sample of a split, read as needed."""
-
-    def __init__(self, images: Images) -> None:
-        self._images, self._rows = images, sample(len(images), _SAMPLE)
-        self.labels = [images.labels[row] for row in self._rows]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._images[self._rows[index]]

@@ -50,6 +50,23 @@ def moments(images: Sequence[np.ndarray], size: tuple[int, int], channels: int) 
     return Moments(tuple(mean.tolist()), tuple(deviation.tolist()), len(rows))
 
 
+class Sampled:
+    """A bounded, evenly spaced sample of images, read as needed.
+
+    Attributes:
+        rows: the numbers of those in it.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], most: int = SAMPLE) -> None:
+        self.images, self.rows = images, sample(len(images), most)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[self.rows[index]]
+
+
 def sample(count: int, most: int) -> list[int]:
     """At most ``most`` of ``range(count)``, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()

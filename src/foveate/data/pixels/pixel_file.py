@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -212,6 +213,34 @@ class PixelFile:
     def keep(self, places: Iterable[tuple[int, ...]]) -> None:
         """Say which images stay, in which order."""
         self.places = list(places)
+
+
+class StoredPixels:
+    """What a :class:`PixelFile` holds, by number; opened when it is needed, anew in each process.
+
+    Args:
+        directory: where the files are.
+        names: of them.
+    """
+
+    def __init__(self, directory: Path, names: tuple[str, str] = (PIXELS, PLACES)) -> None:
+        self.directory, self.names = directory, names
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        offset, height, width, channels = self._places[index]
+        flat = self._pixels[offset : offset + height * width * channels]
+        return flat.reshape((height, width) if channels == 1 else (height, width, channels))
+
+    def __getstate__(self) -> dict:
+        return {"directory": self.directory, "names": self.names}
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        return np.load(self.directory / self.names[1])
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        return np.memmap(self.directory / self.names[0], dtype=np.uint8, mode="r")
 
 
 def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, list[Kept]]:
