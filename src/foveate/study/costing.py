@@ -329,21 +329,24 @@ def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dic
     """By key, seconds of a training step: a batch drawn, forward and backward."""
     set_up(plan)
     images = load(root / "data")
+    models = (
+        (entry.key, build(plan, entry, len(images.classes), images.channels))
+        for entry in plan.entries
+        if entry.key in keys
+    )
     found: dict[str, float] = {}
-    drawing = None
-    for entry in plan.entries:
-        if entry.key in keys:
-            model = build(plan, entry, len(images.classes), images.channels)
+    batches: Batches | None = None
+    for key, model in models:
+        if batches is None:  # alike for all rows
             batches = learning_batches(plan, model, images, 0)
-            if drawing is None:
-                drawing, x = _drawn(batches)
-            model, x = model.train().to(plan.device), x.to(plan.device)
-            outputs = partial(task_of(plan).outputs, model)
-            passes = interleaved({"step": partial(_step, outputs, x)}, 0.0, plan.device, least=2)
-            step = median(passes["step"].ms) / 1e3
-            # Processes draw while the model computes.
-            beside = batches.processes > 0
-            found[entry.key] = max(step, drawing / batches.processes) if beside else step + drawing
+            drawing, x = _drawn(batches)
+            x = x.to(plan.device)
+        outputs = partial(task_of(plan).outputs, model.train().to(plan.device))
+        passes = interleaved({"step": partial(_step, outputs, x)}, 0.0, plan.device, least=2)
+        step = median(passes["step"].ms) / 1e3
+        # Processes draw while the model computes.
+        beside = batches.processes > 0
+        found[key] = max(step, drawing / batches.processes) if beside else step + drawing
     return found
 
 

@@ -41,11 +41,7 @@ def classes(results: Results) -> Markup | None:
     if not rows or not names:
         return _pixel_classes([row for row in results.rows if row.pixels], names)
     chosen = most_different(rows, MOST_CLASSES)
-    which = (
-        ""
-        if len(chosen) == len(names)
-        else f" Shown are the {len(chosen)} of {len(names):,} in which the rows differ most."
-    )
+    which = _which(chosen, names)
     return section(
         "Class by class",
         "classes",
@@ -57,6 +53,13 @@ def classes(results: Results) -> Markup | None:
     )
 
 
+def _which(chosen: Sequence[int], names: Sequence[str]) -> str:
+    """Which classes are shown, in words, where not all are."""
+    if len(chosen) == len(names):
+        return ""
+    return f" Shown are the {len(chosen)} of {len(names):,} in which the rows differ most."
+
+
 def _pixel_classes(rows: Sequence[Row], names: Sequence[str]) -> Markup | None:
     """The section with the IoU of each class, where classes are of pixels."""
     if not rows or not names:
@@ -65,11 +68,7 @@ def _pixel_classes(rows: Sequence[Row], names: Sequence[str]) -> Markup | None:
     chosen = _most_apart(found, MOST_CLASSES)
     labelled = rows[0].pixels[0].whole[2]
     shares = [f"{100 * labelled[k] / max(labelled.sum(), 1):.2g} %" for k in chosen]
-    which = (
-        ""
-        if len(chosen) == len(names)
-        else f" Shown are the {len(chosen)} of {len(names):,} in which the rows differ most."
-    )
+    which = _which(chosen, names)
     return section(
         "Class by class",
         "classes",
