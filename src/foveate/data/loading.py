@@ -5,6 +5,7 @@ What an epoch sees is a function of (seed, epoch) alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from foveate._processes import end_with_parent
 from foveate._random import derive, seed_all, undisturbed
 
 Key = tuple[int, int]
+_START = "fork" if sys.platform == "linux" else None
+"""How processes begin: in one that was forked from a server, PyTorch would start another server,
+which imports everything anew for each of them."""
 
 
 class Epochs:
@@ -83,5 +88,7 @@ class KeyedLoader:
                 num_workers=self.processes,
                 collate_fn=self.collate,
                 persistent_workers=True,
+                worker_init_fn=end_with_parent,
+                multiprocessing_context=_START,
             )
         yield from self._loader

@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from foveate._processes import end_with_parent
 from foveate.study.executors import Failure, Handle
 
 
@@ -222,7 +222,7 @@ class Child:
 def _serve(pipe: Connection, preload: str) -> None:
     """What a process does from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     importlib.import_module(preload)  # which a forked process has
     while True:
         try:
@@ -240,18 +240,6 @@ def _serve(pipe: Connection, preload: str) -> None:
             with suppress(OSError):
                 traceback.print_exc()
             pipe.send(("failure", _failure(error)))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _print_into(log: Path) -> None:
