@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foveate.study.progress import Remaining, show_duration
+from foveate.study.progress import ProgressBars, ProgressLines, Remaining, show_duration
 
 COST = {"slide": 25.0, "window": 20.0, "multi_head": 18.0, "cbam": 16.0, "none": 14.0}
 SEEDS = 3
@@ -80,3 +80,12 @@ def test_durations():
     assert [show_duration(s) for s in (1, 42, 100, 3000, 9000)] == [
         "5 s", "40 s", "2 min", "50 min", "2.5 h"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [ProgressLines, ProgressBars])
+def test_images_that_are_read_in_place_of_others_are_one_line(kind, capsys):
+    with kind() as show:
+        for done, total in ((1, 2), (2, 2), (3, 3)):  # one of the first two could not be read
+            show.images(done, total)
+        show.images_done()
+    assert capsys.readouterr().out.count("read 3 images") == 1

@@ -110,7 +110,7 @@ class ProgressLines:
 
     def __init__(self) -> None:
         self._begun: dict[str, float] = {}
-        self._done = self._total = 0
+        self._done = self._total = self._read = 0
         self._remaining: Remaining | None = None
 
     def __enter__(self) -> ProgressLines:
@@ -124,9 +124,13 @@ class ProgressLines:
         print(text, flush=True)
 
     def images(self, done: int, total: int) -> None:
-        """``done`` of ``total`` images have been read."""
-        if done == total:
-            self.say(f"read {total} images")
+        """``done`` of ``total`` images have been read; where some cannot be, more are to be."""
+        self._read = done
+
+    def images_done(self) -> None:
+        """No more are read."""
+        if self._read:
+            self.say(f"read {self._read} images")
 
     def study(self, done: int, total: int) -> None:
         """``done`` of ``total`` trials were over when the study went on."""
@@ -204,10 +208,13 @@ class ProgressBars(ProgressLines):
     def images(self, done: int, total: int) -> None:
         if self._reading is None:
             self._reading = self._bars.add_task("images", total=total, note="")
-        self._bars.update(self._reading, completed=done)
-        if done == total:
+        self._bars.update(self._reading, completed=done, total=total)
+        super().images(done, total)
+
+    def images_done(self) -> None:
+        if self._reading is not None:
             self._bars.remove_task(self._reading)
-            super().images(done, total)
+        super().images_done()
 
     def study(self, done: int, total: int) -> None:
         self._study = self._bars.add_task("study", total=total, completed=done, note="trials")

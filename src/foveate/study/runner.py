@@ -145,6 +145,7 @@ def _prepare(run: Run, show: ProgressLines) -> ImageSet:
         index = run.data / "index.json"
         then = "the images are then read again"
         raise DamagedRunError(run.root, index, error, then) from error
+    show.images_done()
     for line in images.findings.lines():
         show.say(line)
     show.say(
