@@ -172,3 +172,11 @@ def test_predictions_that_are_not_the_study_s_are_damaged(run, change, said):
 def test_predictions_that_are_gone_are_said(run, capsys):
     (run / "trials" / "mine-seed0" / PREDICTIONS).unlink()
     assert "predictions.npz beside it is missing" in resumed(run, capsys)
+
+
+@pytest.mark.parametrize("folder", ["measured", "views"])
+def test_a_file_of_another_row_is_not_taken_for_its_own(run, folder):
+    mine = next(file for file in (run / folder).glob("*.json") if file.stem != "none")
+    shutil.copy(run / folder / "none.json", mine)
+    with pytest.raises(DamagedRunError, match=r"it is of 'none', where '\w+' is expected"):
+        read_results(run, Run.open(run).plan)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import foveate
 from foveate.surgery._norms import is_held, norms_of
+from foveate.surgery._weights_file import DamagedFileError, write_tensors
 from foveate.surgery.recipe import freeze_norms, load, save
 from tests.surgery.models import difference, images, resnet, swin, vit
 
@@ -355,6 +356,21 @@ def test_a_load_that_fails_leaves_the_model_as_it_was(tmp_path):
         ({"paths": None}, "paths in step 1 of the recipe cannot be None"),
         ({"paths": []}, "must be names of modules"),
         ({"input": "3,64,64"}, "input in step 1"),
+        (
+            {"input": ["a", 1, 2]},
+            "must be three positive whole numbers",
+        ),
+        ({"input": [3, 64]}, "must be three positive whole numbers"),
+        (
+            {"input": [True, 64, 64]},
+            "must be three positive whole numbers",
+        ),
+        ({"among": -1}, "among in step 1 of the recipe cannot be -1"),
+        (
+            {"paths": ["layer1.0.bn2", "layer1.0.bn2"]},
+            "names 'layer1.0.bn2' twice",
+        ),
+        ({"finished": True}, "finished in step 1 of the recipe cannot be True"),
         ({"more": 1}, "unknown key in step 1 of the recipe 'more'"),
     ],
 )
@@ -403,3 +419,40 @@ def test_a_folder_is_no_file_to_save_to_or_load_from(tmp_path):
             call(model, tmp_path)
         with pytest.raises(ValueError, match="NUL byte"):
             call(model, "model\0.safetensors")
+
+
+def frozen_names(model):
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
+def test_a_restored_model_learns_where_it_did_whatever_was_frozen_and_set_aside():
+    model = vit()
+    foveate.freeze(foveate.replace(model, "attention", "multi_head", start="handover"))
+    assert frozen_names(foveate.restore(foveate.finish(model))) == []
+    model = vit()
+    foveate.freeze(foveate.insert(model, "cbam"))
+    foveate.replace(model, "attention", "multi_head")
+    assert frozen_names(foveate.restore(model)) == []
+    model = vit()
+    model.blocks[0].attn.qkv.weight.requires_grad_(False)
+    foveate.freeze(foveate.replace(model, "attention", "multi_head"))
+    assert frozen_names(foveate.restore(model)) == ["blocks.0.attn.qkv.weight"]
+    copied = copy.deepcopy(foveate.freeze(foveate.insert(vit(), "cbam")))
+    assert frozen_names(foveate.restore(copied)) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_stood_aside_comes_back_in_the_mode_and_type_of_the_model(training):
+    model = vit(attn_drop_rate=0.5).train(not training)
+    foveate.replace(model, "attention", "multi_head").train(training).double()
+    foveate.restore(model)
+    assert {module.training for module in model.modules()} == {training}
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("words", ["nope", "null", "[]", "3", '{"foveate": 1}'])
+def test_a_file_whose_recipe_is_damaged_is_named(tmp_path, words):
+    path = tmp_path / "m.safetensors"
+    write_tensors(path, resnet().state_dict(), {"foveate": words})
+    with pytest.raises(DamagedFileError, match=r"m\.safetensors is damaged: its recipe"):
+        load(resnet(), path)

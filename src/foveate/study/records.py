@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -37,6 +37,8 @@ from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
 from foveate.study import fields
 from foveate.study.crossed import balanced_accuracy_scores
 from foveate.study.pixel_predictions import PixelPredictions
+
+_Found = TypeVar("_Found")
 
 
 class DamagedRunError(ValueError):
@@ -575,7 +577,8 @@ class Records:
         """How the learning rate was chosen, if that is over."""
         path = self.root / "tuned" / f"{attention}.json"
         with self._reading(path, "the learning rate is then tuned again"):
-            return _tuning(read_json(path)) if path.exists() else None
+            found = _tuning(read_json(path)) if path.exists() else None
+            return _of_key(found, found and found.attention, attention)
 
     def write_tuning(self, tuning: Tuning) -> None:
         """Put ``tuned/KEY.json`` in place: with it the tuning is over."""
@@ -598,7 +601,8 @@ class Records:
         """What was measured on a trained model, if it was."""
         path = self.root / "measured" / f"{attention}.json"
         with self._reading(path, "the trained model is then measured again"):
-            return _measurement(read_json(path)) if path.exists() else None
+            found = _measurement(read_json(path)) if path.exists() else None
+            return _of_key(found, found and found.attention, attention)
 
     def write_measurement(self, measurement: Measurement) -> None:
         """Put ``measured/KEY.json`` in place: with it the measuring is over."""
@@ -610,7 +614,8 @@ class Records:
         """The attention maps of a trained model, if they were computed."""
         path = self.root / "views" / f"{attention}.json"
         with self._reading(path, f"with measured/{attention}.json removed too, it is made again"):
-            return _attention_maps(read_json(path)) if path.exists() else None
+            found = _attention_maps(read_json(path)) if path.exists() else None
+            return _of_key(found, found and found.subject.attention, attention)
 
     def write_attention_maps(self, maps: AttentionMaps) -> None:
         """Put ``views/KEY.json`` in place."""
@@ -811,6 +816,13 @@ def _epoch(values: Mapping[str, Any]) -> EpochRecord:
 def _score_key(values: Mapping[str, Any]) -> str:
     """Version 0.1 held an accuracy."""
     return "score" if "score" in values else ACCURACY.name
+
+
+def _of_key(found: _Found, named: str | None, key: str) -> _Found:
+    """What was found in a file of ``key``, if the file says the same."""
+    if named not in (None, key):
+        raise ValueError(f"it is of {named!r}, where {key!r} is expected")
+    return found
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:

@@ -194,8 +194,22 @@ def _step(stated: Any, where: str) -> Step:
     for key, kind in kinds.items():
         if not isinstance(stated.get(key, known[key].default), kind):
             raise ValueError(f"{key} in {where} cannot be {stated[key]!r}")
+    size = stated["input"]
+    if size is not None and not (
+        len(size) == 3 and all(type(side) is int and side > 0 for side in size)
+    ):
+        raise ValueError(f"input in {where} must be three positive whole numbers, got {size!r}")
+    for key, wrong in {
+        "among": (stated.get("among") or 0) < 0,
+        "finished": stated.get("finished") and stated["start"] != "handover",
+    }.items():
+        if wrong:
+            raise ValueError(f"{key} in {where} cannot be {stated[key]!r}")
     if not stated["paths"] or not all(isinstance(path, str) for path in stated["paths"]):
         raise ValueError(f"paths in {where} must be names of modules, got {stated['paths']!r}")
+    twice = [path for path in stated["paths"] if stated["paths"].count(path) > 1]
+    if twice:
+        raise ValueError(f"paths in {where} names {twice[0]!r} twice")
     return Step(**stated)
 
 
@@ -241,7 +255,8 @@ class Ledger:
         attached: modules that hang on hooks.
         swapped: modules that replaced others.
         eye: the first module that is given the images.
-        frozen: before the rest was frozen, which parameters learnt, by name; None where it is not.
+        frozen: of each parameter, whether it learnt before the rest was frozen; None where it is
+            not.
         norms_held: whether the batch norms of the rest keep their statistics.
     """
 
@@ -250,7 +265,7 @@ class Ledger:
     attached: list[Attached] = field(default_factory=list)
     swapped: list[Swapped] = field(default_factory=list)
     eye: str = ""
-    frozen: dict[str, bool] | None = None
+    frozen: list[tuple[nn.Parameter, bool]] | None = None
     norms_held: bool = False
 
     @property

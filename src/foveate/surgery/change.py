@@ -514,9 +514,7 @@ def undo(model: nn.Module, ledger: Ledger, first: int = 0) -> None:
                 f"{swap.names[0]}: the old module was not saved with the model; build the model "
                 "anew to have it back"
             )
-        reference = next(iter(swap.child.parameters()), None)
-        if reference is not None and next(iter(old.parameters()), reference).device.type != "meta":
-            old.to(reference.device)
+        _follow(old, swap.child, model)
         for name in swap.names:
             put(model, name, old)
     for one in reversed([one for one in ledger.attached if one.step >= first]):
@@ -524,6 +522,21 @@ def undo(model: nn.Module, ledger: Ledger, first: int = 0) -> None:
     ledger.swapped = [one for one in ledger.swapped if one.step < first]
     ledger.attached = [one for one in ledger.attached if one.step < first]
     del ledger.steps[first:]
+
+
+def _follow(old: nn.Module, new: nn.Module, model: nn.Module) -> None:
+    """Bring a module that stood aside to the device, type and mode that the model has come to."""
+    now = _floating(new) if _floating(new) is not None else _floating(model)
+    then = _floating(old)
+    if now is not None and then is not None and then.device.type != "meta":
+        # One of several types keeps them unless the model was converted.
+        old.to(now.device, None if then.dtype is now.dtype else now.dtype)
+    if old.training is not new.training:
+        old.train(new.training)
+
+
+def _floating(module: nn.Module) -> Tensor | None:
+    return next((p for p in module.parameters() if p.is_floating_point()), None)
 
 
 def forget(model: nn.Module) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from foveate.attention.adapt import Mechanism
 from foveate.published import check_fit, of_today
-from foveate.surgery._ledger import Changes, Step, Swapped, detach, ledger_of, put, steps_of
+from foveate.surgery._ledger import Changes, Ledger, Step, Swapped, detach, ledger_of, put, steps_of
 from foveate.surgery._norms import hold, is_held, norms_of, release
 from foveate.surgery._standing import Handover, Replacement
-from foveate.surgery._weights_file import read_tensors, write_tensors
+from foveate.surgery._weights_file import DamagedFileError, read_tensors, write_tensors
 from foveate.surgery.change import (
     carry_out,
     forget,
@@ -129,9 +129,10 @@ def restore(model: _Model) -> _Model:
     """
     ledger = ledger_of(model)
     if ledger is not None:
-        if ledger.frozen is not None:
-            freeze(model, False)
+        frozen = ledger.frozen
         undo(model, ledger)
+        if frozen is not None:
+            _let_learn(model, ledger, frozen)
         forget(model)
     return model
 
@@ -165,22 +166,28 @@ def freeze(model: _Model, frozen: bool = True) -> _Model:
     ledger = ledger_of(model)
     if ledger is None or not ledger.added:
         raise ValueError("nothing was added to this model: frozen, it could not learn")
-    before = ledger.frozen
     if not frozen:
-        if before is None or ledger.norms_held:
-            freeze_norms(model, False)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_((before or {}).get(name, True))
-        ledger.frozen = None
+        _let_learn(model, ledger, ledger.frozen)
         return model
-    if before is None:
-        ledger.frozen = {name: p.requires_grad for name, p in model.named_parameters()}
+    if ledger.frozen is None:
+        ledger.frozen = [(p, p.requires_grad) for p in model.parameters()]
     if not all(map(is_held, norms_of(model, ledger.added))):
         freeze_norms(model)
     new = {id(p) for p in added(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in new)
     return model
+
+
+def _let_learn(
+    model: nn.Module, ledger: Ledger, before: list[tuple[nn.Parameter, bool]] | None
+) -> None:
+    """Let learn again what learnt before, wherever it stands now; everything where that is None."""
+    if before is None or ledger.norms_held:
+        freeze_norms(model, False)
+    for parameter, learnt in before or [(p, True) for p in model.parameters()]:
+        parameter.requires_grad_(learnt)
+    ledger.frozen = None
 
 
 def freeze_norms(model: _Model, frozen: bool = True) -> _Model:
@@ -307,7 +314,7 @@ def load(
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to load into, got {type(model).__name__}")
     state, metadata = read_tensors(path)
-    recipe = json.loads(metadata.get(_METADATA, "{}"))
+    recipe = _recipe_in(path, metadata.get(_METADATA, "{}"))
     with _as_it_was(model):
         if recipe and recipe != changes(model).recipe:
             if len(changes(model)):
@@ -317,3 +324,18 @@ def load(
         check_fit(model, state)
         model.load_state_dict(state)
     return model
+
+
+def _recipe_in(path: str | os.PathLike[str], words: str) -> Mapping[str, Any]:
+    """The recipe in a file's metadata; nothing for a file of others.
+
+    Raises:
+        DamagedFileError: if it is none.
+    """
+    if words == "{}":
+        return {}
+    try:
+        steps_of(recipe := json.loads(words))
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged: its recipe: {error}") from error
+    return recipe
