@@ -162,6 +162,9 @@ def test_mechanisms_of_the_user_are_known_by_import(run, refused, tmp_path, monk
     assert "of_this_test" in run("describe", "of_this_test", "--imports", str(file))
     error = refused("list", "--imports", str(tmp_path / "other.py"))
     assert "cannot be imported: no such file" in error
+    (tmp_path / "random.py").write_text(OWN)
+    error = refused("list", "--imports", str(tmp_path / "random.py"))
+    assert "another module called 'random' is imported already: rename the file" in error
 
 
 def test_describe_says_all_of_the_record(run):

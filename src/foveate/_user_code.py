@@ -10,6 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 
+_IMPORTED: set[str] = set()
+"""Names of the modules that :func:`import_file` has made."""
+
+
 def import_all(names: Iterable[str]) -> None:
     """Import the modules and files that register the user's own mechanisms.
 
@@ -37,16 +41,23 @@ def import_file(path: Path, key: str) -> ModuleType:
         key: of the plan that names it, for the error.
 
     Raises:
-        ValueError: if there is no such file, or it cannot be imported.
+        ValueError: if there is no such file, it cannot be imported, or its name is that of a
+            module that is not the user's.
     """
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
+    if known is not None and path.stem not in _IMPORTED:
+        raise ValueError(
+            f"{key} names {str(path)!r}, and another module called {path.stem!r} is imported "
+            "already: rename the file"
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"{key} names {str(path)!r}, which cannot be imported: no such file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    _IMPORTED.add(path.stem)
     if (beside := str(path.parent)) not in sys.path:
         sys.path.append(beside)
     try:
