@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-
 _IMPORTED: set[str] = set()
 """Names of the modules that :func:`import_file` has made."""
 
