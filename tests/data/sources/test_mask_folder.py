@@ -117,6 +117,39 @@ def test_masks_of_0_and_255_are_binary_and_this_is_said(tmp_path):
     assert "have 1 class beside pixels that are ignored (255)" in refusal(root, ignored=255)
 
 
+def test_masks_that_write_foreground_in_two_ways_are_refused(tmp_path):
+    root = make_scenes(tmp_path / "set", names=False)
+    for number, path in enumerate(sorted(root.glob("masks/*/*.png"))):
+        high = 255 if number % 2 else 1
+        rewrite(path, lambda labels, high=high: np.where(labels % 255 > 0, high, 0).astype("u1"))
+    text = refusal(root)
+    assert "holds 1 and mask" in text
+    assert "no mask holds both" in text
+    assert "--ignore-label 255" in text
+    assert "have 1 class" not in text
+    assert read(root, ignored=255).classes == ["class 0", "class 1"]
+
+
+def test_without_a_list_there_is_a_class_for_each_label_in_use(tmp_path):
+    root = make_scenes(tmp_path / "set", names=False, counts={"train": 14, "val": 10})
+    rewrite(
+        root / "masks/train/train1.png",
+        lambda labels: np.where(labels == 2, 200, labels).astype("u1"),
+    )
+    found = read(root)
+    assert found.classes == ["class 0", "class 1", "class 2", "class 200"]
+    assert any("4 classes, the labels in use (0 to 2, 200)" in n for n in found.findings.notes)
+    warning = "label 200 stands in one of 24 masks"
+    assert any(warning in w and "train1.png" in w for w in found.findings.warnings)
+
+
+def test_too_many_labels_name_a_mask(tmp_path):
+    root = make_scenes(tmp_path / "set", names=False)
+    path = root / "masks/train/train1.png"
+    Image.fromarray((np.arange(20 * 26).reshape(20, 26) * 100).astype(np.uint16)).save(path)
+    assert f"up to 255 are read; the mask {path} holds 51900" in refusal(root)
+
+
 def test_a_list_of_classes_says_what_is_ignored(tmp_path):
     root = make_scenes(tmp_path / "set", names=False)
     listed = {"classes": ["ground", "void", "blue"], "ignore_index": 1}
@@ -170,15 +203,6 @@ def test_a_split_without_masks_is_counted(tmp_path):
         found = read(root)
         assert [len(found.train), len(found.test), found.final] == [4, 3, None]
         assert any("images of a folder without masks: 2" in line for line in found.findings.lines())
-
-
-def test_without_a_list_the_labels_in_use_are_said(tmp_path):
-    root = make_scenes(tmp_path / "set", names=False)
-    for path in root.glob("masks/*/*.png"):
-        rewrite(path, lambda labels: np.where(labels == 2, 6, labels).astype(np.uint8))
-    found = read(root)
-    assert found.classes == [f"class {value}" for value in range(7)]
-    assert any("of which 0, 1, 6 are in use" in note for note in found.findings.notes)
 
 
 def test_a_broken_image_is_left_out_with_its_mask(tmp_path):

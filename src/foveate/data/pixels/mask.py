@@ -7,8 +7,9 @@ nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,6 +26,8 @@ _ORIENTATION = 0x0112
 _VALUES = ("P", "L", "1", "I", "I;16", "I;16B")
 _LOSSY = (".jpg", ".jpeg")
 _UNKNOWN = -1
+_MANY = 20
+"""From how many masks on a label that stands in one of them alone is remarkable."""
 
 
 class AmbiguousTurnError(ValueError):
@@ -173,10 +176,72 @@ def _code(color: Sequence[int]) -> int:
     return red << 16 | green << 8 | blue
 
 
-def labels_of(
-    listed: ClassList | None, found: Sequence[int], ignored: int | None, where: str
-) -> tuple[Labels, list[str], list[str]]:
-    """What values mean, the names of the classes, and what to say of it.
+class Seen(NamedTuple):
+    """Masks that hold the same values.
+
+    Attributes:
+        count: of them.
+        first: of them.
+    """
+
+    count: int
+    first: Path
+
+
+class Values:
+    """Which values masks hold together.
+
+    Args:
+        masks: of each, its file and its values.
+    """
+
+    def __init__(self, masks: Iterable[tuple[Path, Iterable[int]]] = ()) -> None:
+        self._kinds: dict[frozenset[int], Seen] = {}
+        for path, values in masks:
+            kind = frozenset(values)
+            before = self._kinds.get(kind, Seen(0, path))
+            self._kinds[kind] = before._replace(count=before.count + 1)
+
+    @property
+    def all(self) -> set[int]:
+        """Every value that stands in a mask."""
+        return set().union(*self._kinds)
+
+    @property
+    def masks(self) -> int:
+        """How many masks were looked at."""
+        return sum(seen.count for seen in self._kinds.values())
+
+    def of(self, value: int) -> Seen:
+        """Masks that hold a value."""
+        holding = [seen for kind, seen in self._kinds.items() if value in kind]
+        return Seen(sum(seen.count for seen in holding), holding[0].first)
+
+    def apart(self, one: int, other: int) -> tuple[Path, Path] | None:
+        """A mask with ``one`` and a mask with ``other``, where no mask holds both."""
+        if not {one, other} <= self.all or any({one, other} <= kind for kind in self._kinds):
+            return None
+        return self.of(one).first, self.of(other).first
+
+
+class Meaning(NamedTuple):
+    """What the values in masks mean.
+
+    Attributes:
+        labels: how they are read.
+        classes: names.
+        notes: what to say of it.
+        warnings: what the user should look at.
+    """
+
+    labels: Labels
+    classes: list[str]
+    notes: list[str]
+    warnings: list[str]
+
+
+def meaning_of(listed: ClassList | None, found: Values, ignored: int | None, where: str) -> Meaning:
+    """What values mean: as a list of classes says, else a class for each label in use.
 
     Args:
         listed: what a file says, if there is one.
@@ -185,52 +250,85 @@ def labels_of(
         where: the set, for messages.
 
     Raises:
-        DataError: if fewer than two classes are left, or too many.
+        DataError: if fewer than two classes are left, or too many; or if some masks write
+            foreground as 1 and others as 255.
     """
-    notes = []
-    if (
-        ignored is None
-        and set(found) == {0, IGNORED}
-        and (listed is None or len(listed.names) == 2)
-    ):
-        names = ["background", "foreground"] if listed is None else list(listed.names)
-        notes.append(
-            f"masks hold 0 and 255 alone: read as {names[0]} and {names[1]}; if 255 is to be "
-            "ignored, say so by --ignore-label 255"
-        )
-        said = f"masks hold 0 ({names[0]}) and 255 ({names[1]})"
-        colors = {} if listed is None else _colors(listed)
-        return Labels({0: 0, IGNORED: 1, **({1: 1} if colors else {})}, colors, said), names, notes
+    if ignored is None and (listed is None or len(listed.names) == 2):
+        if found.all == {0, IGNORED}:
+            return _black_and_white(listed)
+        if found.all == {0, 1, IGNORED} and (both := found.apart(1, IGNORED)):
+            raise DataError(
+                f"mask {both[0]} holds 1 and mask {both[1]} 255, and no mask holds both: if 255 "
+                "is the same class as 1, write it as 1; if it is to be ignored, say so by "
+                "--ignore-label 255"
+            )
     out = {IGNORED} if ignored is None else {IGNORED, ignored}
     if listed is not None:
         out |= listed.ignored
         if len(listed.names) > IGNORED:
             out.discard(IGNORED)
-        names = [name for value, name in enumerate(listed.names) if value not in out]
         kept = [value for value in range(len(listed.names)) if value not in out]
+        names = [listed.names[value] for value in kept]
         said = f"{listed.file} has {len(listed.names)} classes, 0 to {len(listed.names) - 1}"
-        colors = _colors(listed)
+        notes, warnings, colors = [], [], _colors(listed)
     else:
-        kept = list(range(max([v for v in found if v not in out], default=-1) + 1))
-        kept = [value for value in kept if value not in out]
+        kept = sorted(found.all - out)
         names = [f"class {value}" for value in kept]
         said, colors = f"the masks of {where} hold {len(kept)} classes", {}
-        used = [value for value in kept if value in found]
-        few = f", of which {', '.join(map(str, used))} are in use" if len(used) < len(kept) else ""
-        notes.append(
-            f"no list of classes in {where}: {len(kept)} classes by the largest label, "
-            f"{max(kept, default=0)}{few}; a classes.txt with a name a line would name them"
-        )
+        notes = [
+            f"no list of classes in {where}: {len(kept)} classes, the labels in use "
+            f"({_ranges(kept)}); a classes.txt with a name a line would name them"
+        ]
+        warnings = _stray(kept, found)
     if len(kept) < 2:
         raise DataError(
             f"the masks of {where} have {len(kept)} class beside pixels that are ignored "
             f"({', '.join(map(str, sorted(out)))}); expected at least two"
         )
     if len(kept) > MOST_CLASSES:
-        raise DataError(f"{where} has {len(kept)} classes; up to {MOST_CLASSES} are read")
+        raise DataError(
+            f"{where} has {len(kept):,} classes, and up to {MOST_CLASSES} are read"
+            + (f"; the mask {found.of(kept[-1]).first} holds {kept[-1]}" if listed is None else "")
+        )
     notes.append(f"labels that are ignored: {', '.join(map(str, sorted(out)))}")
     values = {**dict.fromkeys(out, IGNORED), **{value: row for row, value in enumerate(kept)}}
-    return Labels(values, colors, said), names, notes
+    return Meaning(Labels(values, colors, said), names, notes, warnings)
+
+
+def _black_and_white(listed: ClassList | None) -> Meaning:
+    """Of masks that hold 0 and 255 alone."""
+    names = ["background", "foreground"] if listed is None else list(listed.names)
+    note = (
+        f"masks hold 0 and 255 alone: read as {names[0]} and {names[1]}; if 255 is to be "
+        "ignored, say so by --ignore-label 255"
+    )
+    said = f"masks hold 0 ({names[0]}) and 255 ({names[1]})"
+    colors = {} if listed is None else _colors(listed)
+    labels = Labels({0: 0, IGNORED: 1, **({1: 1} if colors else {})}, colors, said)
+    return Meaning(labels, names, [note], [])
+
+
+def _stray(kept: Sequence[int], found: Values) -> list[str]:
+    """Labels of a single mask, where there are many masks: perhaps a slip of the brush."""
+    if found.masks < _MANY:
+        return []
+    return [
+        f"label {value} stands in one of {found.masks:,} masks, {found.of(value).first}: if it is "
+        f"no class, correct the mask or give --ignore-label {value}"
+        for value in kept
+        if found.of(value).count == 1
+    ]
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Numbers in order, with runs as their ends."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1][1:] = [value]
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _colors(listed: ClassList) -> dict[Color, int]:

@@ -24,7 +24,15 @@ from PIL import Image
 
 from foveate.data.findings import LeftOut, printable
 from foveate.data.pixels.decode import NEEDS_PACKAGE, open_file, reason
-from foveate.data.pixels.mask import Labels, labels_of, needs_table, open_mask, upright, values_of
+from foveate.data.pixels.mask import (
+    Meaning,
+    Values,
+    meaning_of,
+    needs_table,
+    open_mask,
+    upright,
+    values_of,
+)
 from foveate.data.sources.base import (
     FINAL,
     TEST,
@@ -103,10 +111,10 @@ class MaskFolder(Source):
         Raises:
             DataError: if an image has no mask, or a label no class.
         """
-        _, classes, notes = self._labels
+        _, classes, notes, warnings = self._meaning
         notes = [*self._paired.notes, *notes]
         items = settle_splits(self._paired.items, notes, repr(self.name))
-        return Listing(classes, items, [*self._paired.left_out], notes, of_pixels=True)
+        return Listing(classes, items, [*self._paired.left_out], notes, warnings, of_pixels=True)
 
     def read(self, name: str, side: tuple[int, int] | None = None) -> Raw:
         return open_file(self.root / name, side)
@@ -124,7 +132,7 @@ class MaskFolder(Source):
         """
         path = self.root / self._paired.masks[name]
         mask, turned = upright(open_mask(path), self.root / name, size, path)
-        return self._labels[0].read(mask, path), ("mask turned",) if turned else ()
+        return self._meaning.labels.read(mask, path), ("mask turned",) if turned else ()
 
     @cached_property
     def colors(self) -> list[tuple[int, int, int]] | None:
@@ -132,16 +140,17 @@ class MaskFolder(Source):
         listed = read_class_list(self.root)
         if listed is None or not listed.colors:
             return None
-        of = self._labels[0].values
+        of = self._meaning.labels.values
         kept = [value for value in range(len(listed.names)) if of.get(value, 255) != 255]
         return [listed.colors[value] for value in kept]
 
     @cached_property
-    def _labels(self) -> tuple[Labels, list[str], list[str]]:
+    def _meaning(self) -> Meaning:
         listed = read_class_list(self.root)
         colored = listed is not None and bool(listed.colors)
-        found = self._values(colored) if listed is None or len(listed.names) <= 2 else []
-        return labels_of(listed, found, self.ignored, repr(self.name))
+        needed = listed is None or len(listed.names) <= 2
+        found = self._values(colored) if needed else Values()
+        return meaning_of(listed, found, self.ignored, repr(self.name))
 
     @cached_property
     def _paired(self) -> _Paired:
@@ -261,11 +270,11 @@ class MaskFolder(Source):
                 (images if known and not file.startswith(".") else others).append(path)
         return images, others
 
-    def _values(self, colored: bool) -> list[int]:
-        """All values in all masks."""
+    def _values(self, colored: bool) -> Values:
+        """The values in all masks."""
         paths = [self.root / mask for mask in self._paired.masks.values()]
 
-        def look(path: Path) -> np.ndarray:
+        def look(path: Path) -> list[int]:
             try:
                 mask = open_mask(path)
             except DataError:
@@ -274,13 +283,10 @@ class MaskFolder(Source):
                 raise DataError(f"mask {path} cannot be read: {reason(error, str(path))}") from None
             if mask.mode == "RGB" and not colored:
                 raise needs_table(path)
-            return np.array([], int) if mask.mode == "RGB" else np.unique(values_of(mask))
+            return [] if mask.mode == "RGB" else np.unique(values_of(mask)).tolist()
 
         with ThreadPoolExecutor() as pool:
-            found: set[int] = set()
-            for values in pool.map(look, paths):
-                found.update(values.tolist())
-        return sorted(found)
+            return Values(zip(paths, pool.map(look, paths), strict=True))
 
 
 def _mask_of(image: str, folders: _Folders) -> str:
