@@ -50,6 +50,20 @@ def test_names_and_lists_that_do_not_fit_are_counted(tmp_path):
     }
 
 
+def test_a_list_that_lost_all_its_images_is_refused(tmp_path):
+    root = make_voc(tmp_path / "s")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("kept0\nkept1\n")
+    listed = "listed in ImageSets/Main, without an annotation file"
+    assert [left.name for left in read(root).left_out if left.reason == listed] == [
+        "kept0",
+        "kept1",
+    ]
+    for name in ("val4", "val5"):
+        (root / "JPEGImages" / f"{name}.png").unlink()
+    with pytest.raises(DataError, match=r"all 2 images that the lists in .* have held out are"):
+        read(root)
+
+
 FAULTS = {
     "cut off": ("</annotation>", "", "train0.xml is no XML, or cut off"),
     "no name": ("<name>red</name>", "", "train0.xml: object 1 has no name"),

@@ -22,9 +22,10 @@ from foveate.data.annotations.files import MISSING, ImageFiles, split_word
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Objects
 from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import read_header, reason
-from foveate.data.sources.base import SPLITS, DataError, split_named
+from foveate.data.sources.base import SPLITS, TEST, TRAIN, DataError, split_named
 
 UNLISTED = "annotation files that no list in ImageSets/Main names"
+UNANNOTATED = "listed in ImageSets/Main, without an annotation file"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -56,6 +57,10 @@ def read_voc(paths: Sequence[Path], images: ImageFiles) -> Annotations:
     """
     found = Annotations("Pascal VOC", (), [])
     split_of = _listed_splits(images.root)
+    annotated = {path.stem for path in paths}
+    for name in split_of or ():
+        if name not in annotated:
+            found.left_out.append(LeftOut(name, UNANNOTATED))
     files, owner = [], {}
     for path in paths:
         split = _split(path, images.root, split_of)
@@ -74,6 +79,7 @@ def read_voc(paths: Sequence[Path], images: ImageFiles) -> Annotations:
             f"none of the images of {len(paths):,} annotation files in {str(images.root)!r} is "
             "there: put them beside the files or into JPEGImages"
         )
+    _check_splits(images.root, files, split_of or {})
     found.categories = _categories(files)
     label_of = {category.name: label for label, category in enumerate(found.categories)}
     shift = _count_from(files, found)
@@ -105,6 +111,21 @@ def _listed_splits(root: Path) -> dict[str, str] | None:
                     f"{name!r} is in the lists of two splits in {lists}: {split_of[name]}, {split}"
                 )
     return split_of or None
+
+
+def _check_splits(root: Path, files: Sequence[_File], split_of: dict[str, str]) -> None:
+    """Refuse lists of which one has lost all its images, before others are held out instead.
+
+    The list of test may: its annotations are often not given away.
+    """
+    there = {file.split for file in files}
+    for split, word in ((TRAIN, "to learn from"), (TEST, "held out")):
+        names = [name for name, its in split_of.items() if its == split]
+        if names and split not in there:
+            raise DataError(
+                f"all {len(names):,} images that the lists in {root / 'ImageSets' / 'Main'} have "
+                f"{word} are missing, or their annotation files, such as {names[0]!r}"
+            )
 
 
 def _split(path: Path, root: Path, split_of: dict[str, str] | None) -> str | None:
