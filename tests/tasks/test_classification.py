@@ -87,6 +87,22 @@ def test_an_odd_batch_is_not_mixed_and_that_is_said():
     assert torch.equal(mixed, plain)
 
 
+def test_cutmix_puts_a_rectangle_of_one_image_into_another():
+    seed_all(0)
+    x, target = torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])
+    x[1] = 1.0
+    seen = []
+
+    def model(images):
+        seen.append(images)
+        return images.flatten(1)[:, :2]
+
+    loss = Classification(2, cutmix=1.0).losses(model, (x, target))["loss"]
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}, "no pixel is a mean of two"
+    assert 0 < seen[0][0].mean() < 1
+    assert loss.isfinite()
+
+
 def test_predictions_are_float32_whatever_the_model_computes_in():
     model = nn.Flatten()
     images = torch.randn(2, 1, 2, 2, dtype=torch.bfloat16)
@@ -97,7 +113,8 @@ def test_predictions_are_float32_whatever_the_model_computes_in():
     ("wrong", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing must be a number in"),
-        ({"mixup": -0.1}, "mixup must be at least 0, got -0.1"),
+        ({"mixup": -0.1}, "mixup must be a finite number of at least 0, got -0.1"),
+        ({"cutmix": float("nan")}, "cutmix must be a finite number of at least 0, got nan"),
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong, message):

@@ -71,7 +71,7 @@ def _masked(directory: Path, plan: Any, progress: Any) -> ImageSet:
 KINDS = {
     "classification": Kind(
         metrics=(ACCURACY, BALANCED_ACCURACY),
-        own=("label_smoothing", "mixup", "data_root", "cache"),
+        own=("label_smoothing", "mixup", "cutmix", "data_root", "cache"),
         size=(64, 64),
         prepare=_labelled,
     ),

@@ -253,6 +253,9 @@ class Plan:
     mixup: float = field(
         default=0.0, metadata=_stated(read.number, "timm's mixup alpha; 0 mixes nothing")
     )
+    cutmix: float = field(
+        default=0.0, metadata=_stated(read.number, "timm's cutmix alpha; 0 mixes nothing")
+    )
     class_weights: str = field(
         default="none",
         metadata=_stated(

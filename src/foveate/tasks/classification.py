@@ -1,12 +1,14 @@
 """Classification: one class an image, learnt by cross entropy, judged by the share of hits.
 
 ``loss = -sum_k t_k log softmax(logits)_k``, where the target ``t`` is the class (one-hot), spread
-over all classes by label smoothing, and with mixup that of two images in proportion. On held-out
+over all classes by label smoothing, and with mixup or cutmix that of two images in proportion. On
+held-out
 images the loss is the plain cross entropy, so that recipes can be compared by it.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -29,6 +31,7 @@ class Classification:
         label_smoothing: share of the target spread over all classes.
         mixup: timm's mixup alpha; 0 mixes nothing. Images are mixed in pairs, so a batch of an odd
             number is left as it is.
+        cutmix: timm's cutmix alpha, likewise; with both, each batch is mixed one way or the other.
         metric: the one that ranks: accuracy or balanced accuracy; both are measured.
 
     Raises:
@@ -43,18 +46,21 @@ class Classification:
         *,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         metric: Metric = ACCURACY,
     ) -> None:
         known = (ACCURACY, BALANCED_ACCURACY)
         one_of(metric.name, [each.name for each in known], "metric")
         self.metrics: tuple[Metric, ...] = (metric, *(each for each in known if each != metric))
         self.label_smoothing = probability(label_smoothing, "label_smoothing")
-        if mixup < 0:
-            raise ValueError(f"mixup must be at least 0, got {mixup!r}")
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not (math.isfinite(alpha) and alpha >= 0):
+                raise ValueError(f"{name} must be a finite number of at least 0, got {alpha!r}")
         self._mixup: Mixup | None = None
-        if mixup > 0:
+        if mixup > 0 or cutmix > 0:
             self._mixup = Mixup(
                 mixup,
+                cutmix,
                 label_smoothing=label_smoothing,
                 num_classes=positive(num_classes, "num_classes"),
             )

@@ -43,6 +43,7 @@ class ClassificationStudy:
             len(images.classes),
             label_smoothing=plan.label_smoothing,
             mixup=plan.mixup,
+            cutmix=plan.cutmix,
             metric=plan.metric,
         )
 
