@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from foveate._version import __version__ as __version__
+
 if TYPE_CHECKING:
     # `as` says that a name is meant for others, not left over.
     from foveate import analysis as analysis
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from foveate import ops as ops
     from foveate import published as published
     from foveate import registry as registry
+    from foveate import saved as saved
     from foveate import study as study
     from foveate import surgery as surgery
     from foveate import tasks as tasks
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from foveate.registry import describe as describe
     from foveate.registry import list_attention as list_attention
     from foveate.registry import register as register
+    from foveate.saved.load import load as load
     from foveate.study.compare import compare as compare
     from foveate.surgery.change import insert as insert
     from foveate.surgery.change import replace as replace
@@ -53,8 +57,6 @@ if TYPE_CHECKING:
     from foveate.surgery.recipe import finish as finish
     from foveate.surgery.recipe import freeze as freeze
     from foveate.surgery.recipe import restore as restore
-
-__version__ = "0.1.0"
 
 # The module that defines each public class and function.
 _HOME = {
@@ -75,6 +77,7 @@ _HOME = {
     "insert": "surgery.change",
     "list_attention": "registry",
     "list_backbones": "models",
+    "load": "saved.load",
     "load_published": "published",
     "places": "surgery.places",
     "profile": "analysis.profile",
@@ -98,6 +101,7 @@ _MODULES = [
     "ops",
     "published",
     "registry",
+    "saved",
     "study",
     "surgery",
     "tasks",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -29,6 +29,8 @@ from foveate.data.duplicates import find_duplicates
 from foveate.data.findings import Duplicates, Findings, printable
 from foveate.data.moments import Moments, Sampled, moments
 from foveate.data.pixels.cache import ImageCache, cache_directory
+from foveate.data.pixels.decode import ValueRange
+from foveate.data.pixels.mask import IGNORED
 from foveate.data.pixels.pixel_file import (
     MASK_PLACES,
     MASKS,
@@ -124,6 +126,10 @@ class ImageSet:
         test: the images held out.
         final: images that are kept for the very end, where the set has three parts.
         class_pixels: of each class, in the training masks; None where classes are of images.
+        side: height and width towards which images were reduced; None for not at all.
+        ranges: of the values of deep images, by kind.
+        ignored: the label of pixels of masks that count nowhere; None where classes are of images.
+        colors: what the list of classes paints each class of pixels with, if it says.
     """
 
     classes: list[str]
@@ -135,6 +141,10 @@ class ImageSet:
     test: Images
     final: Images | None = None
     class_pixels: tuple[int, ...] | None = None
+    side: tuple[int, int] | None = None
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
+    ignored: int | None = None
+    colors: list[list[int]] | None = None
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -243,10 +253,15 @@ def _load(directory: Path, record: SetRecord) -> ImageSet:
     kind = Images if record.masks is None else MaskedImages
     train, test = (kind(record, split, directory) for split in (TRAIN, TEST))
     final = kind(record, FINAL, directory) if FINAL in record.splits else None
-    pixels = None if record.masks is None else tuple(record.masks.pixels)
+    masks = record.masks
     return ImageSet(
         record.classes, record.channels, record.augmentation, record.moments, record.findings,
-        train, test, final, pixels,
+        train, test, final,
+        class_pixels=None if masks is None else tuple(masks.pixels),
+        side=record.side if masks is None else None,
+        ranges=record.ranges,
+        ignored=None if masks is None else IGNORED if masks.ignored is None else masks.ignored,
+        colors=None if masks is None else masks.colors,
     )  # fmt: skip
 
 

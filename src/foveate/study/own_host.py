@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveate._random import seed_all, undisturbed
-from foveate._user_code import import_file
-from foveate.arguments import nearest, odd
-from foveate.contracts import Mixer
+from foveate.arguments import nearest
 from foveate.data.moments import Moments
 from foveate.published import load_published, read_weights
+from foveate.saved.info import Architecture
+from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry
-from foveate.study.host import OwnHost, own_host
+from foveate.study.host import own_host
 from foveate.study.plan import Plan
 from foveate.study.tasks import task_of
 from foveate.surgery.change import insert, replace
+from foveate.surgery.plain_convolution import PlainConvolution
 from foveate.surgery.recipe import changes
 from foveate.surgery.trace import DEFAULT_SIZE
 
@@ -43,38 +43,6 @@ _INSERTED, _REPLACED = ("branch", "stage"), ("attention", "gate", "conv", "depth
 
 RATIO = "ratio"
 """The option by which the control is made as costly as the costliest mechanism."""
-
-
-class PlainConvolution(Mixer):
-    """The control: ``W2 gelu(W1 d)`` with d a depthwise convolution of x, at each position alike.
-
-    Args:
-        dim: channels C.
-        kernel_size: of the depthwise convolution; odd.
-        ratio: hidden channels over C; 0 leaves the two products out.
-    """
-
-    by_shape = False
-
-    def __init__(self, dim: int, kernel_size: int = 3, ratio: float = 1.0) -> None:
-        super().__init__()
-        odd(kernel_size, "kernel_size")
-        self.dim = dim
-        hidden = round(ratio * dim)
-        self.depthwise = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
-        self.expand = nn.Conv2d(dim, hidden, 1) if hidden else None
-        self.project = nn.Conv2d(hidden, dim, 1) if hidden else None
-
-    def multiply_adds(self, height: int, width: int) -> int:
-        taps = self.depthwise.weight[0].numel()
-        hidden = 0 if self.expand is None else self.expand.out_channels
-        return height * width * self.dim * (taps + 2 * hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.depthwise(x)
-        if self.expand is None or self.project is None:
-            return x
-        return self.project(F.gelu(self.expand(x)))
 
 
 # The model as it is
@@ -104,14 +72,7 @@ def create_host(plan: Plan, classes: int, channels: int, pretrained: bool = True
     Raises:
         ValueError: if the host cannot be found or built, or the weights do not fit.
     """
-    own = own_host(plan.host)
-    if own is None:
-        raise ValueError(f"host {plan.host} is none of the user's own")
-    channels = model_channels(plan, channels)
-    if own.kind == "timm":
-        model = _of_timm(own, plan, classes, channels)
-    else:
-        model = _of_file(own, plan, classes)
+    model = _unchanged(plan, classes, channels)
     if plan.weights is None or not pretrained:
         return Built(model, [])
     return Built(model, _load(model, plan.weights, classes))
@@ -147,7 +108,23 @@ def _stated(model: nn.Module) -> Moments | None:
     return Moments(tuple(config["mean"]), tuple(config["std"]))
 
 
-def _of_timm(own: OwnHost, plan: Plan, classes: int, channels: int) -> nn.Module:
+def architecture(plan: Plan, channels: int) -> Architecture:
+    """How the unchanged model is built.
+
+    Args:
+        plan: of the study.
+        channels: of the images.
+
+    Raises:
+        ValueError: if timm has no such model.
+    """
+    own = own_host(plan.host)
+    if own is None:
+        raise ValueError(f"host {plan.host} is none of the user's own")
+    if own.kind == "file":
+        there = Path(own.name).is_file()  # what there is not is refused when it is imported
+        digest = _digest(own.name) if there else None
+        return Architecture("own", str(own), plan.host_kwargs, digest=digest)
     if not timm.is_model(own.name):
         raise ValueError(f"timm has no model {own.name!r}{nearest(own.name, timm.list_models())}")
     config = timm.get_pretrained_cfg(own.name)
@@ -155,30 +132,19 @@ def _of_timm(own: OwnHost, plan: Plan, classes: int, channels: int) -> nn.Module
     options: dict[str, Any] = {}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != size:
         options["img_size"] = size
-    options |= {"in_chans": channels, **plan.host_kwargs}
+    options |= {"in_chans": model_channels(plan, channels), **plan.host_kwargs}
+    return task_of(plan).architecture(plan, own.name, options)
+
+
+def _unchanged(plan: Plan, classes: int, channels: int) -> nn.Module:
+    own = own_host(plan.host)
+    built = architecture(plan, channels)
+    if own is None or own.kind == "file":
+        return rebuild(built, classes, code=plan.host)
     try:
-        return task_of(plan).host(plan, own.name, classes, options)
+        return rebuild(built, classes)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(f"{own}: {error}") from error
-
-
-def _of_file(own: OwnHost, plan: Plan, classes: int) -> nn.Module:
-    path = Path(own.name)
-    build = getattr(import_file(path, "host"), own.function, None)
-    if not callable(build):
-        functions = [name for name, value in vars(sys.modules[path.stem]).items()
-                     if callable(value) and not name.startswith("_")]  # fmt: skip
-        raise ValueError(
-            f"{path} has no function {own.function!r}{nearest(own.function, functions)}"
-        )
-    call = f"{own.function}({classes}) of {path}"
-    try:
-        model = build(classes, **plan.host_kwargs)
-    except Exception as error:
-        raise ValueError(f"{call} raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{call} gives {type(model).__name__}, and should a torch.nn.Module")
-    return model
 
 
 def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> None:
@@ -331,4 +297,8 @@ def digests(plan: Plan) -> dict[str, str]:
     """SHA-256 of the files that the host comes from, by their paths."""
     own = own_host(plan.host)
     files = [plan.weights, own.name if own is not None and own.kind == "file" else None]
-    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file}
+    return {file: _digest(file) for file in files if file}
+
+
+def _digest(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -31,10 +31,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from foveate import _fields as fields
 from foveate._files import read_json, replacing, write_json
 from foveate.data.moments import Moments
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
-from foveate.study import fields
 from foveate.study.crossed import balanced_accuracy_scores
 from foveate.study.pixel_predictions import PixelPredictions
 

@@ -24,10 +24,12 @@ from foveate.data.batches import Batches
 from foveate.data.images import Images, ImageSet, load, loader_processes
 from foveate.models import CONTROLS
 from foveate.registry import describe
+from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry
 from foveate.study.health import assess
 from foveate.study.host import own_host
 from foveate.study.lock import lock
+from foveate.study.model_info import architecture_of, info_of
 from foveate.study.own_host import (
     LABELS,
     create_host,
@@ -313,7 +315,9 @@ def _fit(
     learning = learning_batches(plan, model, images, seed)
     held_out = _measuring(plan, images.test, images, model)
     selection = None if part is None else _measuring(plan, part, images, model)
-    return train(model, task, learning, held_out, recipe_of(plan), folder, report, selection)
+    info = info_of(plan, entry, images, model)
+    recipe = recipe_of(plan)
+    return train(model, task, learning, held_out, recipe, folder, report, selection, info)
 
 
 def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) -> Batches:
@@ -362,16 +366,8 @@ def build(
     if own_host(plan.host) is not None:
         model = create_host(plan, classes, channels, pretrained).model
         put_in(model, plan, entry, model_channels(plan, channels))
-        return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
-    options = {
-        "in_chans": channels,
-        "attention": entry.name,
-        "attention_kwargs": entry.kwargs,
-        "start": plan.start,
-        **plan.host_kwargs,
-        **entry.host,
-    }
-    model = task_of(plan).host(plan, plan.host, classes, options)
+    else:
+        model = rebuild(architecture_of(plan, entry, channels), classes)
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
 

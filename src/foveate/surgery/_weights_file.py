@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foveate._files import file_path, replacing
 
-__all__ = ["DamagedFileError", "read_tensors", "write_tensors"]
+__all__ = ["DamagedFileError", "read_tensors", "read_words", "write_tensors"]
 
 _CHECKSUM = "foveate.sha256"
 
@@ -59,6 +59,22 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if written not in (None, _digest(tensors, words)):
         raise DamagedFileError(f"{path} is damaged: its content is not what was written (SHA-256)")
     return tensors, words
+
+
+def read_words(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The words at ``path`` alone, as they are: whether they have changed is not looked at.
+
+    Raises:
+        ValueError: if ``path`` is a folder.
+        DamagedFileError: if the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file_path(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise DamagedFileError(f"{path} is damaged, or no safetensors: {error}") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -258,12 +258,15 @@ def distance(model: nn.Module) -> float:
     return max((float((1 - scale.detach()).abs().max()) for scale in scales), default=0.0)
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(
+    model: nn.Module, path: str | os.PathLike[str], *, words: Mapping[str, str] | None = None
+) -> None:
     """Write the state of ``model`` as safetensors, with the recipe of its changes beside it.
 
     Args:
         model: a model.
         path: of the file.
+        words: more for the file's header, by names that begin otherwise than ``foveate``.
 
     Raises:
         TypeError: if ``model`` is no module, or its state holds something beside tensors.
@@ -289,7 +292,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         seen.add(memory)
         state[name] = held
     recipe = json.dumps(changes(model).recipe)
-    write_tensors(path, state, {_METADATA: recipe, "format": "pt"})
+    write_tensors(path, state, {**(words or {}), _METADATA: recipe, "format": "pt"})
 
 
 def load(

@@ -23,6 +23,7 @@ from torch import nn
 
 from foveate._files import replacing
 from foveate.metrics import Metric
+from foveate.saved.info import KEY, ModelInfo
 from foveate.surgery._weights_file import DamagedFileError, read_tensors
 from foveate.surgery.recipe import save
 from foveate.training.history import History, best_epoch
@@ -169,9 +170,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of ``model`` at ``path``: safetensors, with the recipe of its changes."""
-    save(model, path)
+def save_weights(model: nn.Module, path: Path, info: ModelInfo | None = None) -> None:
+    """Put the weights of ``model`` at ``path``: safetensors, with the recipe of its changes.
+
+    With ``info`` the file says what it is, and :func:`foveate.load` builds the model from it.
+    """
+    save(model, path, words=None if info is None else {KEY: info.to_json()})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 from torch import Tensor, nn
 
+from foveate.saved.info import ModelInfo
 from foveate.training.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -67,6 +69,7 @@ def train(
     directory: Path,
     report: Report = lambda event: None,
     selection: Iterable[Batch] | None = None,
+    info: ModelInfo | None = None,
 ) -> TrainingResult:
     """Train, going on from the checkpoint in ``directory`` if there is one.
 
@@ -80,6 +83,7 @@ def train(
         report: gets a ``Progress`` now and then, and an ``EpochRecord`` after every epoch.
         selection: images to choose an epoch by, measured after every one: the best by the task's
             first metric is kept and reported in place of the last.
+        info: what ``model.safetensors`` says of the model; its metrics are filled in here.
 
     Raises:
         ValueError: if the recipe is wrong or there is no batch to learn from.
@@ -122,13 +126,14 @@ def train(
             reported = best_epoch(history.records, metric)
             load_weights(model, directory / BEST)
         trainer.validate(trained, held_out, verbose=False)
-    save_weights(model, directory / WEIGHTS)
+    values = trained.evaluation()
+    save_weights(model, directory / WEIGHTS, info and replace(info, metrics=values))
     return TrainingResult(
         history.records,
         history.train_seconds,
         history.images,
         reported,
-        trained.evaluation(),
+        values,
         trained.evaluator,
     )
 

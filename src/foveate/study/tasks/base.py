@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from foveate.data.images import Images, ImageSet
 from foveate.data.moments import Moments
+from foveate.saved.info import Architecture, ImageInput
 from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
 from foveate.study.records import Predictions
@@ -27,8 +28,12 @@ class StudyTask(Protocol):
         """
         ...
 
-    def host(self, plan: Plan, name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
-        """A model of timm's by name, ready to be trained; ``options`` are of its backbone."""
+    def architecture(self, plan: Plan, name: str, options: Mapping[str, Any]) -> Architecture:
+        """How a model on one of timm's is built; ``options`` are of its backbone."""
+        ...
+
+    def input(self, plan: Plan, images: ImageSet, normalize: Moments) -> ImageInput:
+        """How a trained model is to get its images."""
         ...
 
     def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:

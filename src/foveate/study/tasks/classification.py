@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
-import timm
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from foveate.data.augmentation import Augment
 from foveate.data.batches import Fit, check_augmentation, held_out_batches, train_batches
 from foveate.data.images import Images, ImageSet
 from foveate.data.moments import Moments
+from foveate.saved.info import Architecture, ImageInput
 from foveate.study.plan import Plan
 from foveate.study.records import Predictions
 from foveate.tasks import Classification
@@ -29,8 +29,19 @@ class ClassificationStudy:
         one_of(plan.augment, get_args(Augment), "augment")
         check_augmentation(plan.augment, plan.augment_kwargs, plan.image_size or (32, 32))
 
-    def host(self, plan: Plan, name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
-        return timm.create_model(name, num_classes=classes, **options)
+    def architecture(self, plan: Plan, name: str, options: Mapping[str, Any]) -> Architecture:
+        return Architecture("classifier", name, options)
+
+    def input(self, plan: Plan, images: ImageSet, normalize: Moments) -> ImageInput:
+        return ImageInput(
+            images.channels,
+            plan.image_size or (0, 0),
+            "crop",
+            normalize.mean,
+            normalize.std,
+            images.side,
+            images.ranges,
+        )
 
     def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
         return (classes,)

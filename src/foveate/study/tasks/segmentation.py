@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from foveate.arguments import one_of
 from foveate.data.images import Images, ImageSet, MaskedImages
 from foveate.data.masked_batches import KINDS, options_of, train_crops, whole_images
 from foveate.data.moments import Moments
-from foveate.models import create_segmenter, list_segmenters
+from foveate.models import list_segmenters
+from foveate.saved.info import Architecture, ImageInput
 from foveate.study.parts import Part
 from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
@@ -42,10 +42,20 @@ class SegmentationStudy:
         one_of(plan.head, list_segmenters(), "head")
         options_of("photo" if plan.augment == "auto" else plan.augment, True, plan.augment_kwargs)
 
-    def host(self, plan: Plan, name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
-        backbone = timm.create_model(name, features_only=True, **options)
+    def architecture(self, plan: Plan, name: str, options: Mapping[str, Any]) -> Architecture:
         head = {**_SMALL.get(plan.head, {}), **plan.head_kwargs}
-        return create_segmenter(plan.head, backbone, classes, head_options=head)
+        return Architecture("segmenter", name, options, plan.head, head, plain=True)
+
+    def input(self, plan: Plan, images: ImageSet, normalize: Moments) -> ImageInput:
+        return ImageInput(
+            images.channels,
+            plan.image_size or (0, 0),
+            "keep",
+            normalize.mean,
+            normalize.std,
+            ranges=images.ranges,
+            window=plan.window,
+        )
 
     def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
         return (classes, *(plan.image_size or ()))

@@ -6,7 +6,7 @@ quotation marks is no number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -62,6 +62,41 @@ def mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The object at ``key``."""
     if not isinstance(values[key], Mapping):
         raise _refuse(key, values[key], "an object")
+    return values[key]
+
+
+def texts(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The texts at ``key``."""
+    value = values[key]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _refuse(key, value, "a list of texts")
+    return tuple(value)
+
+
+def numbers(values: Mapping[str, Any], key: str, count: int | None = None) -> tuple[float, ...]:
+    """The finite numbers at ``key``, ``count`` of them where that is given."""
+    value = values[key]
+    sound = isinstance(value, list) and count in (None, len(value))
+    if not sound or not all(type(each) in (int, float) and isfinite(each) for each in value):
+        raise _refuse(key, value, f"{'' if count is None else f'{count} '}finite numbers")
+    return tuple(map(float, value))
+
+
+def size(values: Mapping[str, Any], key: str, *, optional: bool = False) -> Any:
+    """Height and width at ``key``; None where that is allowed."""
+    value = values[key]
+    if value is None and optional:
+        return None
+    sound = isinstance(value, list) and len(value) == 2
+    if not sound or not all(type(side) is int and side > 0 for side in value):
+        raise _refuse(key, value, "two positive whole numbers")
+    return tuple(value)
+
+
+def one_of(values: Mapping[str, Any], key: str, known: Iterable[str]) -> Any:
+    """The text at ``key``, which is one of ``known``."""
+    if values[key] not in (known := tuple(known)):
+        raise _refuse(key, values[key], " or ".join(known))
     return values[key]
 
 
