@@ -160,9 +160,14 @@ def gather(evaluator: TorchMetric | MetricCollection) -> None:
     """Put what several processes measured into the evaluator of each, in the images' order."""
     several = isinstance(evaluator, MetricCollection)
     for metric in evaluator.values() if several else [evaluator]:
-        metric.sync_on_compute = metric._to_sync = False
-        if not metric._is_synced:
-            metric.sync()
+        # Otherwise each compute() gathers, and forgets it again.
+        metric.sync_on_compute = metric._to_sync = metric._should_unsync = False
+        if metric._is_synced:
+            continue
+        metric.sync()
+        for state, default in metric._defaults.items():
+            if isinstance(default, list) and isinstance(whole := getattr(metric, state), Tensor):
+                setattr(metric, state, [whole])  # as it is in one process
 
 
 class SharedDirectory(pl.Callback):

@@ -142,7 +142,8 @@ def train(
         )  # fmt: skip
         history.batches = share_of(batches, trainer, "the images to learn from")
         held_out = share_of(held_out, trainer, "the images held out")
-        selection = share_of(selection, trainer, "the images for selection")
+        if selection is not None:
+            selection = share_of(selection, trainer, "the images for selection")
         trainer.fit(
             trained,
             history.batches,

@@ -130,7 +130,7 @@ class Means:
 
     def over_processes(self) -> None:
         """Take in what all other processes have."""
-        names = sorted(self._sums)
+        names = list(self._sums)
         device = self._sums[names[0]].device
         images = torch.tensor(self.images, dtype=torch.float64, device=device)
         totals = summed(torch.stack([*(self._sums[name] for name in names), images]))
