@@ -31,7 +31,8 @@ from foveate.data.detection_batches import DetectionBatches, train_detection_bat
 from foveate.data.moments import Moments
 from foveate.models import create_detector
 from foveate.tasks import Detection
-from foveate.training.recipe import Recipe, create_optimizer
+from foveate.training.optimizer import create_optimizer
+from foveate.training.recipe import Recipe
 
 DIM, CONVS, ANCHOR = 64, 4, 2.0
 

@@ -27,7 +27,7 @@ from foveate.data.batches import Batches, held_out_batches, train_batches
 from foveate.data.images import ImageSet, prepare
 from foveate.tasks.classification import Classification
 from foveate.training import Recipe, train
-from foveate.training.recipe import create_optimizer
+from foveate.training.optimizer import create_optimizer
 
 SIZE = (32, 32)
 

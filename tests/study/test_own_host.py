@@ -24,7 +24,8 @@ from foveate.study.probe import look_at_host
 from foveate.study.results import read_results
 from foveate.study.trial import build, costs, input_size
 from foveate.surgery.recipe import freeze_norms, load
-from foveate.training.recipe import Recipe, create_optimizer, create_schedule
+from foveate.training.optimizer import create_optimizer, create_schedule
+from foveate.training.recipe import Recipe
 from tests.study.test_compare import compare, numbers, refused
 
 FILE = Path(__file__).with_name("own_model.py")

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from foveate.training import Recipe, check_recipe
-from foveate.training.recipe import create_optimizer, create_schedule
+from foveate.training.optimizer import create_optimizer, create_schedule
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,12 @@ from foveate.training.recipe import create_optimizer, create_schedule
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
         ({"lr": float("nan")}, "lr must be a positive number, got nan"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1, got 0"),
+        ({"layer_decay": 1.5}, "layer_decay must be above 0 and at most 1, got 1.5"),
+        ({"ema_decay": 1.0}, "ema_decay must be between 0 and 1, got 1.0"),
+        ({"ema_warmup": True}, "ema_warmup is of the average that ema_decay asks for"),
+        ({"ema_decay": 0.9, "precision": "bf16-true"}, "cannot hold: take 'bf16-mixed'"),
+        ({"sync_batch_norm": True}, "sync_batch_norm needs CUDA devices, got device='cpu'"),
     ],
 )
 def test_a_wrong_recipe_is_refused(wrong, message):

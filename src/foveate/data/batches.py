@@ -151,9 +151,13 @@ class Affine:
 
     angle, shift, zoom = 0.17, 0.08, 0.1
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, images: int, generator: torch.Generator) -> Tensor:
+        """What is done to each of so many images: (images, 4), -1 to 1."""
+        return (torch.rand(4, images, generator=generator) * 2 - 1).T
+
+    def __call__(self, x: Tensor, drawn: Tensor) -> Tensor:
         """Move the images (B, C, H, W), each in its own way."""
-        draw = torch.rand(4, len(x), generator=generator) * 2 - 1
+        draw = drawn.T
         angle, zoom = draw[0] * self.angle, 1 + draw[1] * self.zoom
         theta = torch.stack(
             [zoom * angle.cos(), -zoom * angle.sin(), draw[2] * 2 * self.shift,
@@ -184,7 +188,7 @@ class Batches(Epochs):
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         seed: int | None,
-        after: Callable[[Tensor, torch.Generator], Tensor] | None,
+        after: Affine | None,
         processes: int,
     ) -> None:
         super().__init__(len(images), batch_size, seed)
@@ -217,7 +221,7 @@ class Batches(Epochs):
     def _normalized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = (x / 255 if x.dtype is torch.uint8 else x).sub(self._mean).div_(self._std)
         if self.after is not None and generator is not None:
-            x = self.after(x, generator)
+            x = self.after(x, self.after.draw(self.batch_size, generator)[self.of_batch])
         return x.contiguous(memory_format=torch.channels_last)
 
     def _make_dataset(self, images: Images, transform: Any, seed: int | None) -> Dataset:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from foveate._distributed import mean_over_processes
 from foveate.arguments import one_of, positive
 from foveate.heads._layers import ConvNormAct, check_maps
 from foveate.heads.boxes import decode, encode
@@ -120,7 +121,7 @@ class BoxHead(nn.Module):
             labels: their classes, ``num_classes`` for background.
             wanted: the boxes of their objects, ``(N, 4)``; of background anything.
         """
-        number = max(len(labels), 1)
+        number = mean_over_processes(max(len(labels), 1), like=logits)
         entropy = F.cross_entropy(logits, labels, reduction="sum") / number
         found = labels < self.num_classes
         mine = self.offsets_of(offsets, labels.where(found, 0))[found]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from foveate._distributed import mean_over_processes
 from foveate.arguments import positive
 from foveate.heads._layers import ConvAct, check_maps
 from foveate.published import rename
@@ -65,10 +66,12 @@ class MaskHead(nn.Module):
             labels: ``(N,)``.
             wanted: ``(N, h, w)``, 0 or 1.
         """
+        number = mean_over_processes(len(labels), like=logits)
         if not len(labels):
             return 0 * logits.sum()
         mine = logits[torch.arange(len(labels), device=logits.device), labels]
-        return F.binary_cross_entropy_with_logits(mine, wanted.to(mine.dtype))
+        mean = F.binary_cross_entropy_with_logits(mine, wanted.to(mine.dtype))
+        return mean * (len(labels) / number)
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The state of mmdetection's head, with or without the model's names for it."""

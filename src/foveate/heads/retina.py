@@ -6,9 +6,9 @@
                for every other one                                  alpha = 1/4, gamma = 2
 
 ``number`` is that of the anchors that are for an object, over the batch, one at least for each
-image. (Torchvision divides each image by its own and takes the mean.) Detections: scores above the
-threshold, the 1000 best of each map, boxes clipped to the image, the best of what overlaps within a
-class, 100 an image.
+image; where processes train together, over the batches of all. (Torchvision divides each image by
+its own and takes the mean.) Detections: scores above the threshold, the 1000 best of each map,
+boxes clipped to the image, the best of what overlaps within a class, 100 an image.
 
 Shapes: maps (B, in_channels, h, w), the finest first, to logits (B, A K, h, w) and offsets
 (B, A 4, h, w), anchor by anchor.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, sigmoid_focal_loss
 
+from foveate._distributed import mean_over_processes
 from foveate.arguments import positive
 from foveate.heads._anchor_head import AnchorHead, Images, Outputs, Target, sums_by_map
 from foveate.heads._layers import ConvAct
@@ -104,7 +105,7 @@ class RetinaHead(AnchorHead):
         anchors = torch.cat(grid)[which]
         distance = (offsets[image, which] - encode(anchors, wanted[image, which])).abs().sum(-1)
         distances = torch.zeros_like(focal).index_put((image, which), distance.to(focal.dtype))
-        number = found.sum(1).clamp_min(1).sum()
+        number = mean_over_processes(found.sum(1).clamp_min(1).sum(), like=logits)
         return {
             "classification": sums_by_map(focal.masked_fill(chosen < 0, 0), grid) / number,
             # What is added is zero, so that no parameter is without a gradient.

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
+from foveate._distributed import mean_over_processes
 from foveate.heads._anchor_head import AnchorHead, Images, Outputs, Target, sums_by_map
 from foveate.heads.anchors import Anchors
 from foveate.heads.boxes import Assigner, decode, encode, sample
@@ -84,6 +85,7 @@ class RPNHead(AnchorHead):
             found[image, positive] = True
             counted[image, positive] = counted[image, negative] = 1
             number += max(len(positive), 1) + max(len(negative), 1)
+        number = mean_over_processes(number, like=logits)
         entropy = F.binary_cross_entropy_with_logits(
             logits, found.to(logits.dtype), counted, reduction="none"
         )

@@ -140,6 +140,23 @@ class PyramidModel(nn.Module):
         height, width = x.shape[2:]
         return F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How parameters group into layers, as timm's models say it: the backbone's, then the rest.
+
+        Where timm took a backbone apart, what it said is lost, and the numbers in the names count.
+        """
+        inner = _inside(self.backbone)
+        if not hasattr(inner, "group_matcher"):
+            return _layers_by_number(coarse)
+        start = r"backbone\.model\." if inner is not self.backbone else r"backbone\."
+        return {
+            name: rf"{start}(?:{said.replace('^', '')})"
+            if isinstance(said, str)
+            else [(rf"{start}(?:{pattern.replace('^', '')})", last) for pattern, last in said]
+            for name, said in inner.group_matcher(coarse).items()
+            if said is not None
+        }
+
     def encoder_rules(self, state: dict[str, Tensor]) -> list[tuple[str, Any]]:
         """The published names of the backbone and its norms, and ours."""
         rules: list[tuple[str, Any]] = []
@@ -157,6 +174,14 @@ class PyramidModel(nn.Module):
         numbers = [int(found[1] or found[2]) for found in names if found]
         last = max(numbers, default=0)
         return lambda found: f"norms.{int(found[1]) - last + len(self.norms) - 1}."
+
+
+def _layers_by_number(coarse: bool) -> dict[str, Any]:
+    """Layers of a backbone that was taken apart: stages, and in them blocks."""
+    stage = r"(?:layer|layers|stages|blocks)[._]?"
+    number = rf"backbone\.{stage}(\d+)"
+    blocks = number if coarse else [(rf"{number}\.(?:blocks\.)?(\d+)", None), (number, (0,))]
+    return {"stem": rf"backbone\.(?!{stage}\d)", "blocks": blocks}
 
 
 def _check_indices(out_indices: Sequence[int] | None) -> None:

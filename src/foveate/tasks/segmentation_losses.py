@@ -4,7 +4,8 @@
     Dice = 1 - mean_k 2 sum_i p_ik [t_i = k] / (sum_i p_ik + sum_i [t_i = k]),   p = softmax(y)
 
 over all pixels i of the batch that are not ignored; Dice's mean is over the classes k that some of
-these pixels have. Where all are ignored both are zero, and so are their gradients.
+these pixels have. Where all are ignored both are zero, and so are their gradients. Where processes
+train together the batch is that of all of them.
 
 Mmsegmentation v1.2.2 divides its cross entropy by all pixels, the ignored ones too, unless
 ``avg_non_ignore=True``, and stops where classes are weighted and pixels ignored. This here is
@@ -18,6 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from foveate._distributed import mean_over_processes, sum_over_processes
 
 IGNORED = 255
 """The label of pixels that count nowhere, as in most data sets."""
@@ -49,6 +52,7 @@ def pixel_cross_entropy(
     loss = F.cross_entropy(logits.float(), labels, weights, ignore_index=ignored, reduction="sum")
     counted = labels != ignored
     total = (weights[labels.where(counted, 0)] * counted).sum()
+    total = mean_over_processes(total, like=total)
     return loss / total.clamp_min(torch.finfo(torch.float32).tiny)
 
 
@@ -73,8 +77,11 @@ def dice_loss(logits: Tensor, labels: Tensor, ignored: int = IGNORED) -> Tensor:
     labelled = shares.new_zeros(classes).index_add(
         0, found.flatten(), counted.flatten().to(shares.dtype)
     )
+    both, labelled, found_areas = sum_over_processes(
+        torch.stack([both, labelled, shares.sum((0, 2, 3))])
+    )
     present = labelled > 0
-    dice = 2 * both / (shares.sum((0, 2, 3)) + labelled).clamp_min(1e-12)
+    dice = 2 * both / (found_areas + labelled).clamp_min(1e-12)
     return ((1 - dice) * present).sum() / present.sum().clamp_min(1)
 
 

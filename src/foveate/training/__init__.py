@@ -4,6 +4,7 @@ Imports Lightning, which comes with ``pip install 'foveate[train]'``.
 """
 
 from foveate.training.checkpoint import BEST, CHECKPOINT, WEIGHTS, CheckpointError, load_weights
+from foveate.training.distributed import Distribution, ProcessLostError
 from foveate.training.history import DivergenceError, EpochRecord, Progress
 from foveate.training.loop import TrainingResult, train
 from foveate.training.recipe import Recipe, check_recipe
@@ -14,8 +15,10 @@ __all__ = [
     "CHECKPOINT",
     "WEIGHTS",
     "CheckpointError",
+    "Distribution",
     "DivergenceError",
     "EpochRecord",
+    "ProcessLostError",
     "Progress",
     "Recipe",
     "Task",

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 _FORMAT = 2  # 1, of Foveate 0.1, said neither its format nor its task nor its recipe
 _OURS, _MODEL = "foveate", "model."
+_NEWER = {
+    field.name: field.default
+    for field in fields(Recipe)
+    if field.name in ("accumulate", "layer_decay", "ema_decay", "ema_warmup", "sync_batch_norm")
+}
+_FIXED = {"ema_decay": "another average of the weights", "layer_decay": "another layer decay"}
 _ANEW = "remove it to train from the first epoch again"
 
 
@@ -64,7 +70,7 @@ class SaveBest(pl.Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         records = self.history.records
         if best_epoch(records, self.metric) == len(records):
-            save_weights(pl_module.model, self.path)
+            pl_module.write(self.path)
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -119,6 +125,14 @@ class CheckpointFiles(TorchCheckpointIO):
         other = "; choose another directory, or remove the file to start anew"
         if ours.get("task", self.task) != self.task:
             raise CheckpointError(f"{path} is of the task {ours['task']}, not {self.task}{other}")
+        if then:  # a recipe of before something could be asked for did not ask for it
+            then = {**_NEWER, **then}
+        for name, what in _FIXED.items():
+            if then and then[name] != now[name]:
+                raise CheckpointError(
+                    f"{path} was trained with {what} ({name}={then[name]!r}), not "
+                    f"{name}={now[name]!r}{other}"
+                )
         if then.get("optimizer", now["optimizer"]) != now["optimizer"]:
             raise CheckpointError(
                 f"{path} was trained by {then['optimizer']}, not {now['optimizer']}{other}"

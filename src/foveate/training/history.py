@@ -62,6 +62,9 @@ class TrainingBatches(Sized, Protocol):
         """Say which epoch, from 0, the next iteration is."""
         ...
 
+    # Where several processes train, also ``share(rank, world_size)``: the batches of one of them,
+    # a part of each of these. See :meth:`foveate.data.loading.Epochs.share`.
+
 
 class DivergenceError(RuntimeError):
     """The loss is no longer a number."""
@@ -72,7 +75,8 @@ class History(pl.Callback):
 
     Args:
         batches: that are learnt from; told the epoch.
-        report: gets a :class:`Progress` now and then and an :class:`EpochRecord` an epoch.
+        report: gets a :class:`Progress` now and then and an :class:`EpochRecord` an epoch, in the
+            first process.
     """
 
     def __init__(self, batches: TrainingBatches, report: Report) -> None:
@@ -103,7 +107,7 @@ class History(pl.Callback):
         if now - self._reported > 0.2:
             self._reported = now
             done = trainer.fit_loop.batch_idx + 1
-            self.report(Progress(trainer.current_epoch, done, len(self.batches)))
+            self._tell(trainer, Progress(trainer.current_epoch, done, trainer.num_training_batches))
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         if pl_module.device.type == "cuda":
@@ -111,6 +115,8 @@ class History(pl.Callback):
         self._trained = time.perf_counter() - self._start
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.world_size > 1:
+            pl_module.losses.over_processes()
         values = {f"train_{name}": mean for name, mean in pl_module.losses.means().items()}
         values |= pl_module.evaluation()
         epoch = len(self.records) + 1
@@ -120,7 +126,11 @@ class History(pl.Callback):
         self.train_seconds += self._trained
         self.images += pl_module.losses.images
         self.batches.set_epoch(epoch)
-        self.report(record)
+        self._tell(trainer, record)
+
+    def _tell(self, trainer: Any, event: Progress | EpochRecord) -> None:
+        if trainer.is_global_zero:
+            self.report(event)
 
 
 def best_epoch(records: Sequence[EpochRecord], metric: Metric) -> int:

@@ -1,23 +1,25 @@
 """Training, epoch by epoch, so that it can stop anywhere and go on as if it had not.
 
-After each epoch everything that decides the rest (weights, optimizer, schedule, history) is put
-into one checkpoint file, whole; at the start of each epoch the batches set every random generator
-from (seed, epoch). Lightning runs the loop. What is learnt and measured is the task's alone.
+After each epoch everything that decides the rest (weights, their average, optimizer, schedule,
+history) is put into one checkpoint file, whole; at the start of each epoch the batches set every
+random generator from (seed, epoch). Lightning runs the loop. What is learnt and measured is the
+task's alone.
 
 What is reported is measured once, at the end: on the last epoch's weights, or on those of the epoch
-that was best on images for selection, where there are such.
+that was best on images for selection, where there are such; on their average where the recipe asks
+for one.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.saved.info import ModelInfo
 from foveate.training.checkpoint import (
@@ -27,11 +29,19 @@ from foveate.training.checkpoint import (
     CheckpointFiles,
     SaveBest,
     SaveEachEpoch,
-    load_weights,
-    save_weights,
+)
+from foveate.training.distributed import (
+    Distribution,
+    SharedDirectory,
+    create_strategy,
+    explained,
+    resolved,
+    share_of,
 )
 from foveate.training.history import EpochRecord, History, Report, TrainingBatches, best_epoch
-from foveate.training.recipe import Recipe, check_recipe, create_optimizer, create_schedule
+from foveate.training.loggers import LogEachEpoch, create_loggers
+from foveate.training.module import Trained
+from foveate.training.recipe import Recipe, check_recipe
 from foveate.training.task import Batch, Task
 
 
@@ -44,7 +54,7 @@ class TrainingResult(NamedTuple):
         images: trained on in that time.
         reported_epoch: whose weights were measured and are saved.
         values: what the evaluator gives for them on the held-out images.
-        evaluator: that gave it.
+        evaluator: that gave it, of all images in their order.
     """
 
     history: list[EpochRecord]
@@ -56,7 +66,7 @@ class TrainingResult(NamedTuple):
 
     @property
     def images_per_second(self) -> float:
-        """The speed of training."""
+        """The speed of training, of all processes together."""
         return self.images / self.train_seconds
 
 
@@ -70,64 +80,88 @@ def train(
     report: Report = lambda event: None,
     selection: Iterable[Batch] | None = None,
     info: ModelInfo | None = None,
+    distribution: Distribution = Distribution(),  # noqa: B008  frozen
+    logger: str | Sequence[str] = (),
 ) -> TrainingResult:
     """Train, going on from the checkpoint in ``directory`` if there is one.
 
+    Where several processes train, each calls this with the same arguments, and each has the result.
+
     Args:
-        model: maps what the batches hold to what the task expects.
+        model: maps what the batches hold to what the task expects; at the end it has the weights
+            that were measured (with ``strategy="fsdp"`` they are in the file alone).
         task: what for.
-        batches: to learn from.
+        batches: to learn from; a batch is shared among all processes.
         held_out: to measure on: after every epoch, and at the end; with ``selection`` at the end.
         recipe: how.
         directory: gets ``last.ckpt`` after every epoch and ``model.safetensors`` at the end.
-        report: gets a ``Progress`` now and then, and an ``EpochRecord`` after every epoch.
+        report: gets a ``Progress`` now and then, and an ``EpochRecord`` after every epoch; in the
+            first process.
         selection: images to choose an epoch by, measured after every one: the best by the task's
             first metric is kept and reported in place of the last.
         info: what ``model.safetensors`` says of the model; its metrics are filled in here.
+        distribution: over which processes.
+        logger: where else every epoch's record goes: ``"csv"``, ``"tensorboard"`` or ``"wandb"``
+            (offline), or several; into ``directory/logs``.
 
     Raises:
-        ValueError: if the recipe is wrong or there is no batch to learn from.
+        ValueError: if recipe or distribution are wrong or there is no batch to learn from.
         CheckpointError: if the checkpoint is damaged, or of another model, task or optimizer.
         DivergenceError: if the loss is not finite.
+        ProcessLostError: if another process of the training ended.
     """
     check_recipe(recipe)
-    if len(batches) == 0:
-        raise ValueError("no batch to learn from: the batch size is larger than the image set")
+    distribution = resolved(distribution, recipe.device)
+    updates = _updates(batches, recipe)
     history = History(batches, report)
     checkpoint = directory / CHECKPOINT
     metric = task.metrics[0]
     keep_best = [] if selection is None else [SaveBest(directory / BEST, history, metric)]
-    trained = _Trained(model, task, recipe, len(batches))
-    with warnings.catch_warnings():
+    loggers = create_loggers(logger, directory)
+    files = CheckpointFiles(task.name, recipe, model)
+    trained = _kind_of(distribution)(model, task, recipe, updates)
+    with warnings.catch_warnings(), explained(distribution, checkpoint):
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             accelerator=recipe.device.split(":")[0],
-            devices=_devices(recipe.device),
+            devices=_devices(recipe.device, distribution),
+            num_nodes=distribution.num_nodes or 1,
+            strategy=create_strategy(distribution),
             precision=recipe.precision,  # pyrefly: ignore
             gradient_clip_val=recipe.clip_grad,
-            callbacks=[history, *keep_best, SaveEachEpoch(checkpoint)],
-            plugins=[CheckpointFiles(task.name, recipe, model)],
-            logger=False,
+            accumulate_grad_batches=recipe.accumulate,
+            limit_train_batches=None if recipe.accumulate == 1 else updates * recipe.accumulate,
+            callbacks=[history, *_watchers(loggers, history, distribution, checkpoint), *keep_best,
+                       SaveEachEpoch(checkpoint)],
+            plugins=[files],
+            logger=loggers or False,
+            use_distributed_sampler=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             default_root_dir=directory,
-        )
+        )  # fmt: skip
+        history.batches = share_of(batches, trainer, "the images to learn from")
+        held_out = share_of(held_out, trainer, "the images held out")
+        if selection is not None:
+            selection = share_of(selection, trainer, "the images for selection")
         trainer.fit(
             trained,
-            batches,
+            history.batches,
             held_out if selection is None else selection,
             ckpt_path=checkpoint if checkpoint.exists() else None,
         )
         reported = recipe.epochs
         if selection is not None:
             reported = best_epoch(history.records, metric)
-            load_weights(model, directory / BEST)
+            trained.read(directory / BEST)
         trainer.validate(trained, held_out, verbose=False)
-    values = trained.evaluation()
-    save_weights(model, directory / WEIGHTS, info and replace(info, metrics=values))
+        trained.finish()
+        values = trained.evaluation()
+        trained.write(directory / WEIGHTS, info and replace(info, metrics=values))
     return TrainingResult(
         history.records,
         history.train_seconds,
@@ -138,77 +172,40 @@ def train(
     )
 
 
-class _Trained(pl.LightningModule):
-    """The model and its task, with what the epoch so far came to."""
-
-    def __init__(
-        self, model: nn.Module, task: Task, recipe: Recipe, updates_per_epoch: int
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task
-        self.recipe = recipe
-        self.updates_per_epoch = updates_per_epoch
-        self.losses = _Means()
-        self.evaluator = task.evaluator()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = create_optimizer(self.model, self.recipe)
-        schedule = create_schedule(optimizer, self.recipe, self.updates_per_epoch)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        scheduler.step_update(self.global_step)
-
-    def on_train_epoch_start(self) -> None:
-        self.losses = _Means()
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        losses = self.task.losses(self.model, batch)
-        self.losses.add(losses, len(batch[0]))
-        return losses["loss"]
-
-    def on_validation_epoch_start(self) -> None:
-        self.evaluator.reset()
-
-    def validation_step(self, batch: Batch, index: int) -> None:
-        images, targets = batch
-        self.evaluator.update(self.task.predict(self.model, images), targets)
-
-    def evaluation(self) -> dict[str, float]:
-        """What the evaluator makes of the held-out images."""
-        found = {name: float(value) for name, value in self.evaluator.compute().items()}
-        missing = [metric.name for metric in self.task.metrics if metric.name not in found]
-        if missing:
-            raise ValueError(
-                f"task {self.task.name} states the metric {missing[0]}, but its evaluator gives "
-                f"only {', '.join(found)}"
-            )
-        return found
+def _updates(batches: TrainingBatches, recipe: Recipe) -> int:
+    """Updates of the weights in an epoch."""
+    if len(batches) == 0:
+        raise ValueError("no batch to learn from: the batch size is larger than the image set")
+    updates = len(batches) // recipe.accumulate
+    if updates == 0:
+        raise ValueError(
+            f"accumulate={recipe.accumulate} batches make an update, and an epoch has "
+            f"{len(batches)}: take smaller batches, or fewer of them an update"
+        )
+    return updates
 
 
-class _Means:
-    """Means over the images of an epoch; the sums stay on the device until they are asked for."""
+def _kind_of(distribution: Distribution) -> type[Trained]:
+    if distribution.strategy != "fsdp":
+        return Trained
+    from foveate.training.sharding import ShardedTrained
 
-    def __init__(self) -> None:
-        self.images = 0
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, means: Mapping[str, Tensor], images: int) -> None:
-        """Take in the means over a batch of so many images."""
-        self.images += images
-        for name, mean in means.items():
-            total = mean.detach().float() * images
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-
-    def means(self) -> dict[str, float]:
-        """The means so far, by name."""
-        return {name: total.item() / self.images for name, total in self._sums.items()}
+    return ShardedTrained
 
 
-def _devices(device: str) -> Any:
+def _watchers(
+    loggers: list[Any], history: History, distribution: Distribution, checkpoint: Path
+) -> list[pl.Callback]:
+    several = (distribution.devices or 1) * (distribution.num_nodes or 1) > 1
+    return [
+        *([SharedDirectory(checkpoint)] if several else []),
+        *([LogEachEpoch(history)] if loggers else []),
+    ]
+
+
+def _devices(device: str, distribution: Distribution) -> Any:
     kind, _, number = device.partition(":")
-    return [int(number)] if number else 1 if kind == "cpu" else [0]
+    if number:
+        return [int(number)]
+    devices = distribution.devices or 1
+    return devices if kind == "cpu" or devices > 1 else [0]

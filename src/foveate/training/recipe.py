@@ -1,22 +1,18 @@
 """How a model is trained, whatever for: passes, optimizer, learning rate over time, precision.
 
-Optimizers and schedules are timm's, by name.
+Optimizers and schedules are timm's, by name (:mod:`foveate.training.optimizer`). What is here
+decides the numbers; over which processes a training runs does not, and is said apart
+(:class:`foveate.training.Distribution`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
-from timm.scheduler import create_scheduler_v2
-from torch import nn
-from torch.optim import Optimizer
+from timm.optim import list_optimizers
 
 from foveate.arguments import one_of, positive
-from foveate.surgery.recipe import added
 
 _SCHEDULES = ("cosine", "tanh", "poly", "step", "multistep")
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
@@ -38,6 +34,16 @@ class Recipe:
         device: cpu, cuda, mps or another of torch's.
         added_lr_scale: learning rate of what :func:`foveate.insert` and :func:`foveate.replace`
             put into the model, over that of the rest.
+        accumulate: batches whose gradients make one update, each counting the same; those at an
+            epoch's end that do not fill an update are left out.
+        layer_decay: learning rate of each layer over that of the layer above it; 1 for one rate.
+            Asks for a model that says what its layers are, as timm's do (``group_matcher``).
+        ema_decay: how much of the average of the weights stays at an update; None for no average.
+            Where there is one, it is what is measured and saved
+            (:mod:`foveate.training.ema`).
+        ema_warmup: whether the average begins with less than ``ema_decay``, for short trainings.
+        sync_batch_norm: whether batch norm takes its moments over the processes' batches together
+            and not over each one's own; needs CUDA.
     """
 
     epochs: int
@@ -50,6 +56,11 @@ class Recipe:
     precision: str = "32-true"
     device: str = "cpu"
     added_lr_scale: float = 1.0
+    accumulate: int = 1
+    layer_decay: float = 1.0
+    ema_decay: float | None = None
+    ema_warmup: bool = False
+    sync_batch_norm: bool = False
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -64,55 +75,18 @@ def check_recipe(recipe: Recipe) -> None:
     positive(recipe.epochs, "epochs")
     if not (math.isfinite(recipe.lr) and recipe.lr > 0):
         raise ValueError(f"lr must be a positive number, got {recipe.lr!r}")
-
-
-def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
-    """The optimizer of ``recipe`` over the weights of ``model``."""
-    groups = {}
-    if recipe.added_lr_scale != 1:
-        groups = {"param_group_fn": partial(_groups, recipe=recipe)}
-    fused = recipe.optimizer in ("adam", "adamw") and recipe.device.startswith(("cpu", "cuda"))
-    return create_optimizer_v2(
-        model,
-        recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        **({"fused": True} if fused else {}),
-        **groups,
-    )
-
-
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups of parameters as timm makes them, with what was added apart, at its own rate.
-
-    timm's schedules multiply the rate of a group by its ``lr_scale``.
-    """
-    new = {id(parameter) for parameter in added(model)}
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # pyrefly: ignore
-    groups = []
-    for group in param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared):
-        mine = [p for p in group["params"] if id(p) in new]
-        rest = [p for p in group["params"] if id(p) not in new]
-        groups += [{**group, "params": rest}] if rest else []
-        groups += [{**group, "params": mine, "lr_scale": recipe.added_lr_scale}] if mine else []
-    return groups
-
-
-def create_schedule(optimizer: Optimizer, recipe: Recipe, updates_per_epoch: int) -> Any:
-    """The schedule of ``recipe``: timm's, stepped by the number of updates so far.
-
-    It falls from where the warm-up ends: without timm's prefix it has fallen by then already, and
-    the highest learning rate is never reached.
-    """
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        recipe.schedule,
-        num_epochs=recipe.epochs - warmup,  # pyrefly: ignore
-        warmup_epochs=warmup,  # pyrefly: ignore
-        warmup_prefix=True,
-        warmup_lr=recipe.lr / 100,
-        step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-    )
-    return schedule
+    positive(recipe.accumulate, "accumulate")
+    if not 0 < recipe.layer_decay <= 1:
+        raise ValueError(f"layer_decay must be above 0 and at most 1, got {recipe.layer_decay!r}")
+    if recipe.ema_decay is None:
+        if recipe.ema_warmup:
+            raise ValueError("ema_warmup is of the average that ema_decay asks for: give that too")
+    elif not 0 < recipe.ema_decay < 1:
+        raise ValueError(f"ema_decay must be between 0 and 1, got {recipe.ema_decay!r}")
+    elif recipe.precision in ("16-true", "bf16-true"):
+        raise ValueError(
+            f"ema_decay adds what weights in precision={recipe.precision!r} cannot hold: take "
+            f"{recipe.precision.replace('true', 'mixed')!r}"
+        )
+    if recipe.sync_batch_norm and not recipe.device.startswith("cuda"):
+        raise ValueError(f"sync_batch_norm needs CUDA devices, got device={recipe.device!r}")
