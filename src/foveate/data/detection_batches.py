@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import functional as F
 from foveate._random import seed_all
 from foveate.data.annotations.masks import coco_masks
 from foveate.data.annotations.record import AnnotatedImage
-from foveate.data.detection import DetectionImages, DetectionSet, Masks
+from foveate.data.detection import DetectionSet, Masks
+from foveate.data.images import AnnotatedImages
 from foveate.data.loading import Epochs, KeyedLoader
 from foveate.data.moments import Moments
 
@@ -68,7 +69,7 @@ def held_out_detection_batches(
     size: tuple[int, int],
     batch_size: int,
     *,
-    split: DetectionImages | None = None,
+    split: AnnotatedImages | None = None,
     normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
@@ -154,7 +155,7 @@ class DetectionBatches(Epochs):
 
     def __init__(
         self,
-        images: DetectionImages,
+        images: AnnotatedImages,
         masks: Masks,
         normalize: Moments,
         transform: Varied | Inside,
@@ -183,7 +184,7 @@ class _Annotated(Dataset):
 
     def __init__(
         self,
-        images: DetectionImages,
+        images: AnnotatedImages,
         masks: Masks,
         normalize: Moments,
         transform: Varied | Inside,
