@@ -8,6 +8,7 @@ that they fit inside ``size``, whole and in proportion.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ def train_detection_batches(
     seed: int,
     *,
     scales: tuple[float, float] = SCALES,
+    hflip: float | None = None,
     normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
@@ -51,13 +53,14 @@ def train_detection_batches(
         batch_size: images a batch.
         seed: of the order and of what augmentation does.
         scales: range of the random factor on the size of what is seen.
+        hflip: share of images that is mirrored; None for half of them if the set says so.
         normalize: mean and deviation; None for those of the training images. A pretrained model
             wants those that it was trained with, and torchvision's detectors, which normalise
             themselves, a mean of 0 and a deviation of 1.
         processes: that prepare images.
     """
     fill = tuple(round(255 * mean) for mean in images.moments.mean)
-    transform = Varied(size, scales, images.mirror, fill)
+    transform = Varied(size, scales, 0.5 * images.mirror if hflip is None else hflip, fill)
     normalize = normalize or images.moments
     return DetectionBatches(
         images.train, images.masks, normalize, transform, batch_size, seed, processes
@@ -87,7 +90,7 @@ class Varied:
     Args:
         size: height and width of what comes out.
         scales: range of the random factor; below 1 the image is laid on a ground.
-        mirror: whether half of the images are mirrored left to right.
+        hflip: share of images that is mirrored left to right.
         fill: red, green and blue of the ground, 0 to 255.
     """
 
@@ -95,7 +98,7 @@ class Varied:
         self,
         size: tuple[int, int],
         scales: tuple[float, float],
-        mirror: bool,
+        hflip: float,
         fill: tuple[int, ...],
     ) -> None:
         grounds: Any = {tv_tensors.Image: fill, "others": 0}
@@ -103,7 +106,7 @@ class Varied:
             [
                 v2.ScaleJitter(size, scale_range=scales, antialias=True),
                 v2.RandomCrop(size, pad_if_needed=True, fill=grounds),
-                *([v2.RandomHorizontalFlip(0.5)] if mirror else []),
+                *([v2.RandomHorizontalFlip(hflip)] if hflip else []),
                 v2.SanitizeBoundingBoxes(1, labels_getter=_of_each_box),
             ]
         )
@@ -168,6 +171,17 @@ class DetectionBatches(Epochs):
         self._load = KeyedLoader(
             _Annotated(images, masks, normalize, transform, seed), collate, processes
         )
+
+    @property
+    def processes(self) -> int:
+        """That apply the transform; 0 for the process at hand."""
+        return self._load.processes
+
+    def here(self) -> DetectionBatches:
+        """The same batches, drawn by the process at hand."""
+        same = copy.copy(self)
+        same._load = self._load.here()
+        return same
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
         chunks, _ = self.begin_epoch()
