@@ -86,11 +86,17 @@ def coco_document(chosen: list[Scene], ids: tuple[int, ...] = IDS) -> dict[str, 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def make_coco(root: Path, change: Change | None = None, change_val: Change | None = None) -> Path:
+def make_coco(
+    root: Path,
+    change: Change | None = None,
+    change_val: Change | None = None,
+    train: int = 4,
+    val: int = 2,
+) -> Path:
     """``annotations/instances_{train,val}.json`` and ``{train,val}2017``."""
     (root / "annotations").mkdir(parents=True)
     for split, changed in (("train", change), ("val", change_val)):
-        chosen = [scene for scene in scenes() if scene.split == split]
+        chosen = [scene for scene in scenes(train, val) if scene.split == split]
         for scene in chosen:
             draw(scene, root / f"{split}2017" / scene.name)
         document = coco_document(chosen)

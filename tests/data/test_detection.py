@@ -99,7 +99,7 @@ def test_a_set_that_lies_there_is_used_again(tmp_path):
     with pytest.raises(DataError, match=r"'train2017/train0.png' has changed"):
         prepared(root, masks="given")
     (root / "train2017" / "train0.png").unlink()
-    with pytest.raises(DataError, match="1 of the images that the run began with cannot be read"):
+    with pytest.raises(DataError, match="that the study began with cannot be read"):
         prepared(root, masks="given")
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_record_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no prepared images"):
         load_detection(tmp_path)
     for text, message in (("{", "is damaged"), ('{"format": 99}', "another version of foveate")):
-        (tmp_path / "detection.json").write_text(text)
+        (tmp_path / "index.json").write_text(text)
         with pytest.raises(DataError, match=message):
             load_detection(tmp_path)
 

@@ -210,7 +210,7 @@ class Batches(Epochs):
     def here(self) -> Batches:
         """The same batches, drawn by the process at hand."""
         same = copy.copy(self)
-        same._loader = KeyedLoader(self._dataset, self._collate, 0)
+        same._loader = self._loader.here()
         return same
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,8 +10,7 @@ reason, and so is what was decided.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,110 +20,54 @@ from foveate.arguments import one_of
 from foveate.data.annotations.fitting import Fitting
 from foveate.data.annotations.open import open_annotations
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Objects
-from foveate.data.augmentation import choose_mirror
-from foveate.data.detection_record import DetectionRecord
+from foveate.data.augmentation import Augmentation, choose_mirror
+from foveate.data.detection_record import ObjectRecord
 from foveate.data.findings import Duplicates, Findings, LeftOut, images_of, printable
-from foveate.data.images import MARGIN
-from foveate.data.moments import Moments, Sampled, moments, sample
+from foveate.data.images import (
+    MARGIN,
+    AnnotatedImages,
+    ImageSet,
+    duplicates_of,
+    leave_out_duplicates,
+    normalized,
+    parts_of,
+    restore,
+    split_record,
+)
+from foveate.data.moments import Sampled, moments, sample
 from foveate.data.pixels.cache import ImageCache, cache_directory
 from foveate.data.pixels.decode import read_header, reason
-from foveate.data.pixels.pixel_file import (
-    PIXELS,
-    Counted,
-    PixelFile,
-    Progress,
-    Reading,
-    StoredPixels,
-    choose,
-)
+from foveate.data.pixels.pixel_file import Counted, PixelFile, Progress, Reading, choose
 from foveate.data.pixels.reader import Reader
-from foveate.data.sources.base import (
-    FINAL,
-    SPLITS,
-    TEST,
-    TRAIN,
-    DataError,
-    Item,
-    Listing,
-    settle_splits,
-)
+from foveate.data.record import SetRecord
+from foveate.data.sources.base import SPLITS, TEST, TRAIN, DataError, Item, Listing, settle_splits
 from foveate.data.sources.folders import Folder
 
 Masks = Literal["none", "given", "ellipse", "rectangle"]
 MASKS = ("none", "given", "ellipse", "rectangle")
 _SAMPLE = 2000
-_NOTHING = "(no object)"
-
-
-class DetectionImages:
-    """One split of a prepared set: ``images[i]`` is uint8, (H, W, 3), perhaps reduced.
-
-    Attributes:
-        annotated: the name of each, its size (height, width) upright before it was reduced, and its
-            objects in pixels of that size.
-    """
-
-    def __init__(
-        self,
-        annotated: list[AnnotatedImage],
-        record: DetectionRecord,
-        directory: Path,
-        start: int | None,
-    ) -> None:
-        self.annotated = annotated
-        self._record, self._start = record, start
-        self._stored = StoredPixels(directory)
-
-    def __len__(self) -> int:
-        return len(self.annotated)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if self._start is None:
-            return self._reader.read(self.annotated[index].name).pixels
-        return self._stored[self._start + index]
-
-    def __getstate__(self) -> dict:
-        """For a loader's process: what is open here is opened again there."""
-        return {key: value for key, value in vars(self).items() if key != "_reader"}
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the pixels are at hand, decoded."""
-        return self._start is not None
-
-    @cached_property
-    def _reader(self) -> Reader:
-        return _reader(self._record)
 
 
 @dataclass(frozen=True)
-class DetectionSet:
-    """A prepared set.
+class DetectionSet(ImageSet):
+    """A prepared set, whose splits are :class:`~foveate.data.images.AnnotatedImages`.
 
     Attributes:
         categories: the classes, in the order of labels, with the ids that their files call them by.
         masks: where masks come from, see :func:`prepare_detection`.
-        mirror: whether training images are mirrored left to right.
-        moments: mean and standard deviation of the training images.
-        findings: what was left out, interpreted and decided; to be said once.
-        train: the images to learn from.
-        test: the images held out.
-        final: images that are kept for the very end, where the set has three parts.
     """
 
-    categories: tuple[Category, ...]
-    masks: Masks
-    mirror: bool
-    moments: Moments
-    findings: Findings
-    train: DetectionImages
-    test: DetectionImages
-    final: DetectionImages | None = None
+    categories: tuple[Category, ...] = ()
+    masks: Masks = "none"
 
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes, printable."""
-        return [printable(category.name) for category in self.categories]
+    def of_parts(self) -> bool:
+        return True
+
+    @property
+    def mirror(self) -> bool:
+        """Whether training images are mirrored left to right."""
+        return self.augmentation.mirror
 
 
 def prepare_detection(
@@ -135,6 +78,7 @@ def prepare_detection(
     root: str | None = None,
     masks: Masks = "none",
     limit: int | None = None,
+    duplicates: Literal["keep", "leave_out"] = "keep",
     cache: str = "auto",
     progress: Progress | None = None,
 ) -> DetectionSet:
@@ -147,7 +91,10 @@ def prepare_detection(
         root: the folder below which the images of a COCO file lie, where it is not the file's own.
         masks: of objects: ``"given"`` with the annotations, or drawn as an ``"ellipse"`` or a
             ``"rectangle"`` that fills the box.
-        limit: keep at most this many images for training, and a quarter as many held out.
+        limit: keep at most this many images for training, and a quarter as many held out; no
+            others are decoded.
+        duplicates: of images with equal pixels on both sides of the split, ``"leave_out"`` removes
+            the one for training. They are counted and named in any case.
         cache: of large images once reduced, see :func:`foveate.data.pixels.cache.cache_directory`.
         progress: called with the images done and their number.
 
@@ -156,23 +103,38 @@ def prepare_detection(
             not those of the record there.
     """
     one_of(masks, MASKS, "masks")
-    record = DetectionRecord.read(directory)
+    one_of(duplicates, ("keep", "leave_out"), "duplicates")
+    record = _record(directory)
     if record is None:
-        asked = _Asked(name, size, root, masks, limit, cache)
+        asked = _Asked(name, size, root, masks, limit, duplicates, cache)
         record = _begin(directory, asked, progress)
-    elif record.masks != masks:
-        raise DataError(f"{directory} was prepared with masks={record.masks!r}, not {masks!r}")
-    elif record.in_memory and not (directory / PIXELS).exists():
-        _restore(directory, record, progress)
+    elif (known := record.objects) is not None and known.masks != masks:
+        raise DataError(f"{directory} was prepared with masks={known.masks!r}, not {masks!r}")
+    elif not record.whole:
+        restore(directory, record, progress)
     return _load(directory, record)
 
 
 def load_detection(directory: Path) -> DetectionSet:
     """The set that :func:`prepare_detection` left in ``directory``."""
-    record = DetectionRecord.read(directory)
+    record = _record(directory)
     if record is None:
         raise DataError(f"{directory} holds no prepared images with annotations")
     return _load(directory, record)
+
+
+def _record(directory: Path) -> SetRecord | None:
+    record = SetRecord.read(directory)
+    if record is not None and record.objects is None:
+        raise DataError(f"the images in {directory} were prepared without objects")
+    return record
+
+
+def _load(directory: Path, record: SetRecord) -> DetectionSet:
+    objects = record.objects
+    masks: Any = "none" if objects is None else objects.masks
+    categories = () if objects is None else objects.categories
+    return DetectionSet(**parts_of(directory, record), categories=categories, masks=masks)
 
 
 class _Asked(NamedTuple):
@@ -183,10 +145,11 @@ class _Asked(NamedTuple):
     root: str | None
     masks: Masks
     limit: int | None
+    duplicates: str
     cache: str
 
 
-def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> DetectionRecord:
+def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetRecord:
     """Read a set for the first time, and leave pixels and record."""
     name, size, masks = asked.name, asked.size, asked.masks
     annotations, where = open_annotations(name, asked.root, masks=masks == "given")
@@ -202,22 +165,34 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> Detecti
     with PixelFile.writing(directory) as file:
         reading = Reading(reader, file, listing, Counted(progress))
         chosen = choose(reading, listing, asked.limit)
-        file.keep([kept.place for split in SPLITS for kept in chosen.get(split, [])])
-    record = DetectionRecord(
-        root=str(where.absolute()),
-        categories=annotations.categories,
-        masks=masks,
+        equal = duplicates_of(chosen) if chosen.get(TRAIN) else Duplicates()
+        equal, unused = replace(equal, conflicting=0), []  # of images, which have no class
+        if asked.duplicates == "leave_out" and equal.across:
+            equal, unused = leave_out_duplicates(chosen, equal)
+        reading.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
+    record = SetRecord(
+        name=name,
+        root=asked.root,
+        classes=listing.classes,
+        channels=3,
         side=side,
         cache=str(store) if store else None,
         ranges=reader.ranges,
-        in_memory=file.fits,
-        splits={split: [fitted[k.item.name] for k in kept] for split, kept in chosen.items()},
-        digests={split: [k.digest for k in kept] for split, kept in chosen.items()},
+        in_memory=reading.fits,
+        whole=True,
+        listed=len(listing.items),
+        unused=unused,
+        splits={split: split_record(kept) for split, kept in chosen.items()},
+        objects=ObjectRecord(
+            str(where.absolute()),
+            annotations.categories,
+            masks,
+            {split: [fitted[kept.item.name] for kept in of] for split, of in chosen.items()},
+        ),
     )
-    splits = _images(record, directory)
-    _check(name, splits, listing, reading, len(annotations.categories))
-    classes = [printable(category.name) for category in annotations.categories]
-    record.mirror, why = _mirror(splits[TRAIN], classes)
+    splits = {split: AnnotatedImages(record, split, directory) for split in chosen}
+    _check(name, splits, listing, reading)
+    record.augmentation = _mirror(splits[TRAIN], record.classes)
     record.moments = moments(Sampled(splits[TRAIN]), size, 3)
     record.findings = Findings.of(
         [*annotations.left_out, *fitting.left_out, *reading.left_out],
@@ -229,68 +204,15 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> Detecti
             *reading.notes,
             *([complaint] if complaint else []),
             *_background(splits),
-            f"{'mirrored' if record.mirror else 'not mirrored'}, {why}",
+            f"augmentation: {record.augmentation.reason}",
+            normalized(record.moments),
             *([f"masks are drawn from the boxes: {masks}"] if masks in MASKS[2:] else []),
         ],
-        [*annotations.warnings, *fitting.warnings(), *_warnings(splits, classes, annotations)],
-        Duplicates(),
+        [*annotations.warnings, *fitting.warnings(), *_warnings(splits, record, annotations)],
+        equal,
     )
     record.write(directory)
     return record
-
-
-def _restore(directory: Path, record: DetectionRecord, progress: Progress | None) -> None:
-    """Bring back the pixels of a record, image by image, and see that they are the same."""
-    items = [
-        Item(image.name, 0, split) for split in _in_order(record) for image in record.splits[split]
-    ]
-    digests = [digest for split in _in_order(record) for digest in record.digests[split]]
-    advance = Counted(progress)
-    advance.total = len(items)
-    with PixelFile.writing(directory) as file:
-        reading = Reading(_reader(record), file, Listing([_NOTHING], items), advance)
-        kept = reading.read(items)
-        if reading.left_out:
-            gone = reading.left_out[0]
-            raise DataError(
-                f"{len(reading.left_out):,} of the images that the run began with cannot be read "
-                f"any more, first {printable(gone.name)!r} ({gone.reason})"
-            )
-        for image, before in zip(kept, digests, strict=True):
-            if image.digest != before:
-                raise DataError(
-                    "the images are no longer those that the run began with: "
-                    f"{printable(image.item.name)!r} has changed"
-                )
-        file.keep([image.place for image in kept])
-
-
-def _load(directory: Path, record: DetectionRecord) -> DetectionSet:
-    splits = _images(record, directory)
-    masks: Any = record.masks
-    return DetectionSet(
-        record.categories, masks, record.mirror, record.moments, record.findings,
-        splits[TRAIN], splits[TEST], splits.get(FINAL),
-    )  # fmt: skip
-
-
-def _reader(record: DetectionRecord) -> Reader:
-    cache = ImageCache(Path(record.cache)) if record.cache else None
-    return Reader(Folder(record.root), 3, record.side, record.ranges, cache)
-
-
-def _in_order(record: DetectionRecord) -> list[str]:
-    return [split for split in SPLITS if split in record.splits]
-
-
-def _images(record: DetectionRecord, directory: Path) -> dict[str, DetectionImages]:
-    splits, start = {}, 0
-    for split in _in_order(record):
-        mine = record.splits[split]
-        at_hand = start if record.in_memory else None
-        splits[split] = DetectionImages(mine, record, directory, at_hand)
-        start += len(mine)
-    return splits
 
 
 def _fit(annotations: Annotations, root: Path, fitting: Fitting) -> dict[str, AnnotatedImage]:
@@ -338,9 +260,7 @@ def _listing(annotations: Annotations, fitted: dict[str, AnnotatedImage], name: 
         if not any(item.split for item in items) and not notes:
             notes.append(f"{name!r} has no splits; a fifth of it is held out")
     classes = [printable(category.name) for category in annotations.categories]
-    if any(item.label == count for item in items):
-        classes.append(_NOTHING)
-    return Listing(classes, items, notes=notes)
+    return Listing(classes, items, notes=notes, of_parts=True)
 
 
 def _rarest(objects: Objects, total: np.ndarray) -> int:
@@ -350,11 +270,7 @@ def _rarest(objects: Objects, total: np.ndarray) -> int:
 
 
 def _check(
-    name: str,
-    splits: dict[str, DetectionImages],
-    listing: Listing,
-    reading: Reading,
-    num_classes: int,
+    name: str, splits: dict[str, AnnotatedImages], listing: Listing, reading: Reading
 ) -> None:
     """Refuse a set without an image or an object to learn from or to be held out."""
     gone = f" ({len(reading.left_out):,} unreadable)" if reading.left_out else ""
@@ -362,23 +278,14 @@ def _check(
         images = splits.get(split)
         if not images:
             raise DataError(f"no readable image in the {split} part of {name!r}{gone}")
-        if not _counts(images, num_classes).any():
+        if not any((~image.objects.crowd).any() for image in images.annotated):
             raise DataError(
                 f"no object in the {split} part of {name!r}: its {len(images):,} images are all "
                 "without a usable box"
             )
 
 
-def _counts(images: DetectionImages, num_classes: int) -> np.ndarray:
-    """(K,) objects of each class that are no crowd."""
-    total = np.zeros(num_classes, dtype=np.int64)
-    for image in images.annotated:
-        objects = image.objects
-        total += np.bincount(objects.labels[~objects.crowd], minlength=num_classes)
-    return total
-
-
-def _background(splits: dict[str, DetectionImages]) -> list[str]:
+def _background(splits: dict[str, AnnotatedImages]) -> list[str]:
     said = []
     for split, images in splits.items():
         empty = sum(len(image.objects) == 0 for image in images.annotated)
@@ -392,12 +299,12 @@ def _background(splits: dict[str, DetectionImages]) -> list[str]:
 
 
 def _warnings(
-    splits: dict[str, DetectionImages], classes: list[str], annotations: Annotations
+    splits: dict[str, AnnotatedImages], record: SetRecord, annotations: Annotations
 ) -> list[str]:
     found = []
-    for split, images in splits.items():
-        counts = _counts(images, len(classes))
-        absent = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    for split in splits:
+        counts = [] if record.objects is None else record.objects.count(split).sum(0)
+        absent = [name for name, n in zip(record.classes, counts, strict=True) if n == 0]
         if absent:
             use = "it cannot be learnt" if split == TRAIN else "its AP is undefined and left out"
             more = f" and {len(absent) - 3:,} others" if len(absent) > 3 else ""
@@ -413,7 +320,7 @@ def _warnings(
 # What is decided from the images
 
 
-def _mirror(images: DetectionImages, classes: list[str]) -> tuple[bool, str]:
+def _mirror(images: AnnotatedImages, classes: list[str]) -> Augmentation:
     """By the rule of classification, on the objects cut out."""
     where = [
         (number, row)
@@ -429,7 +336,9 @@ def _mirror(images: DetectionImages, classes: list[str]) -> tuple[bool, str]:
     there = Counter(labels)
     names = [name for label, name in enumerate(classes) if there[label]]
     dense = {label: place for place, label in enumerate(sorted(there))}
-    return choose_mirror(crops, [dense[label] for label in labels], names)
+    mirror, why = choose_mirror(crops, [dense[label] for label in labels], names)
+    reason = f"changes of size and place, {'mirrored' if mirror else 'not mirrored'}, {why}"
+    return Augmentation("photo", mirror, reason)
 
 
 def _crop(pixels: np.ndarray, image: AnnotatedImage, row: int) -> np.ndarray:

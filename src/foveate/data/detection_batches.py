@@ -8,6 +8,7 @@ that they fit inside ``size``, whole and in proportion.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ from torchvision.transforms.v2 import functional as F
 from foveate._random import seed_all
 from foveate.data.annotations.masks import coco_masks
 from foveate.data.annotations.record import AnnotatedImage
-from foveate.data.detection import DetectionImages, DetectionSet, Masks
+from foveate.data.detection import DetectionSet, Masks
+from foveate.data.images import AnnotatedImages
 from foveate.data.loading import Epochs, KeyedLoader
 from foveate.data.moments import Moments
 
@@ -39,6 +41,7 @@ def train_detection_batches(
     seed: int,
     *,
     scales: tuple[float, float] = SCALES,
+    hflip: float | None = None,
     normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
@@ -50,13 +53,14 @@ def train_detection_batches(
         batch_size: images a batch.
         seed: of the order and of what augmentation does.
         scales: range of the random factor on the size of what is seen.
+        hflip: share of images that is mirrored; None for half of them if the set says so.
         normalize: mean and deviation; None for those of the training images. A pretrained model
             wants those that it was trained with, and torchvision's detectors, which normalise
             themselves, a mean of 0 and a deviation of 1.
         processes: that prepare images.
     """
     fill = tuple(round(255 * mean) for mean in images.moments.mean)
-    transform = Varied(size, scales, images.mirror, fill)
+    transform = Varied(size, scales, 0.5 * images.mirror if hflip is None else hflip, fill)
     normalize = normalize or images.moments
     return DetectionBatches(
         images.train, images.masks, normalize, transform, batch_size, seed, processes
@@ -68,7 +72,7 @@ def held_out_detection_batches(
     size: tuple[int, int],
     batch_size: int,
     *,
-    split: DetectionImages | None = None,
+    split: AnnotatedImages | None = None,
     normalize: Moments | None = None,
     processes: int = 0,
 ) -> DetectionBatches:
@@ -86,7 +90,7 @@ class Varied:
     Args:
         size: height and width of what comes out.
         scales: range of the random factor; below 1 the image is laid on a ground.
-        mirror: whether half of the images are mirrored left to right.
+        hflip: share of images that is mirrored left to right.
         fill: red, green and blue of the ground, 0 to 255.
     """
 
@@ -94,7 +98,7 @@ class Varied:
         self,
         size: tuple[int, int],
         scales: tuple[float, float],
-        mirror: bool,
+        hflip: float,
         fill: tuple[int, ...],
     ) -> None:
         grounds: Any = {tv_tensors.Image: fill, "others": 0}
@@ -102,7 +106,7 @@ class Varied:
             [
                 v2.ScaleJitter(size, scale_range=scales, antialias=True),
                 v2.RandomCrop(size, pad_if_needed=True, fill=grounds),
-                *([v2.RandomHorizontalFlip(0.5)] if mirror else []),
+                *([v2.RandomHorizontalFlip(hflip)] if hflip else []),
                 v2.SanitizeBoundingBoxes(1, labels_getter=_of_each_box),
             ]
         )
@@ -154,7 +158,7 @@ class DetectionBatches(Epochs):
 
     def __init__(
         self,
-        images: DetectionImages,
+        images: AnnotatedImages,
         masks: Masks,
         normalize: Moments,
         transform: Varied | Inside,
@@ -167,6 +171,17 @@ class DetectionBatches(Epochs):
         self._load = KeyedLoader(
             _Annotated(images, masks, normalize, transform, seed), collate, processes
         )
+
+    @property
+    def processes(self) -> int:
+        """That apply the transform; 0 for the process at hand."""
+        return self._load.processes
+
+    def here(self) -> DetectionBatches:
+        """The same batches, drawn by the process at hand."""
+        same = copy.copy(self)
+        same._load = self._load.here()
+        return same
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Target]]]:
         chunks, _ = self.begin_epoch()
@@ -183,7 +198,7 @@ class _Annotated(Dataset):
 
     def __init__(
         self,
-        images: DetectionImages,
+        images: AnnotatedImages,
         masks: Masks,
         normalize: Moments,
         transform: Varied | Inside,

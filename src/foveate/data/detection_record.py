@@ -1,19 +1,16 @@
-"""What a run keeps of its annotated images: which, with what objects, read how, and what was found.
+"""What the record of a set of annotated images has beside that of the images: their objects.
 
-The record is ``detection.json`` in the directory of the images. A run that goes on uses what is
-recorded, whatever became of the annotation files since; the pixels must be those of then.
+A run that goes on uses what is recorded, whatever became of the annotation files since.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from foveate._files import read_json, write_text
 from foveate.data.annotations.record import (
     AnnotatedImage,
     Category,
@@ -21,101 +18,57 @@ from foveate.data.annotations.record import (
     categories_of,
     categories_to_list,
 )
-from foveate.data.findings import Findings
-from foveate.data.moments import Moments
-from foveate.data.pixels.decode import ValueRange
-from foveate.data.sources.base import DataError
-
-FILE = "detection.json"
-_FORMAT = 1
 
 
 @dataclass
-class DetectionRecord:
-    """All of a prepared set but the pixels.
+class ObjectRecord:
+    """The objects of a set.
 
     Attributes:
-        root: the folder that the names of images are relative to.
+        folder: that the names of images are relative to.
         categories: the classes, in the order of labels, with the ids that files call them by.
-        masks: where masks come from.
-        side: height and width that images were reduced towards.
-        cache: directory of the cache, if there is one.
-        ranges: of the values of deep images, by kind.
-        in_memory: whether the pixels are kept in a file, else they are decoded as needed.
-        splits: the images of each, with their objects.
-        digests: of the shape and pixels of each, likewise.
-        mirror: whether training images are mirrored.
-        moments: of the training images.
-        findings: what is to be said.
+        masks: where masks come from: none, given, ellipse or rectangle.
+        images: of each split, the images with their objects.
     """
 
-    root: str
+    folder: str
     categories: tuple[Category, ...]
     masks: str
-    side: tuple[int, int]
-    cache: str | None
-    ranges: dict[str, ValueRange]
-    in_memory: bool
-    splits: dict[str, list[AnnotatedImage]]
-    digests: dict[str, list[str]]
-    mirror: bool = False
-    moments: Moments = field(default_factory=lambda: Moments((), ()))
-    findings: Findings = field(default_factory=Findings)
+    images: dict[str, list[AnnotatedImage]]
 
-    def write(self, directory: Path) -> None:
-        """Put the record in place, whole."""
-        values = {
-            **vars(self),
-            "format": _FORMAT,
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them."""
+        return {
+            "folder": self.folder,
             "categories": categories_to_list(self.categories),
-            "splits": {
+            "masks": self.masks,
+            "images": {
                 split: [_image_to_dict(image) for image in images]
-                for split, images in self.splits.items()
+                for split, images in self.images.items()
             },
-            "moments": self.moments._asdict(),
-            "findings": self.findings.to_dict(),
         }
-        write_text(directory / FILE, json.dumps(values) + "\n")
 
     @classmethod
-    def read(cls, directory: Path) -> DetectionRecord | None:
-        """The record in a directory, if there is one.
-
-        Raises:
-            DataError: if it is damaged or of another version of the library.
-        """
-        path = directory / FILE
-        if not path.exists():
-            return None
-        try:
-            values = read_json(path)
-            written = values.pop("format")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is damaged ({error}); start anew") from None
-        if written != _FORMAT:
-            raise DataError(f"{path} was written by another version of foveate; start anew")
-        try:
-            return cls._from_dict(values)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}); start anew") from None
-
-    @classmethod
-    def _from_dict(cls, values: dict[str, Any]) -> DetectionRecord:
-        found = values["moments"]
+    def from_dict(cls, values: Mapping[str, Any]) -> ObjectRecord:
+        """What :meth:`to_dict` gave."""
         return cls(
-            **{
-                **values,
-                "categories": categories_of(values["categories"]),
-                "side": tuple(values["side"]),
-                "ranges": {kind: ValueRange(*pair) for kind, pair in values["ranges"].items()},
-                "splits": {
-                    split: [_image_of(image, split) for image in images]
-                    for split, images in values["splits"].items()
-                },
-                "moments": Moments(tuple(found["mean"]), tuple(found["std"]), found["images"]),
-                "findings": Findings.from_dict(values["findings"]),
-            }
+            values["folder"],
+            categories_of(values["categories"]),
+            values["masks"],
+            {
+                split: [_image_of(image, split) for image in images]
+                for split, images in values["images"].items()
+            },
         )
+
+    def count(self, *splits: str) -> np.ndarray:
+        """(I, K) objects of each image and class that are no crowd, over the splits in order."""
+        images = [image for split in splits for image in self.images.get(split, [])]
+        counts = np.zeros((len(images), len(self.categories)), dtype=np.int64)
+        for row, image in zip(counts, images, strict=True):
+            single = image.objects.labels[~image.objects.crowd]
+            row += np.bincount(single, minlength=len(self.categories))
+        return counts
 
 
 def _image_to_dict(image: AnnotatedImage) -> dict[str, Any]:

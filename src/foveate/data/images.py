@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from foveate.arguments import one_of
+from foveate.data.annotations.record import Category
 from foveate.data.augmentation import (
     Augmentation,
     choose_augmentation,
@@ -48,6 +49,7 @@ from foveate.data.pixels.pixel_file import (
 from foveate.data.pixels.reader import Reader
 from foveate.data.record import MaskRecord, SetRecord, SplitRecord
 from foveate.data.sources.base import FINAL, SPLITS, TEST, TRAIN, DataError, Item, Listing, Source
+from foveate.data.sources.folders import Folder
 from foveate.data.sources.mask_folder import MaskFolder
 from foveate.data.sources.open import open_source
 
@@ -112,6 +114,19 @@ class MaskedImages(Images):
         return self._stored_masks[self._start + index]
 
 
+class AnnotatedImages(Images):
+    """One split of images of objects: ``images[i]`` is (H, W, 3), perhaps reduced.
+
+    Attributes:
+        annotated: the name of each, its size (height, width) upright before it was reduced, and its
+            objects in pixels of that size.
+    """
+
+    def __init__(self, record: SetRecord, split: str, directory: Path) -> None:
+        super().__init__(record, split, directory)
+        self.annotated = record.objects.images[split] if record.objects else []
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A prepared set.
@@ -130,6 +145,7 @@ class ImageSet:
         ranges: of the values of deep images, by kind.
         ignored: the label of pixels of masks that count nowhere; None where classes are of images.
         colors: what the list of classes paints each class of pixels with, if it says.
+        categories: where classes are of objects, with the ids that their files call them by.
     """
 
     classes: list[str]
@@ -145,6 +161,12 @@ class ImageSet:
     ranges: Mapping[str, ValueRange] = field(default_factory=dict)
     ignored: int | None = None
     colors: list[list[int]] | None = None
+    categories: tuple[Category, ...] | None = None
+
+    @property
+    def of_parts(self) -> bool:
+        """Whether classes are of pixels or of objects, so that images have none of their own."""
+        return self.class_pixels is not None
 
     @property
     def skipped(self) -> list[dict[str, str]]:
@@ -220,7 +242,7 @@ def _prepare(directory: Path, asked: _Asked, progress: Progress | None) -> Image
     if known is None:
         return _load(directory, _begin(directory, asked, progress))
     if not known.whole:
-        _restore(directory, known, progress)
+        restore(directory, known, progress)
     return _with_notes(_load(directory, known), _arrivals(known))
 
 
@@ -250,19 +272,31 @@ def loader_processes(images: Images, device: str) -> int:
 
 
 def _load(directory: Path, record: SetRecord) -> ImageSet:
-    kind = Images if record.masks is None else MaskedImages
-    train, test = (kind(record, split, directory) for split in (TRAIN, TEST))
-    final = kind(record, FINAL, directory) if FINAL in record.splits else None
     masks = record.masks
     return ImageSet(
-        record.classes, record.channels, record.augmentation, record.moments, record.findings,
-        train, test, final,
+        **parts_of(directory, record),
         class_pixels=None if masks is None else tuple(masks.pixels),
-        side=record.side if masks is None else None,
-        ranges=record.ranges,
         ignored=None if masks is None else IGNORED if masks.ignored is None else masks.ignored,
         colors=None if masks is None else masks.colors,
-    )  # fmt: skip
+    )
+
+
+def parts_of(directory: Path, record: SetRecord) -> dict[str, Any]:
+    """What sets of all kinds have, by the names of :class:`ImageSet`."""
+    kind = Images if record.masks is None else MaskedImages
+    kind = kind if record.objects is None else AnnotatedImages
+    return {
+        "classes": record.classes,
+        "channels": record.channels,
+        "augmentation": record.augmentation,
+        "moments": record.moments,
+        "findings": record.findings,
+        "train": kind(record, TRAIN, directory),
+        "test": kind(record, TEST, directory),
+        "final": kind(record, FINAL, directory) if FINAL in record.splits else None,
+        "side": record.side if record.masks is None else None,
+        "ranges": record.ranges,
+    }
 
 
 def _reader(record: SetRecord) -> Reader:
@@ -271,6 +305,8 @@ def _reader(record: SetRecord) -> Reader:
 
 
 def _source(asked: SetRecord | _Asked) -> Source:
+    if isinstance(asked, SetRecord) and asked.objects is not None:
+        return Folder(asked.objects.folder)
     if asked.masks is not None:
         return MaskFolder(asked.name, asked.masks.ignored)
     return open_source(asked.name, asked.root)
@@ -295,7 +331,8 @@ def _with_notes(images: ImageSet, notes: list[str]) -> ImageSet:
     return replace(images, findings=findings)
 
 
-def _normalized(found: Moments) -> str:
+def normalized(found: Moments) -> str:
+    """What images are normalised by, in words."""
     mean, std = (", ".join(f"{value:.3f}" for value in part) for part in (found.mean, found.std))
     return (
         f"normalized by mean {mean} and deviation {std}, from {found.images:,} training images, "
@@ -335,9 +372,9 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
     with _reading(directory, reader, listing, Counted(progress)) as reading:
         chosen = choose(reading, listing, asked.limit)
         _check(source.name, listing, chosen, reading)
-        found, unused = _duplicates(chosen), []
+        found, unused = duplicates_of(chosen), []
         if asked.duplicates == "leave_out" and found.across:
-            found, unused = _leave_out_duplicates(chosen, found)
+            found, unused = leave_out_duplicates(chosen, found)
             _check(source.name, listing, chosen, reading, "without duplicates ")
         reading.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
     record = SetRecord(
@@ -352,7 +389,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
         whole=True,
         listed=len(listing.items),
         unused=unused,
-        splits={split: _split_record(kept) for split, kept in chosen.items()},
+        splits={split: split_record(kept) for split, kept in chosen.items()},
         masks=_mask_record(source, chosen) if isinstance(source, MaskFolder) else None,
     )
     train = Images(record, TRAIN, directory)
@@ -360,7 +397,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
     labels = [train.labels[row] for row in learning.rows]
     record.augmentation = (
         choose_pixel_augmentation(learning, listing.classes)
-        if listing.of_pixels
+        if listing.of_parts
         else choose_augmentation(learning, labels, listing.classes)
     )
     record.moments = moments(learning, asked.size, source.channels)
@@ -372,7 +409,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
             *reading.notes,
             *([complaint] if complaint else []),
             f"augmentation: {record.augmentation.reason}",
-            _normalized(record.moments),
+            normalized(record.moments),
         ],
         [*listing.warnings, *_warnings(listing, chosen, reading)],
         found,
@@ -400,7 +437,7 @@ def _check(
     untried = Counter(item.label for item in listing.items if item.name not in reading.tried)
     learning = Counter(kept.item.label for kept in chosen.get(TRAIN, []))
     given = any(item.split for item in listing.items)
-    for label, called in enumerate([] if listing.of_pixels else listing.classes):
+    for label, called in enumerate([] if listing.of_parts else listing.classes):
         held_out = sum(kept.item.label == label for kept in chosen.get(TEST, []))
         if learning[label] or untried[label]:
             continue
@@ -420,7 +457,7 @@ def _warnings(listing: Listing, chosen: dict[str, list[Kept]], reading: Reading)
     for item in (*listing.left_out, *reading.left_out):
         if item.label is not None:
             lost[printable(item.label)] += item.count
-    found = _lost_classes(listing, reading, lost) if not listing.of_pixels else []
+    found = _lost_classes(listing, reading, lost) if not listing.of_parts else []
     count = sum(map(len, chosen.values()))
     if reading.kinds["blank"] > count / 2:
         found.append("most images are of one color throughout once they are read")
@@ -441,12 +478,13 @@ def _lost_classes(listing: Listing, reading: Reading, lost: Counter[str]) -> lis
 # Duplicates
 
 
-def _duplicates(chosen: dict[str, list[Kept]]) -> Duplicates:
+def duplicates_of(chosen: dict[str, list[Kept]]) -> Duplicates:
+    """Images with equal pixels, on both sides of the split and within it."""
     held_out = [kept.hashed for split in (TEST, FINAL) for kept in chosen.get(split, [])]
     return find_duplicates([kept.hashed for kept in chosen[TRAIN]], held_out)
 
 
-def _leave_out_duplicates(
+def leave_out_duplicates(
     chosen: dict[str, list[Kept]], found: Duplicates
 ) -> tuple[Duplicates, list[str]]:
     """Remove the training images that are held out as well; returns what was found, and those."""
@@ -459,7 +497,8 @@ def _leave_out_duplicates(
 # The record
 
 
-def _split_record(kept: list[Kept]) -> SplitRecord:
+def split_record(kept: list[Kept]) -> SplitRecord:
+    """What the record keeps of a split."""
     return SplitRecord(
         [image.item.label for image in kept],
         [image.item.name for image in kept],
@@ -477,8 +516,12 @@ def _mask_record(source: MaskFolder, chosen: dict[str, list[Kept]]) -> MaskRecor
     return MaskRecord(source.ignored, np.sum(learning, axis=0).tolist(), digests, colors)
 
 
-def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> None:
-    """Bring back the pixels of a record, image by image, and see that they are the same."""
+def restore(directory: Path, record: SetRecord, progress: Progress | None) -> None:
+    """Bring back the pixels of a record, image by image, and see that they are the same.
+
+    Raises:
+        DataError: if they are not, or cannot be read any more.
+    """
     items = [
         Item(name, label, split)
         for split in SPLITS
@@ -488,7 +531,7 @@ def _restore(directory: Path, record: SetRecord, progress: Progress | None) -> N
     digests = [d for s in SPLITS if s in record.splits for d in record.splits[s].digests]
     advance = Counted(progress)
     advance.total = len(items)
-    listing = Listing(record.classes, items, of_pixels=record.masks is not None)
+    listing = Listing(record.classes, items, of_parts=record.of_parts)
     with _reading(directory, _reader(record), listing, advance) as reading:
         kept = reading.read(items)
         if reading.left_out:

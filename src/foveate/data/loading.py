@@ -119,6 +119,10 @@ class KeyedLoader:
         self._chunks: list[list[Key]] = []
         self._loader: DataLoader | None = None
 
+    def here(self) -> KeyedLoader:
+        """The same items, loaded by the process at hand."""
+        return KeyedLoader(self.dataset, self.collate, 0)
+
     def __call__(self, chunks: list[list[Key]]) -> Iterator[Any]:
         """The batches of ``chunks``, in order."""
         if self.processes == 0:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from foveate._files import read_json, write_text
 from foveate.data.augmentation import Augmentation
+from foveate.data.detection_record import ObjectRecord
 from foveate.data.findings import Findings, printable
 from foveate.data.moments import Moments
 from foveate.data.pixels.decode import ValueRange
@@ -60,7 +61,7 @@ class SplitRecord:
     """One split, image by image.
 
     Attributes:
-        labels: the class of each.
+        labels: the class of each; of images of objects, the rarest class in it.
         names: by which its source finds it.
         digests: of its shape and decoded pixels.
     """
@@ -113,7 +114,8 @@ class SetRecord:
         augmentation: what ``auto`` comes to.
         moments: of the training images.
         findings: what is to be said.
-        masks: where classes are of pixels; None where they are of images.
+        masks: where classes are of pixels; else None.
+        objects: where classes are of objects; else None.
     """
 
     name: str
@@ -132,6 +134,12 @@ class SetRecord:
     moments: Moments = field(default_factory=lambda: Moments((), ()))
     findings: Findings = field(default_factory=Findings)
     masks: MaskRecord | None = None
+    objects: ObjectRecord | None = None
+
+    @property
+    def of_parts(self) -> bool:
+        """Whether classes are of pixels or of objects, and not of whole images."""
+        return self.masks is not None or self.objects is not None
 
     def write(self, directory: Path) -> None:
         """Put the record in place, whole.
@@ -151,6 +159,7 @@ class SetRecord:
             "moments": self.moments._asdict(),
             "findings": self.findings.to_dict(),
             "masks": None if self.masks is None else vars(self.masks),
+            "objects": None if self.objects is None else self.objects.to_dict(),
         }
         write_text(directory / FILE, json.dumps(values) + "\n")
 
@@ -191,7 +200,8 @@ class SetRecord:
             moments=Moments(tuple(found["mean"]), tuple(found["std"]), found["images"]),
             findings=Findings.from_dict(values["findings"]),
             masks=MaskRecord(**values["masks"]) if values.get("masks") else None,
+            objects=ObjectRecord.from_dict(values["objects"]) if values.get("objects") else None,
         )
 
 
-_NESTED = ("splits", "augmentation", "moments", "findings", "masks")
+_NESTED = ("splits", "augmentation", "moments", "findings", "masks", "objects")

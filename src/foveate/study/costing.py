@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import nn
 
@@ -21,8 +22,8 @@ from foveate._random import seed_all
 from foveate.analysis.attention_map import attention_layers, attention_map, layer_inputs
 from foveate.analysis.flops import count_flops
 from foveate.analysis.profile import Passes, device_name, interleaved, peak_memory
-from foveate.data.batches import Batches, Fit, held_out_batches
-from foveate.data.images import ImageSet, load
+from foveate.data.batches import Fit, held_out_batches
+from foveate.data.images import ImageSet
 from foveate.data.moments import Moments
 from foveate.study.entry import Entry, Trained
 from foveate.study.host import own_host
@@ -39,9 +40,17 @@ from foveate.study.records import (
     Records,
 )
 from foveate.study.tasks import task_of
-from foveate.study.trial import build, costs, input_size, learning_batches, set_up, subject_of
+from foveate.study.trial import (
+    build,
+    costs,
+    input_size,
+    learning_batches,
+    read_images,
+    set_up,
+    subject_of,
+)
 from foveate.surgery.fuse import fuse
-from foveate.training import WEIGHTS, load_weights
+from foveate.training import WEIGHTS, Task, load_weights
 
 Tell = Callable[[Any], None]
 
@@ -69,16 +78,17 @@ def look(
     network = _load(root, plan, model, images)
     maps = attention_maps(plan, model.entry, network, images)
     normal = normalization(plan, network, images.moments, images.channels)
-    segments = task_of(plan).segments(plan, network, images, list(single), normal)
-    if segments is None:
+    work = task_of(plan)
+    overlays = work.overlays(plan, network, images, list(single), normal)
+    if overlays is None:
         maps = replace(maps, single=single_maps(plan, network, images, single))
     else:
-        Records(root).write_segments(model.entry.key, segments)
+        Records(root).write_overlays(model.entry.key, overlays)
     Records(root).write_attention_maps(maps)
     deployed = fuse(network)
-    one, batch = (_input(plan, images, count) for count in (1, size))
+    one, batch = _noise(plan, images, 1), _example(plan, deployed, images, size)
     with torch.no_grad():
-        multiply_adds = count_flops(deployed, one) // 2
+        multiply_adds = count_flops(work.counted(deployed), one) // 2
         memory = peak_memory(partial(deployed, batch), plan.device)
     return Counts(
         parameters=sum(p.numel() for p in deployed.parameters()),
@@ -94,12 +104,12 @@ def time_models(
 ) -> dict[str, Passes]:
     """Time passes of ``size`` images, all models in turns; ``tell`` gets each key at first."""
     images = _begin(root, plan)
-    x = _input(plan, images, size)
     calls = {}
     with torch.inference_mode():
         for model in models:
             tell(model.entry.key)
             network = fuse(_load(root, plan, model, images))
+            x = _example(plan, network, images, size)
             network(x)
             calls[model.entry.key] = partial(network, x)
         tell("")
@@ -110,7 +120,7 @@ def time_models(
 def _begin(root: Path, plan: Plan) -> ImageSet:
     set_up(plan)
     seed_all(0)
-    return load(root / "data")
+    return read_images(root, plan)
 
 
 def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module:
@@ -120,7 +130,14 @@ def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module
     return network.eval().to(plan.device)
 
 
-def _input(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:
+def _example(plan: Plan, model: nn.Module, images: ImageSet, count: int) -> Any:
+    """A batch to measure with: noise, or held-out images where what they show decides the cost."""
+    normal = normalization(plan, model, images.moments, images.channels)
+    found = task_of(plan).example(plan, images, count, normal)
+    return _noise(plan, images, count) if found is None else move_data_to_device(found, plan.device)
+
+
+def _noise(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:
     return torch.randn(batch, *input_size(plan, images.channels), device=plan.device)
 
 
@@ -179,7 +196,7 @@ def take_pictures(root: Path, plan: Plan, chosen: Sequence[int], tell: Tell) -> 
     pixels, labels = task_of(plan).pictures(plan, images, list(chosen))
     Records(root).write_pictures({image: shown.tolist() for image, shown in pixels.items()})
     if labels:
-        Records(root).write_segments(TRUTH, labels)
+        Records(root).write_overlays(TRUTH, labels)
 
 
 def _fitted(plan: Plan, images: ImageSet, image: int) -> torch.Tensor:
@@ -263,9 +280,7 @@ def _cost_at_ratio(plan: Plan, entry: Entry, classes: int, channels: int, ratio:
 
 
 def _cost_of(plan: Plan, entry: Entry, classes: int, channels: int) -> float:
-    known = costs(
-        build(plan, entry, classes, channels, pretrained=False), input_size(plan, channels)
-    )
+    known = costs(plan, build(plan, entry, classes, channels, pretrained=False), channels)
     return float(known.parameters if plan.match == "parameters" else known.multiply_adds)
 
 
@@ -286,7 +301,7 @@ def _cost(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) -
     if plan.match == "latency":
         x = torch.zeros(_BATCH, channels, *(plan.image_size or ()), device=plan.device)
         return _times({"it": (model, x)}, plan.device)["it"]
-    known = costs(model, (channels, *(plan.image_size or ())))
+    known = costs(plan, model, channels)
     return float(known.parameters if plan.match == "parameters" else known.multiply_adds)
 
 
@@ -328,21 +343,22 @@ def _model(plan: Plan, classes: int, channels: int, entry: Entry, ratio: float) 
 def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dict[str, float]:
     """By key, seconds of a training step: a batch drawn, forward and backward."""
     set_up(plan)
-    images = load(root / "data")
+    images = read_images(root, plan)
+    task = task_of(plan).training(plan, images)
     models = (
         (entry.key, build(plan, entry, len(images.classes), images.channels))
         for entry in plan.entries
         if entry.key in keys
     )
     found: dict[str, float] = {}
-    batches: Batches | None = None
+    batches: Any = None
     for key, model in models:
         if batches is None:  # alike for all rows
             batches = learning_batches(plan, model, images, 0)
-            drawing, x = _drawn(batches)
-            x = x.to(plan.device)
-        outputs = partial(task_of(plan).outputs, model.train().to(plan.device))
-        passes = interleaved({"step": partial(_step, outputs, x)}, 0.0, plan.device, least=2)
+            drawing, batch = _drawn(batches)
+            batch = move_data_to_device(batch, plan.device)
+        learn = partial(_step, task, model.train().to(plan.device), batch)
+        passes = interleaved({"step": learn}, 0.0, plan.device, least=2)
         step = median(passes["step"].ms) / 1e3
         # Processes draw while the model computes.
         beside = batches.processes > 0
@@ -350,16 +366,16 @@ def step_seconds(root: Path, plan: Plan, keys: Sequence[str], tell: Tell) -> dic
     return found
 
 
-def _drawn(batches: Batches) -> tuple[float, torch.Tensor]:
+def _drawn(batches: Any) -> tuple[float, Any]:
     """Seconds that one process needs for a batch, the faster of two, and the batch."""
     drawn = iter(batches.here())
     seconds = []
     for _ in range(min(2, len(batches))):
         began = time.perf_counter()
-        x, _labels = next(drawn)
+        batch = next(drawn)
         seconds.append(time.perf_counter() - began)
-    return min(seconds), x
+    return min(seconds), batch
 
 
-def _step(outputs: Callable[[torch.Tensor], list[torch.Tensor]], x: torch.Tensor) -> None:
-    sum(y.sum() for y in outputs(x)).backward()
+def _step(task: Task, model: nn.Module, batch: Any) -> None:
+    task.losses(model, batch)["loss"].backward()

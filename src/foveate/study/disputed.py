@@ -20,9 +20,9 @@ class Disputed:
     Attributes:
         image: its number in the held-out split.
         name: by which its source finds it.
-        label: its class; empty where classes are of pixels.
+        label: its class; empty where classes are of pixels or objects.
         found: by label of what was compared, the share of seeds that found its class, or of pixels
-            whose class is found.
+            whose class is found; of objects the AP50 of this image alone.
         instead: by label, the class named most often where it was not found; absent elsewhere.
     """
 
@@ -53,7 +53,7 @@ def disputed(results: Results, most: int = MOST) -> list[Disputed]:
         Disputed(
             image=int(image),
             name=split.names[image] if image < len(split.names) else "",
-            label="" if record.masks else record.classes[labels[image]],
+            label="" if record.of_parts else record.classes[labels[image]],
             found={
                 row.label: float(share[image])
                 for row, share in zip(rows, shares, strict=True)

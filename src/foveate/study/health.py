@@ -8,6 +8,8 @@ trial is therefore looked at for itself:
   accuracy not above ``1 / K + 1.645 sqrt(1/K (1 - 1/K) sum_k 1 / n_k) / K``;
   In segmentation the mean IoU (or whichever metric) is not above that of naming the class with most
   held-out pixels everywhere, by more than 1.645 of that one's standard errors over images;
+  In detection the average precision is not above that of naming in each image the boxes of the
+  next, by more than 1.645 of that one's standard errors;
 * *diverged*: the loss is no number, or ends above that of the first epoch;
 * *rising*: the straight line through the scores of the last quarter of the epochs rises by more
   than two independent scores of as many images differ by chance, ``sqrt(2 s (1 - s) / n)``.
@@ -23,15 +25,14 @@ import numpy as np
 from scipy import stats
 
 from foveate.metrics import Metric
+from foveate.study.box_predictions import BoxPredictions
 from foveate.study.pixel_predictions import PixelPredictions, always
-from foveate.study.records import EpochRecord, Health, Predictions
+from foveate.study.records import EpochRecord, Health, Predicted, Predictions
 
 CONFIDENCE = 0.95
 
 
-def assess(
-    history: Sequence[EpochRecord], predictions: Predictions | PixelPredictions, metric: Metric
-) -> Health:
+def assess(history: Sequence[EpochRecord], predictions: Predicted, metric: Metric) -> Health:
     """The health of a trial that has ended.
 
     Args:
@@ -66,10 +67,20 @@ def _at_chance(predictions: Predictions, metric: Metric) -> tuple[bool, float]:
 def _(predictions: PixelPredictions, metric: Metric) -> tuple[bool, float]:
     labelled = predictions.areas[:, 2]
     constant = always(labelled, int(labelled.astype(np.int64).sum(0).argmax()))
-    scores = PixelPredictions(constant, predictions.images).scores(metric)
-    error = scores.std(ddof=1) / sqrt(len(scores))
-    bound = float(scores.mean() + stats.norm.ppf(CONFIDENCE) * error)
+    bound = _bound(PixelPredictions(constant, predictions.images).scores(metric))
     return bool(predictions.scores(metric).mean() <= bound), bound
+
+
+@_at_chance.register
+def _(predictions: BoxPredictions, metric: Metric) -> tuple[bool, float]:
+    bound = _bound(predictions.guessed(metric))
+    return bool(predictions.scores(metric).mean() <= bound), bound
+
+
+def _bound(scores: np.ndarray) -> float:
+    """What the mean of chance's scores of images is below, in all but one of twenty test sets."""
+    error = scores.std(ddof=1) / sqrt(len(scores))
+    return float(scores.mean() + stats.norm.ppf(CONFIDENCE) * error)
 
 
 @singledispatch
@@ -79,7 +90,7 @@ def _variance(predictions: Predictions, metric: Metric) -> float | None:
 
 
 @_variance.register
-def _(predictions: PixelPredictions, metric: Metric) -> float | None:
+def _(predictions: PixelPredictions | BoxPredictions, metric: Metric) -> float | None:
     return float(predictions.scores(metric).var(ddof=1))
 
 

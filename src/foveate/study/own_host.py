@@ -148,7 +148,7 @@ def _unchanged(plan: Plan, classes: int, channels: int) -> nn.Module:
 
 
 def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> None:
-    """Refuse a host that does not give a logit a class, or in segmentation one a class and pixel.
+    """Refuse a host that does not give what its task takes, such as a logit a class.
 
     Raises:
         ValueError: if it does not run on images of the study's size, or gives something else.
@@ -160,13 +160,9 @@ def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> N
             given = model.eval()(x)
     except Exception as error:
         raise ValueError(f"{where} raises {type(error).__name__}: {error}") from error
-    shape = tuple(given.shape[1:]) if isinstance(given, Tensor) else type(given).__name__
-    expected = task_of(plan).shape(plan, classes)
-    if shape != expected:
-        raise ValueError(
-            f"{where} gives {shape}, and should one logit for each of {classes} classes"
-            + (f" at each pixel: {expected}" if len(expected) > 1 else "")
-        )
+    wrong = task_of(plan).wrong_output(plan, classes, given)
+    if wrong is not None:
+        raise ValueError(f"{where} {wrong}")
 
 
 # Its weights

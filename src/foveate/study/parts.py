@@ -3,18 +3,21 @@
 As a rule these are the set's own splits. A selection part, by which an epoch or a learning rate is
 chosen, is cut from the training images, never from those held out. With folds the training and the
 held-out images are pooled and every image is held out once; images kept for the very end stay out.
-All of it is a function of the labels alone.
+All of it is a function of the labels alone: the class of an image, the rarest class of objects in
+it, or of images with masks none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from foveate.data.images import Images, ImageSet, MaskedImages
+from foveate.data.annotations.record import AnnotatedImage
+from foveate.data.images import AnnotatedImages, Images, ImageSet, MaskedImages
 from foveate.data.moments import moments
 from foveate.data.splitting import stratified_split
 
@@ -47,6 +50,17 @@ class Part(Images):
         if not isinstance(split, MaskedImages | Part):
             raise TypeError("these images have no masks")
         return split.mask(row)
+
+    @cached_property
+    def annotated(self) -> list[AnnotatedImage]:
+        """The images with their objects, where their splits have any."""
+        found = []
+        for which, row in self._places:
+            split = self._splits[which]
+            if not isinstance(split, AnnotatedImages | Part):
+                raise TypeError("these images have no objects")
+            found.append(split.annotated[row])
+        return found
 
     def __getstate__(self) -> dict:
         return dict(vars(self))
@@ -83,7 +97,7 @@ def folds(images: ImageSet, count: int | None, size: tuple[int, int]) -> list[Fo
         return [Fold(images, np.arange(len(images.test)))]
     splits = [images.train, images.test]
     labels = np.array(images.train.labels + images.test.labels)
-    fold = _fold_numbers(labels, count, images.classes)
+    fold = _fold_numbers(labels, count, None if images.of_parts else images.classes)
     made = []
     for number in range(count):
         learning = Part(splits, np.flatnonzero(fold != number).tolist())
@@ -101,7 +115,7 @@ def with_selection(images: ImageSet) -> tuple[ImageSet, Images]:
         ValueError: if a class has a single training image.
     """
     counts = np.bincount(images.train.labels, minlength=len(images.classes))
-    if counts.min() < 2:
+    if not images.of_parts and counts.min() < 2:
         name = images.classes[int(counts.argmin())]
         raise ValueError(
             f"class {name!r} has {counts.min()} image to train on; to cut off a part to choose by, "
@@ -112,14 +126,14 @@ def with_selection(images: ImageSet) -> tuple[ImageSet, Images]:
     return replace(images, train=Part([images.train], learning)), part
 
 
-def _fold_numbers(labels: np.ndarray, count: int, classes: Sequence[str]) -> np.ndarray:
+def _fold_numbers(labels: np.ndarray, count: int, classes: Sequence[str] | None) -> np.ndarray:
     """Of each image; within a class they go round, beginning where the class before ended."""
     rng = np.random.default_rng(0)
     numbers = np.empty(len(labels), dtype=int)
     begin = 0
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) < count:
+        if classes is not None and len(members) < count:
             raise ValueError(
                 f"class {classes[label]!r} has {len(members)} images, fewer than folds={count}"
             )

@@ -8,8 +8,8 @@ over images; its jackknife pseudo-values are (:mod:`foveate.study.crossed`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,16 @@ class PixelPredictions(NamedTuple):
 
     areas: np.ndarray
     images: np.ndarray
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that it knows."""
+        return tuple(METRICS)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PixelPredictions]) -> PixelPredictions:
+        """Those of several models, each of other images, in the order of the images."""
+        return cls(*in_order(parts))
 
     @property
     def found(self) -> np.ndarray:
@@ -52,6 +62,12 @@ class PixelPredictions(NamedTuple):
         total, each = self.whole.astype(float), self.areas.astype(float)
         of = METRICS[metric.name]
         return jackknife(float(of(total)), of(total - each))
+
+
+def in_order(parts: Sequence[Any]) -> list[np.ndarray]:
+    """Arrays of tuples that have ``images``, field by field, in the order of these."""
+    order = np.argsort(np.concatenate([part.images for part in parts]))
+    return [np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)]
 
 
 def always(labelled: Array, largest: int) -> Array:

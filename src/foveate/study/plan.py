@@ -22,7 +22,7 @@ from foveate.metrics import ACCURACY, Metric
 from foveate.study import settings as read
 from foveate.study.entry import Entry, PlanError, nearest
 from foveate.study.host import FORMS, own_host, stated_size
-from foveate.study.kinds import KINDS
+from foveate.study.kinds import KINDS, MASK_HEADS, MASK_METRICS
 
 DEFAULT_ATTENTION = ("slide", "window", "multi_head", "sliding_window", "cbam")
 DEFAULT_CONTROLS = ("none", "depthwise_conv")
@@ -68,7 +68,9 @@ class Plan:
 
     task: str = field(
         default="classification",
-        metadata=_stated(read.one_of(*KINDS), "what is learnt: classification or segmentation"),
+        metadata=_stated(
+            read.one_of(*KINDS), "what is learnt: classification, segmentation or detection"
+        ),
     )
     attention: tuple[Entry, ...] = field(
         default=tuple(Entry(name) for name in DEFAULT_ATTENTION),
@@ -91,8 +93,9 @@ class Plan:
         metadata=_stated(
             read.metric,
             "what mechanisms are judged by: accuracy or balanced_accuracy; in segmentation "
-            "mean_iou, pixel_accuracy, mean_class_accuracy or mean_dice",
-            "accuracy; mean_iou",
+            "mean_iou, pixel_accuracy, mean_class_accuracy or mean_dice; in detection ap, ap50, "
+            "ap75, and of masks mask_ap or mask_ap50",
+            "accuracy; mean_iou; ap",
         ),
     )
     data: str = field(
@@ -100,7 +103,8 @@ class Plan:
         metadata=_stated(
             read.path,
             "a folder, list or array of images, torchvision/NAME, or the embedded characters or "
-            "digits; in segmentation a folder of images and masks",
+            "digits; in segmentation a folder of images and masks; in detection a folder or file "
+            "with annotations of objects (COCO, Pascal VOC, YOLO)",
         ),
     )
     ignore_label: int | None = field(
@@ -114,7 +118,10 @@ class Plan:
     data_root: str | None = field(
         default=None,
         metadata=_stated(
-            read.maybe_path, "where named data sets lie or are downloaded to", "~/.cache/foveate"
+            read.maybe_path,
+            "where named data sets lie or are downloaded to; in detection the folder of the images "
+            "that an annotation file names",
+            "~/.cache/foveate",
         ),
     )
     limit: int | None = field(
@@ -129,8 +136,9 @@ class Plan:
         default=None,
         metadata=_stated(
             read.size,
-            "height and width, or one number for both; in segmentation of the crops to train on",
-            "32 for the embedded images, 64 for others; 128 in segmentation",
+            "height and width, or one number for both; in segmentation of the crops to train on; "
+            "in detection what images are fitted into",
+            "32 for the embedded images, 64 for others; 128 in segmentation; 192 in detection",
         ),
     )
     duplicates: str = field(
@@ -170,13 +178,23 @@ class Plan:
         default="semantic_fpn",
         metadata=_stated(
             read.text,
-            "in segmentation: what stands on the host: semantic_fpn, upernet, psp, fcn, dual or "
-            "light",
+            "what stands on the host: in segmentation semantic_fpn, upernet, psp, fcn, dual or "
+            "light; in detection retinanet, faster_rcnn, mask_rcnn or cascade_mask_rcnn",
+            "semantic_fpn; retinanet",
         ),
     )
     head_kwargs: dict[str, Any] = field(
         default_factory=dict,
         metadata=_stated(read.mapping, "options of the head, such as dim=64"),
+    )
+    masks: str | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_one_of("given", "ellipse", "rectangle"),
+            "in detection: the objects' masks: given with the annotations, or drawn from boxes as "
+            "an ellipse or a rectangle",
+            "given where the head finds masks, else none",
+        ),
     )
     weights: str | None = field(
         default=None,
@@ -311,14 +329,16 @@ class Plan:
         metadata=_stated(
             read.text,
             "none, affine (for drawings), photo (timm's transforms) or auto, by the kind of "
-            "images; in segmentation of image and mask alike",
+            "images; in segmentation of image and mask alike; in detection photo (size, place and "
+            "mirror) or none",
         ),
     )
     augment_kwargs: dict[str, Any] = field(
         default_factory=dict,
         metadata=_stated(
             read.mapping,
-            "options of timm's create_transform; in segmentation scale, hflip and color_jitter",
+            "options of timm's create_transform; in segmentation scale, hflip and color_jitter; in "
+            "detection scale and hflip",
         ),
     )
     precision: str = field(
@@ -403,7 +423,10 @@ def read_plan(values: Mapping[str, Any], where: str = "the plan") -> Plan:
             checked[key] = SETTINGS[key].read(key, value)
         except PlanError as error:
             raise PlanError(f"{error} (in {where})") from None
-    checked.setdefault("metric", KINDS[checked.get("task", "classification")].metrics[0])
+    kind = KINDS[checked.get("task", "classification")]
+    checked.setdefault("metric", kind.metrics[0])
+    if kind.head is not None:
+        checked.setdefault("head", kind.head)
     plan = Plan(**checked)
     _check_whole(plan, where)
     return plan
@@ -457,8 +480,16 @@ def complete(plan: Plan) -> Plan:
         freeze=plan.freeze or (own and ("norms" if plan.weights else "nothing")),
         added_lr_scale=plan.added_lr_scale or (own and (ADDED_LR_SCALE if plan.weights else 1.0)),
         match=plan.match or (own and "multiply_adds"),
+        masks=plan.masks or ("given" if _finds_masks(plan) else None),
         imports=tuple(map(_importable, plan.imports)),
     )
+
+
+def _finds_masks(plan: Plan) -> bool:
+    """Whether the head of a detector finds masks; a file's function brings its own."""
+    own = own_host(plan.host)
+    of_file = own is not None and own.kind == "file"
+    return plan.task == "detection" and plan.head in MASK_HEADS and not of_file
 
 
 def _grid(plan: Plan, lr: float) -> tuple[float, ...]:
@@ -550,11 +581,11 @@ def _check_task(plan: Plan, where: str) -> None:
             f"metric {plan.metric.name} is of another task; {plan.task} has "
             f"{', '.join(metric.name for metric in kind.metrics)} (in {where})"
         )
-    for task, other in KINDS.items():
-        for key in other.own if task != plan.task else ():
-            if getattr(plan, key) != getattr(Plan(), key):
-                raise PlanError(f"{key} is for task {task}, and task is {plan.task} (in {where})")
-    if plan.task == "classification":
+    for key in {key: None for other in KINDS.values() for key in other.own if key not in kind.own}:
+        if getattr(plan, key) != getattr(Plan(), key):
+            tasks = " or ".join(task for task, other in KINDS.items() if key in other.own)
+            raise PlanError(f"{key} is for task {tasks}, and task is {plan.task} (in {where})")
+    if kind.needs is None:
         return
     own = own_host(plan.host)
     if plan.weights is not None and own is not None and own.kind == "timm":
@@ -564,9 +595,33 @@ def _check_task(plan: Plan, where: str) -> None:
         )
     if plan.data in EMBEDDED:
         raise PlanError(
-            f"task {plan.task} needs data with masks, and data is {plan.data}: give a folder of "
-            f"images and masks (in {where})"
+            f"task {plan.task} needs data with {kind.needs.format(plan.data)} (in {where})"
         )
+    if plan.task == "detection":
+        _check_masks(plan, where)
+        if plan.match == "latency":
+            raise PlanError(
+                "match cannot be latency in detection, where it depends on what is found: "
+                f"multiply_adds or parameters (in {where})"
+            )
+
+
+def _check_masks(plan: Plan, where: str) -> None:
+    """Refuse masks that nothing learns, and metrics of masks that nothing finds."""
+    own = own_host(plan.host)
+    if own is not None and own.kind == "file":
+        if plan.metric in MASK_METRICS and plan.masks is None:
+            raise PlanError(
+                f"metric {plan.metric.name} needs masks: given, ellipse or rectangle (in {where})"
+            )
+        return
+    if plan.head in MASK_HEADS:
+        return
+    finds = f"{' and '.join(MASK_HEADS)} find masks, and head is {plan.head}"
+    if plan.masks is not None:
+        raise PlanError(f"masks is {plan.masks}: {finds} (in {where})")
+    if plan.metric in MASK_METRICS:
+        raise PlanError(f"metric {plan.metric.name} is of masks: {finds} (in {where})")
 
 
 def _check_whole(plan: Plan, where: str) -> None:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from foveate.average_precision import AREAS
 from foveate.data.record import SetRecord
 from foveate.data.sources.base import FINAL, TEST, TRAIN
+from foveate.study.box_predictions import OF_BOXES, OF_MASKS, BoxPredictions
 from foveate.study.entry import Entry
 from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
@@ -26,6 +28,7 @@ from foveate.study.records import (
     FINAL_PREDICTIONS,
     PREDICTIONS,
     DamagedRunError,
+    Predicted,
     Predictions,
     Records,
     Settings,
@@ -65,8 +68,8 @@ class Trial(NamedTuple):
     """
 
     record: TrialRecord
-    predictions: Predictions | PixelPredictions | None
-    final: Predictions | PixelPredictions | None
+    predictions: Predicted | None
+    final: Predicted | None
 
 
 def settings_of_trial(plan: Plan, entry: Entry) -> dict[str, Any]:
@@ -179,7 +182,7 @@ def _check_predictions(
     entry: Entry,
     seed: int,
     name: str,
-    found: Predictions | PixelPredictions,
+    found: Predicted,
     images: SetRecord | None,
     splits: tuple[str, ...],
 ) -> None:
@@ -187,13 +190,13 @@ def _check_predictions(
     wrong = _wrong_arrays(found)
     if wrong is None and images is not None:
         kept = [images.splits[split].labels for split in splits if split in images.splits]
-        labels = np.array([label for part in kept for label in part])
-        if len(found.images) != len(labels):
-            wrong = f"{len(found.images)} images, where {len(labels)} are held out"
-        elif not np.array_equal(found.images, np.arange(len(labels))):
+        count = sum(map(len, kept))
+        if len(found.images) != count:
+            wrong = f"{len(found.images)} images, where {count} are held out"
+        elif not np.array_equal(found.images, np.arange(count)):
             wrong = "its images are not the held-out ones in order"
         else:
-            wrong = _wrong_classes(found, labels, len(images.classes))
+            wrong = _wrong_classes(found, images, splits)
     if wrong:
         path = records.trial_folder(entry.key, seed) / name
         then = "with trial.json beside it removed too, it is made again"
@@ -222,9 +225,34 @@ def _(found: PixelPredictions) -> str | None:
     return None
 
 
+@_wrong_arrays.register
+def _(found: BoxPredictions) -> str | None:
+    images, classes = len(found.images), int(found.classes)
+    figures = (len(OF_BOXES), len(OF_BOXES) + len(OF_MASKS))
+    for array in (found.without, found.guess):
+        if array.shape not in [(images, count) for count in figures] or array.dtype.kind != "f":
+            return f"figures of shape {array.shape}, where three or five of {images} are expected"
+    for evidence in filter(None, (found.boxes, found.masks)):
+        numbers = [evidence.detections, evidence.objects]
+        widths = (3 + 2 * len(AREAS), 2 + len(AREAS))
+        shapes = [array.shape[1:] for array in numbers]
+        whole = all(array.dtype.kind in "ui" for array in numbers)
+        if not whole or shapes != [(width,) for width in widths]:
+            return f"arrays of shapes {shapes}, where whole numbers, {widths} each, are expected"
+        if evidence.scores.shape != numbers[0].shape[:1]:
+            return f"{evidence.scores.shape} scores, of {len(numbers[0])} detections"
+        for what, limit, column in (("image", images, 0), ("class", classes, 1)):
+            named = np.concatenate([array[:, column] for array in numbers])
+            if named.size and not 0 <= named.min() <= named.max() < limit:
+                return f"{what} {named.max()} is named, of {limit}"
+    return None
+
+
 @singledispatch
-def _wrong_classes(found: Predictions, labels: np.ndarray, classes: int) -> str | None:
+def _wrong_classes(found: Predictions, images: SetRecord, splits: tuple[str, ...]) -> str | None:
     """Why the classes are not those of the images, in words."""
+    classes = len(images.classes)
+    labels = [label for s in splits if s in images.splits for label in images.splits[s].labels]
     if not np.array_equal(found.labels, labels):
         return "its labels are not those of the held-out images"
     if found.predicted.max(initial=0) >= classes:
@@ -233,9 +261,23 @@ def _wrong_classes(found: Predictions, labels: np.ndarray, classes: int) -> str 
 
 
 @_wrong_classes.register
-def _(found: PixelPredictions, labels: np.ndarray, classes: int) -> str | None:
-    if found.areas.shape[2] != classes:
-        return f"{found.areas.shape[2]} classes, of {classes}"
+def _(found: PixelPredictions, images: SetRecord, splits: tuple[str, ...]) -> str | None:
+    if found.areas.shape[2] != len(images.classes):
+        return f"{found.areas.shape[2]} classes, of {len(images.classes)}"
+    return None
+
+
+@_wrong_classes.register
+def _(found: BoxPredictions, images: SetRecord, splits: tuple[str, ...]) -> str | None:
+    if int(found.classes) != len(images.classes):
+        return f"{found.classes} classes, of {len(images.classes)}"
+    if images.objects is None:
+        return "it is of objects, and the images have none"
+    there = images.objects.count(*splits)
+    counted = np.zeros_like(there)
+    np.add.at(counted, (found.box_objects[:, 0], found.box_objects[:, 1]), 1)
+    if not np.array_equal(counted, there):
+        return "its objects are not those of the held-out images"
     return None
 
 
@@ -244,7 +286,7 @@ def _check_score(
     entry: Entry,
     seed: int,
     record: TrialRecord,
-    found: Predictions | PixelPredictions | None,
+    found: Predicted | None,
 ) -> None:
     """Whether the score is one that the metric takes, and that of the predictions."""
     metric, score = record.metric, record.score

@@ -11,7 +11,7 @@
     matched.json         the host of each row, at equal cost           MatchedHost
     measured/KEY.json    latency and memory of the trained model       Measurement
     views/KEY.json       attention maps of the trained model           AttentionMaps
-    views/KEY.npz        labels of the images that the report shows, in segmentation
+    views/KEY.npz        labels or boxes of the images that the report shows
     pictures.json        pixels of the images that the report shows
 
 KEY is the label of what is compared, as a file name. Trials of 0.1 name no metric and hold an
@@ -35,8 +35,9 @@ from foveate import _fields as fields
 from foveate._files import read_json, replacing, write_json
 from foveate.data.moments import Moments
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, Metric
+from foveate.study.box_predictions import BoxPredictions
 from foveate.study.crossed import balanced_accuracy_scores
-from foveate.study.pixel_predictions import PixelPredictions
+from foveate.study.pixel_predictions import PixelPredictions, in_order
 
 _Found = TypeVar("_Found")
 
@@ -99,14 +100,14 @@ class EpochRecord(NamedTuple):
     Attributes:
         epoch: its number, from 1.
         train_loss: mean loss over the epoch's training images.
-        loss: mean loss on the held-out images after it.
+        loss: mean loss on the held-out images after it; None where the model gives none there.
         score: the metric on the held-out images after it.
         seconds: how long it took.
     """
 
     epoch: int
     train_loss: float
-    loss: float
+    loss: float | None
     score: float
     seconds: float
 
@@ -153,6 +154,12 @@ class Predictions(NamedTuple):
         return (self.predicted == self.labels).astype(float)
 
     found = correct
+    metrics = (ACCURACY.name, BALANCED_ACCURACY.name)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Those of several models, each of other images, in the order of the images."""
+        return cls(*in_order(parts))
 
     def scores(self, metric: Metric) -> np.ndarray:
         """(I,): the metric as a mean over images: hits, or jackknife pseudo-values.
@@ -170,6 +177,13 @@ class Predictions(NamedTuple):
         """(K, K) counts: rows are true classes, columns predicted ones."""
         pairs = self.labels.astype(np.int64) * classes + self.predicted
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+Predicted = Predictions | PixelPredictions | BoxPredictions
+"""What a trained model says of held-out images."""
+
+_MARKS = {"areas": PixelPredictions, "box_scores": BoxPredictions}
+"""The array by which each is known; :class:`Predictions` else."""
 
 
 class Tried(NamedTuple):
@@ -501,7 +515,7 @@ class Environment:
 
 PREDICTIONS, FINAL_PREDICTIONS = "predictions.npz", "final.npz"
 TRUTH = "_truth"
-"""In place of a key: of the masks themselves."""
+"""In place of a key: of what is true."""
 
 
 class Records:
@@ -541,9 +555,7 @@ class Records:
         values = [epoch._asdict() for epoch in history]
         write_json(self.trial_folder(attention, seed) / "history.json", values)
 
-    def predictions(
-        self, attention: str, seed: int, name: str = PREDICTIONS
-    ) -> Predictions | PixelPredictions | None:
+    def predictions(self, attention: str, seed: int, name: str = PREDICTIONS) -> Predicted | None:
         """What a trained model said of the held-out images, if it was kept.
 
         Args:
@@ -557,7 +569,8 @@ class Records:
                 return None
             try:
                 with np.load(path, allow_pickle=False) as arrays:
-                    kind = PixelPredictions if "areas" in arrays.files else Predictions
+                    marks = [mark for mark in _MARKS if mark in arrays.files]
+                    kind = _MARKS[marks[0]] if marks else Predictions
                     return kind(*(arrays[field] for field in kind._fields))
             except (BadZipFile, EOFError, OSError, zlib.error) as error:
                 raise ValueError(str(error)) from error
@@ -566,7 +579,7 @@ class Records:
         self,
         attention: str,
         seed: int,
-        predictions: Predictions | PixelPredictions,
+        predictions: Predicted,
         name: str = PREDICTIONS,
     ) -> None:
         """Put them in place, compressed."""
@@ -641,24 +654,26 @@ class Records:
         values = [{"image": image, "pixels": pixels} for image, pixels in pictures.items()]
         write_json(self.root / "pictures.json", values)
 
-    def segments(self, attention: str) -> dict[int, np.ndarray]:
-        """By number in the held-out split, labels (h, w) of the images that the report shows.
+    def overlays(self, attention: str) -> dict[int, np.ndarray]:
+        """By number in the held-out split, what is laid over the images that the report shows.
+
+        Labels (h, w), or boxes (n, 7): x1, y1, x2, y2, label, score, and whether it is right.
 
         Args:
-            attention: the key of what was trained, or ``TRUTH`` for the masks.
+            attention: the key of what was trained, or ``TRUTH`` for what is true.
         """
         path = self.root / "views" / f"{attention}.npz"
-        with self._reading(path, "the report then shows no labels"):
+        with self._reading(path, "the report then shows none"):
             if not path.exists():
                 return {}
             with np.load(path, allow_pickle=False) as arrays:
                 return {int(image): arrays[image] for image in arrays.files}
 
-    def write_segments(self, attention: str, segments: Mapping[int, np.ndarray]) -> None:
+    def write_overlays(self, attention: str, overlays: Mapping[int, np.ndarray]) -> None:
         """Put ``views/KEY.npz`` in place."""
         (self.root / "views").mkdir(exist_ok=True)
         with replacing(self.root / "views" / f"{attention}.npz") as file:
-            arrays: dict[str, Any] = {str(image): labels for image, labels in segments.items()}
+            arrays: dict[str, Any] = {str(image): array for image, array in overlays.items()}
             np.savez_compressed(file, **arrays)
 
     def host(self) -> HostRecord | None:
@@ -757,7 +772,7 @@ def _trial(values: Mapping[str, Any]) -> TrialRecord:
         metric=_metric(fields.mapping(values, "metric")) if "metric" in values else ACCURACY,
         error=(values["error"] or "no reason was recorded") if failed else None,
         score=fields.number(values, _score_key(values), optional=failed),
-        loss=None if values["loss"] is None and failed else fields.any_number(values, "loss"),
+        loss=_loss(values),
         history=tuple(_epoch(value) for value in values["history"]),
         parameters=fields.whole(values, "parameters", optional=failed),
         multiply_adds=fields.whole(values, "multiply_adds", optional=failed),
@@ -807,10 +822,15 @@ def _epoch(values: Mapping[str, Any]) -> EpochRecord:
     return EpochRecord(
         epoch=fields.whole(values, "epoch", least=1),
         train_loss=fields.any_number(values, "train_loss"),
-        loss=fields.any_number(values, "loss"),
+        loss=_loss(values),
         score=fields.any_number(values, _score_key(values)),
         seconds=fields.any_number(values, "seconds"),
     )
+
+
+def _loss(values: Mapping[str, Any]) -> float | None:
+    """None where a trial failed, or the model gives none for held-out images."""
+    return None if values["loss"] is None else fields.any_number(values, "loss")
 
 
 def _score_key(values: Mapping[str, Any]) -> str:

@@ -32,9 +32,10 @@ import numpy as np
 from foveate.data.record import ImageCounts, SetRecord, count_images
 from foveate.data.sources.base import TEST, TRAIN, DataError
 from foveate.metrics import ACCURACY, BALANCED_ACCURACY, MEAN_IOU, Metric
+from foveate.study.box_predictions import BoxPredictions
 from foveate.study.entry import Entry
 from foveate.study.host import own_host
-from foveate.study.pixel_predictions import METRICS, PixelPredictions, always, mean_iou
+from foveate.study.pixel_predictions import PixelPredictions, always, mean_iou
 from foveate.study.plan import Plan
 from foveate.study.provenance import check_settings, read_trial
 from foveate.study.records import (
@@ -46,6 +47,7 @@ from foveate.study.records import (
     Latency,
     MatchedHost,
     Measurement,
+    Predicted,
     Predictions,
     Records,
     Subject,
@@ -58,19 +60,20 @@ CONTROLS = {"none": "no attention", "depthwise_conv": "depthwise convolution"}
 """What tables and sentences call the host's controls."""
 
 _FEW_UPDATES = 20
-
-Predicted = Predictions | PixelPredictions
+_SAME_CLASS = "always the same class"
 
 
 class Majority(NamedTuple):
-    """Always naming one class.
+    """Saying the same whatever the image shows: always one class, or the boxes of another image.
 
     Attributes:
-        name: of the class that most held-out images, or pixels, have.
-        share: what always naming it scores: the accuracy, or the mean IoU of pixels.
-        metric: of the two, which.
+        what: is always said.
+        name: of the class that most held-out images, or pixels, have; none where objects are named.
+        share: what that scores: the accuracy, the mean IoU of pixels, or the metric of objects.
+        metric: of these, which.
     """
 
+    what: str
     name: str
     share: float
     metric: Metric
@@ -152,6 +155,11 @@ class Row:
     def pixels(self) -> list[PixelPredictions]:
         """What was said of pixels, a seed each; none in classification."""
         return [f for f in self.predictions.values() if isinstance(f, PixelPredictions)]
+
+    @property
+    def boxes(self) -> list[BoxPredictions]:
+        """What was found of objects, a seed each; none in other tasks."""
+        return [f for f in self.predictions.values() if isinstance(f, BoxPredictions)]
 
     @property
     def accuracy(self) -> Estimate | None:
@@ -256,17 +264,19 @@ class Results:
 
     @property
     def majority(self) -> Majority | None:
-        """What always naming the most frequent class would score."""
+        """What saying the same whatever the image shows would score."""
         if self.data is None:
             return None
         if self.data.masks is not None:
             return self._majority_of_pixels()
+        if self.data.objects is not None:
+            return self._guess_of_boxes()
         splits = (TEST,) if self.plan.folds is None else (TRAIN, TEST)
         counts = np.bincount(
             [label for split in splits for label in self.data.splits[split].labels]
         )
         largest, share = int(counts.argmax()), float(counts.max() / counts.sum())
-        return Majority(self.classes[largest], share, ACCURACY)
+        return Majority(_SAME_CLASS, self.classes[largest], share, ACCURACY)
 
     def _majority_of_pixels(self) -> Majority | None:
         kept = [found for row in self.rows for found in row.pixels]
@@ -275,7 +285,14 @@ class Results:
         labelled = kept[0].whole[2]
         largest = int(labelled.argmax())
         share = float(mean_iou(always(labelled, largest)))
-        return Majority(self.classes[largest], share, MEAN_IOU)
+        return Majority(_SAME_CLASS, self.classes[largest], share, MEAN_IOU)
+
+    def _guess_of_boxes(self) -> Majority | None:
+        kept = [found for row in self.rows for found in row.boxes]
+        if not kept:
+            return None
+        share = float(kept[0].guessed(self.metric).mean())
+        return Majority("the boxes of the next image", "", share, self.metric)
 
     @property
     def warnings(self) -> list[str]:
@@ -351,6 +368,7 @@ def _notes_of_plan(plan: Plan) -> list[str]:
         _note_of_start(plan),
         *_notes_of_own_host(plan),
         *_notes_of_segmentation(plan),
+        *_notes_of_detection(plan),
     ]
     if plan.folds is not None:
         notes.append(
@@ -378,6 +396,35 @@ def _notes_of_segmentation(plan: Plan) -> list[str]:
         "before anything is divided, and a class that is nowhere labelled or predicted has no IoU",
         f"on the host stands the head {plan.head}; costs are those of one image of the crops' size",
     ]
+
+
+def _notes_of_detection(plan: Plan) -> list[str]:
+    """How objects are found and counted, a sentence each."""
+    if plan.task != "detection":
+        return []
+    height, width = plan.image_size or (0, 0)
+    head = f"on the host stands the head {plan.head}; " if _has_head(plan) else ""
+    regions = "" if plan.head == "retinanet" or not head else ", 1,000 regions and 100 masks"
+    masks = f"; masks are {_MASKS[plan.masks]}" if plan.masks else ""
+    return [
+        f"held-out images are fitted into {height}x{width}, whole and in proportion; average "
+        "precision is COCO's, small, medium and large by pixels of the original images, and its "
+        f"intervals are by pseudo-values over images{masks}",
+        f"{head}multiply-adds are those of every layer on one image of that size{regions}; latency "
+        "and memory are those of finding objects in held-out images",
+    ]
+
+
+_MASKS = {
+    "given": "those of the annotations",
+    "ellipse": "ellipses drawn in the boxes",
+    "rectangle": "the boxes themselves",
+}
+
+
+def _has_head(plan: Plan) -> bool:
+    own = own_host(plan.host)
+    return own is None or own.kind == "timm"
 
 
 def _note_of_start(plan: Plan) -> str:
@@ -495,9 +542,7 @@ def _image_scores(
 
 
 def _estimate_of(predictions: Mapping[int, Predicted], metric: Metric) -> Estimate | None:
-    if not predictions or (metric.name in METRICS) != all(
-        isinstance(found, PixelPredictions) for found in predictions.values()
-    ):
+    if not predictions or any(metric.name not in f.metrics for f in predictions.values()):
         return None
     return estimate({seed: found.scores(metric) for seed, found in predictions.items()}, metric)
 

@@ -181,7 +181,7 @@ def controls(key: str, value: Any) -> tuple[Entry, ...]:
 
 _HINTS = {
     "host": "; for a model of your own pass 'timm/NAME' or 'FILE.py:FUNCTION'",
-    "task": "; pass classification or segmentation",
+    "task": "; pass classification, segmentation or detection",
     "data": "; pass a folder, a list or a .npz file of images",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -21,13 +21,14 @@ from foveate._random import seed_all
 from foveate._user_code import import_all
 from foveate.analysis.flops import count_flops
 from foveate.data.batches import Batches
-from foveate.data.images import Images, ImageSet, load, loader_processes
+from foveate.data.images import Images, ImageSet, loader_processes
 from foveate.models import CONTROLS
 from foveate.registry import describe
 from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry
 from foveate.study.health import assess
 from foveate.study.host import own_host
+from foveate.study.kinds import KINDS
 from foveate.study.lock import lock
 from foveate.study.model_info import architecture_of, info_of
 from foveate.study.own_host import (
@@ -38,7 +39,6 @@ from foveate.study.own_host import (
     put_in,
 )
 from foveate.study.parts import folds, with_selection
-from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
 from foveate.study.provenance import settings_of_trial
 from foveate.study.records import (
@@ -46,7 +46,7 @@ from foveate.study.records import (
     BatchDone,
     EpochRecord,
     Health,
-    Predictions,
+    Predicted,
     Records,
     Subject,
     TrialRecord,
@@ -80,14 +80,13 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
         if not ours:
             raise RuntimeError(f"another process is at work in {folder}")
         set_up(plan)
-        images = load(root / "data")
+        images = read_images(root, plan)
         tuning = records.tuning(entry.key)
         settings = settings_of_trial(plan, entry)
         plan = plan if tuning is None else replace(plan, lr=tuning.lr)
         seed_all(seed)
         known = costs(
-            build(plan, entry, len(images.classes), images.channels),
-            input_size(plan, images.channels),
+            plan, build(plan, entry, len(images.classes), images.channels), images.channels
         )
         begun = TrialRecord(
             subject=subject_of(entry, plan),
@@ -124,7 +123,7 @@ def tune(root: Path, plan: Plan, entry: Entry, tell: Tell) -> Tuning:
     """Train with every learning rate of the grid, and choose on a part of the training images."""
     records = Records(root)
     set_up(plan)
-    images, selection = with_selection(load(root / "data"))
+    images, selection = with_selection(read_images(root, plan))
     images = replace(images, test=selection)
     tried = []
     for number, lr in enumerate(plan.lr_grid):
@@ -156,7 +155,7 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
     """Let every trained model predict the images kept for the very end; returns how many did."""
     records = Records(root)
     set_up(plan)
-    images = load(root / "data")
+    images = read_images(root, plan)
     if images.final is None:
         return 0
     images = replace(
@@ -179,7 +178,7 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
             for x, targets in _measuring(plan, images.test, images, model):
                 found = task.predict(model, move_data_to_device(x, plan.device))
                 evaluator.update(move_data_to_device(found, "cpu"), targets)
-        found = work.predictions(evaluator, np.arange(len(images.test)))
+        found = work.predictions(evaluator, images.test, np.arange(len(images.test)))
         records.write_predictions(entry.key, seed, found, FINAL_PREDICTIONS)
         measured += 1
         tell(entry.label)
@@ -236,12 +235,17 @@ def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecor
         EpochRecord(
             epochs[0].epoch,
             fmean(epoch.train_loss for epoch in epochs),
-            fmean(epoch.loss for epoch in epochs),
+            _mean_of(epoch.loss for epoch in epochs),
             fmean(epoch.score for epoch in epochs),
             sum(epoch.seconds for epoch in epochs),
         )
         for epochs in zip(*histories, strict=True)
     ]
+
+
+def _mean_of(losses: Iterable[float | None]) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    return fmean(known) if known else None
 
 
 def _shifted(tell: Tell, plan: Plan, number: int) -> Callable[[Progress | TrainedEpoch], None]:
@@ -261,8 +265,8 @@ class _Fitted(NamedTuple):
     """What the folds of a trial came to, together."""
 
     history: list[EpochRecord]
-    predictions: Predictions | PixelPredictions
-    loss: float
+    predictions: Predicted
+    loss: float | None
     reported_epoch: int
     train_seconds: float
     images: int
@@ -272,23 +276,21 @@ def _fit_folds(
     plan: Plan, entry: Entry, images: ImageSet, seed: int, folder: Path, told: _Told
 ) -> _Fitted:
     """Train a model a fold; the weights of the first one lie in the trial's own folder."""
-    results, predictions = [], []
+    work, results, predictions = task_of(plan), [], []
     for number, fold in enumerate(folds(images, plan.folds, plan.image_size or (0, 0))):
         place = folder / f"fold{number}" if number else folder
         place.mkdir(exist_ok=True)
         result = _fit(plan, entry, fold.images, seed, place, told)
         told.next_fold(result.history)
-        predictions.append(task_of(plan).predictions(result.evaluator, fold.held_out))
+        predictions.append(work.predictions(result.evaluator, fold.images.test, fold.held_out))
         results.append(result)
     told.write()
-    kind = type(predictions[0])
-    together = kind(*(np.concatenate(arrays) for arrays in zip(*predictions, strict=True)))
-    order = np.argsort(together.images)
+    losses = [result.values.get("loss") for result in results]
     weights = [len(each.images) for each in predictions]
     return _Fitted(
         told.history,
-        kind(*(array[order] for array in together)),
-        float(np.average([result.values["loss"] for result in results], weights=weights)),
+        type(predictions[0]).joined(predictions),
+        None if None in losses else float(np.average(losses, weights=weights)),  # pyrefly: ignore
         round(fmean(result.reported_epoch for result in results)),
         sum(result.train_seconds for result in results),
         sum(result.images for result in results),
@@ -388,12 +390,13 @@ class Costs(NamedTuple):
     multiply_adds: int
 
 
-def costs(model: nn.Module, size: tuple[int, ...]) -> Costs:
-    """Parameters as trained, and multiply-adds as deployed for one image of ``size`` (C, H, W)."""
+def costs(plan: Plan, model: nn.Module, channels: int) -> Costs:
+    """Parameters as trained, and multiply-adds as deployed for one image of the plan's size."""
     parameters = sum(p.numel() for p in model.parameters())
     deployed = fuse(copy.deepcopy(model).eval())
     with torch.no_grad():
-        flops = count_flops(deployed, torch.zeros(1, *size))
+        x = torch.zeros(1, *input_size(plan, channels))
+        flops = count_flops(task_of(plan).counted(deployed), x)
     return Costs(parameters, flops // 2)
 
 
@@ -416,10 +419,15 @@ def _epoch(trained: TrainedEpoch, plan: Plan) -> EpochRecord:
     return EpochRecord(
         trained.epoch,
         values["train_loss"],
-        values["loss"],
+        values.get("loss"),
         values[plan.metric.name],
         trained.seconds,
     )
+
+
+def read_images(root: Path, plan: Plan) -> ImageSet:
+    """The prepared images of a run directory."""
+    return KINDS[plan.task].load(root / "data")
 
 
 def set_up(plan: Plan) -> None:

@@ -2,7 +2,7 @@
 
 from foveate.tasks.classification import Classification
 from foveate.tasks.detection import Detection
-from foveate.tasks.detection_metrics import AveragePrecision, pseudo_values
+from foveate.tasks.detection_metrics import AveragePrecision
 from foveate.tasks.segmentation import Segmentation
 from foveate.tasks.segmentation_losses import dice_loss, pixel_cross_entropy
 from foveate.tasks.segmentation_metrics import AreaMetric
@@ -17,5 +17,4 @@ __all__ = [
     "Task",
     "dice_loss",
     "pixel_cross_entropy",
-    "pseudo_values",
 ]

@@ -1,21 +1,11 @@
-"""How well objects are found: COCO's average precision, exactly, and without each of the images.
+"""How well objects are found: COCO's average precision, exactly.
 
 Detections of a class are matched image by image, best score first, each to the free object of
-largest IoU that reaches the threshold ``t``. Over all images, sorted by score, with ``TP_n`` and
-``FP_n`` matched and unmatched ones among the first n, and G objects:
-
-    precision_n = TP_n / (TP_n + FP_n),   recall_n = TP_n / G
-    AP_kt = mean over r = 0, .01, ..., 1 of max_{n: recall_n >= r} precision_n
-    AP = mean over classes k and t = .50, .55, ..., .95
-
-Objects outside a range of areas (small, medium, large), and crowd regions, count neither way, nor
-do detections that they take; against a crowd, IoU is the share of the detection inside. A class
-without an object has no AP, and means leave it out; a set without one has none (NaN, where
-pycocotools writes -1). Detections in images without an object are false.
-
-Matching needs one image at a time, and all that AP needs of it is whether each detection is right,
-wrong or not counted at each threshold: a few bytes. So AP without an image, which jackknife
-pseudo-values are made of, costs no matching again (:meth:`Evidence.left_out`).
+largest IoU that reaches the threshold. Objects outside a range of areas (small, medium, large), and
+crowd regions, count neither way, nor do detections that they take; against a crowd, IoU is the
+share of the detection inside. A class without an object has no AP, and means leave it out; a set
+without one has none (NaN, where pycocotools writes -1). Detections in images without an object are
+false. What the matches come to is in :mod:`foveate.average_precision`.
 
 Published code: cocodataset/cocoapi ``COCOeval``, pycocotools 2.0.11 (BSD), its numbers.
 """
@@ -33,23 +23,8 @@ from torchmetrics import Metric as TorchMetric
 from torchmetrics.utilities import dim_zero_cat
 
 from foveate.arguments import one_of, positive
+from foveate.average_precision import AREAS, BITS, MOST, THRESHOLDS, Evidence
 from foveate.data.annotations.masks import coco_masks
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
-AREAS = {
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
-"""Ranges of areas in pixels of the original image, both ends included."""
-
-MOST = 100
-"""Detections of a class in an image that count, those of highest score."""
-
-_BITS = 1 << np.arange(len(THRESHOLDS))
-_SPACING = np.spacing(1)
 
 
 class AveragePrecision(TorchMetric):
@@ -121,167 +96,6 @@ class AveragePrecision(TorchMetric):
         return {f"{prefix}{name}": value for name, value in self.evidence.figures().items()}
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What became of every detection, in images that are in the order of their numbers.
-
-    Attributes:
-        num_classes: K.
-        images: (N,) numbers of the images.
-        scores: (D,) of detections.
-        detections: (D, 3 + 2 A) integers of each: number of its image, class, rank within image and
-            class, then for each of A ranges of areas the thresholds at which it is right, and
-            then those at which it is wrong, as bits.
-        objects: (M, 2 + A) of each that counts: number of its image, class, and whether it counts
-            in each range of areas.
-    """
-
-    num_classes: int
-    images: np.ndarray
-    scores: np.ndarray
-    detections: np.ndarray
-    objects: np.ndarray
-
-    def precision(self, area: str = "all") -> np.ndarray:
-        """(K, T) AP of every class at every threshold; NaN for a class without an object."""
-        return self.curves(area).mean(-1)
-
-    def curves(self, area: str = "all") -> np.ndarray:
-        """(K, T, R) precision at every recall 0, .01, ..., 1; NaN for a class without an object."""
-        found = np.full((self.num_classes, len(THRESHOLDS), len(RECALLS)), np.nan)
-        for label in range(self.num_classes):
-            of_class = self._of_class(label, area)
-            if of_class.count:
-                found[label] = [_interpolated(*each) for each in of_class.counts()]
-        return found
-
-    def recall(self, area: str = "all", most: int = MOST) -> np.ndarray:
-        """(K, T) share of objects found by at most so many detections of a class in an image."""
-        found = np.full((self.num_classes, len(THRESHOLDS)), np.nan)
-        for label in range(self.num_classes):
-            of_class = self._of_class(label, area)
-            if of_class.count:
-                found[label] = of_class.right[of_class.ranks < most].sum(0) / of_class.count
-        return found
-
-    def left_out(self, area: str = "all") -> np.ndarray:
-        """(N, K, T): :meth:`precision` of all images but each, in the order of their numbers."""
-        whole = self.precision(area)
-        found = np.repeat(whole[None], len(self.images), 0)
-        place = {number: row for row, number in enumerate(np.sort(self.images).tolist())}
-        for label in range(self.num_classes):
-            of_class = self._of_class(label, area)
-            if of_class.count == 0:
-                continue
-            objects = of_class.objects_of
-            for threshold, (counts, wrong, total) in enumerate(of_class.counts()):
-                ours = of_class.images[of_class.right[:, threshold]]
-                beyond = of_class.images[of_class.wrong[:, threshold]]
-                before = np.cumsum(of_class.right[:, threshold])[of_class.wrong[:, threshold]]
-                for number in objects:
-                    kept = ours != number
-                    # Wrong detections of the image, by how many right ones stand before each.
-                    less = np.searchsorted(before[beyond == number], np.arange(len(ours)), "right")
-                    left = _interpolated(
-                        counts[: kept.sum()], (wrong - less)[kept], total - objects[number]
-                    )
-                    found[place[number], label, threshold] = left.mean()
-        return found
-
-    def figures(self) -> dict[str, float]:
-        """COCO's twelve, by name; the mean over all classes that have an object."""
-        every = self.precision()
-        found = {
-            "ap": _mean(every),
-            "ap50": _mean(every[:, 0]),
-            "ap75": _mean(every[:, 5]),
-        }
-        ranges = [name for name in AREAS if name != "all"]
-        found |= {f"ap_{name}": _mean(self.precision(name)) for name in ranges}
-        found |= {f"ar{most}": _mean(self.recall(most=most)) for most in (1, 10, MOST)}
-        found |= {f"ar_{name}": _mean(self.recall(name)) for name in ranges}
-        return found
-
-    def _of_class(self, label: int, area: str) -> _OfClass:
-        which = list(AREAS).index(one_of(area, AREAS, "area"))
-        mine = self.detections[:, 1] == label
-        # By image first, so that the order in which processes hand in their images is no matter.
-        rows = np.flatnonzero(mine)
-        rows = rows[np.lexsort((self.detections[rows, 2], self.detections[rows, 0]))]
-        rows = rows[np.argsort(-self.scores[rows], kind="stable")]
-        chosen = self.detections[rows]
-        right, wrong = (
-            (chosen[:, column, None] & _BITS) > 0 for column in (3 + which, 3 + len(AREAS) + which)
-        )
-        counted = (self.objects[:, 1] == label) & (self.objects[:, 2 + which] > 0)
-        return _OfClass(chosen[:, 0], chosen[:, 2], right, wrong, self.objects[counted, 0])
-
-
-@dataclass(frozen=True)
-class _OfClass:
-    """Detections of a class by falling score, and its objects, in a range of areas."""
-
-    images: np.ndarray  # (D,)
-    ranks: np.ndarray  # (D,)
-    right: np.ndarray  # (D, T)
-    wrong: np.ndarray  # (D, T)
-    objects: np.ndarray  # (G,) the image of each
-
-    @property
-    def count(self) -> int:
-        return len(self.objects)
-
-    @property
-    def objects_of(self) -> dict[int, int]:
-        """Objects of each image without which precision may be another."""
-        concerned = np.union1d(self.images, self.objects)
-        starts = np.searchsorted(np.sort(self.objects), concerned)
-        ends = np.searchsorted(np.sort(self.objects), concerned, "right")
-        return dict(zip(concerned.tolist(), (ends - starts).tolist(), strict=True))
-
-    def counts(self) -> list[tuple[np.ndarray, np.ndarray, int]]:
-        """At every threshold: 1, 2, ... right ones, the wrong ones before each, and objects."""
-        found = []
-        for right, wrong in zip(self.right.T, self.wrong.T, strict=True):
-            before = np.cumsum(wrong)[right]
-            found.append((np.arange(1, len(before) + 1), before, self.count))
-        return found
-
-
-def _interpolated(right: np.ndarray, wrong: np.ndarray, objects: int) -> np.ndarray:
-    """(R,) precision by recall, from that at right detections: between them it only falls.
-
-    Args:
-        right: 1, 2, ..., n.
-        wrong: (n,) how many wrong ones stand before each.
-        objects: how many there are; without one there is no precision.
-    """
-    if objects == 0:
-        return np.full(len(RECALLS), np.nan)
-    best = np.maximum.accumulate((right / (wrong + right + _SPACING))[::-1])[::-1]
-    first = np.searchsorted(right / objects, RECALLS, side="left")
-    return np.append(best, 0.0)[first]
-
-
-def pseudo_values(whole: float, left_out: np.ndarray) -> np.ndarray:
-    """(N,) jackknife pseudo-values ``N w - (N - 1) w_i`` of a figure over N images.
-
-    They stand for the share of each image in a figure that is no mean over images: their mean
-    estimates it, and their standard error is its own (J. W. Tukey, 1958).
-
-    Args:
-        whole: the figure of all images.
-        left_out: (N,) the figure without each.
-    """
-    count = len(left_out)
-    return count * whole - (count - 1) * left_out
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
-
-
 # Matching in one image
 
 
@@ -324,7 +138,7 @@ def _match_image(
         scores.append(ours["scores"][mine])
         keys = np.stack([np.full(len(mine), number), np.full(len(mine), label)], 1)
         rows.append(
-            np.concatenate([keys, np.arange(len(mine))[:, None], right @ _BITS, wrong @ _BITS], 1)
+            np.concatenate([keys, np.arange(len(mine))[:, None], right @ BITS, wrong @ BITS], 1)
         )
     count = (~ignored).any(0)
     objects = np.concatenate(

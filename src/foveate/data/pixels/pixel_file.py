@@ -118,7 +118,7 @@ class Reading:
         self.file.keep(image.place for image in kept)
 
     def _leave_out(self, item: Item, error: Exception) -> None:
-        label = None if self.listing.of_pixels else self.listing.classes[item.label]
+        label = None if self.listing.of_parts else self.listing.classes[item.label]
         why = reason(error, item.name)
         self.left_out.append(LeftOut(item.name, why, label, unreadable=True))
 
@@ -250,7 +250,7 @@ def choose(reading: Reading, listing: Listing, limit: int | None) -> dict[str, l
         kept = reading.read(listing.items)
         items = [image.item for image in kept]
         return {split: [kept[i] for i in rows] for split, rows in rows_of(items).items()}
-    if limit < len(listing.classes) and not listing.of_pixels:
+    if limit < len(listing.classes) and not listing.of_parts:
         raise DataError(
             f"limit={limit} leaves some of {len(listing.classes)} classes without an image to "
             f"train on; take at least {len(listing.classes)}, and more to learn from"

@@ -53,7 +53,7 @@ class Listing:
         left_out: what was seen and is not used.
         notes: what was decided for the user, a sentence each.
         warnings: what may spoil a result, a sentence each.
-        of_pixels: whether classes are of pixels, so that images have none of their own.
+        of_parts: whether classes are of pixels or of objects, and images have none of their own.
     """
 
     classes: list[str]
@@ -61,7 +61,7 @@ class Listing:
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    of_pixels: bool = False
+    of_parts: bool = False
 
 
 class Raw(NamedTuple):

@@ -114,7 +114,7 @@ class MaskFolder(Source):
         _, classes, notes, warnings = self._meaning
         notes = [*self._paired.notes, *notes]
         items = settle_splits(self._paired.items, notes, repr(self.name))
-        return Listing(classes, items, [*self._paired.left_out], notes, warnings, of_pixels=True)
+        return Listing(classes, items, [*self._paired.left_out], notes, warnings, of_parts=True)
 
     def read(self, name: str, side: tuple[int, int] | None = None) -> Raw:
         return open_file(self.root / name, side)

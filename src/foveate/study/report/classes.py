@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foveate.average_precision import AREAS
+from foveate.metrics import Metric
+from foveate.study.kinds import MASK_METRICS
 from foveate.study.pixel_predictions import iou
 from foveate.study.report.attention_maps import framed
 from foveate.study.report.markup import Markup, element, section
@@ -39,7 +42,8 @@ def classes(results: Results) -> Markup | None:
     rows = [row for row in results.rows if row.confusion is not None]
     names = results.classes
     if not rows or not names:
-        return _pixel_classes([row for row in results.rows if row.pixels], names)
+        boxes = _object_classes([row for row in results.rows if row.boxes], results.metric, names)
+        return boxes or _pixel_classes([row for row in results.rows if row.pixels], names)
     chosen = most_different(rows, MOST_CLASSES)
     which = _which(chosen, names)
     return section(
@@ -78,6 +82,41 @@ def _pixel_classes(rows: Sequence[Row], names: Sequence[str]) -> Markup | None:
     )
 
 
+def _object_classes(rows: Sequence[Row], metric: Metric, names: Sequence[str]) -> Markup | None:
+    """The section with the average precision of each class, and of objects by their size."""
+    if not rows or not names:
+        return None
+    found = np.stack([_precision(row, metric).mean(1) for row in rows])
+    evidence = rows[0].boxes[0].of_metric(metric)
+    objects = np.bincount(evidence.objects[:, 1], minlength=len(names))
+    chosen = _most_apart(found, MOST_CLASSES)
+    sizes = [area for area in AREAS if area != "all"]
+    by_size = np.stack([[_mean(_precision(row, metric, area)) for area in sizes] for row in rows])
+    counts = [f"{evidence.objects[:, 2 + list(AREAS).index(area)].sum():,}" for area in sizes]
+    what = "masks" if metric in MASK_METRICS else "boxes"
+    return section(
+        "Class by class",
+        "classes",
+        _table(rows, found, names, chosen,
+               ("held-out objects", [f"{objects[k]:,}" for k in chosen]), "AP by class"),
+        _table(rows, by_size, sizes, range(len(sizes)), ("held-out objects", counts),
+               "AP by size", "Size"),
+        note=f"COCO's average precision of {what}, over IoU thresholds .50 to .95, in percent, the "
+        "mean over seeds: of each class, and of objects of less than 32x32, up to 96x96 and more "
+        f"pixels of the original images.{_which(chosen, names)}",
+    )  # fmt: skip
+
+
+def _precision(row: Row, metric: Metric, area: str = "all") -> np.ndarray:
+    """(K, T) AP of every class at every threshold, the mean over seeds."""
+    return np.mean([one.of_metric(metric).precision(area) for one in row.boxes], axis=0)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def most_different(rows: Sequence[Row], most: int) -> list[int]:
     """Classes by how far apart their recalls are from row to row, in their own order."""
     return _most_apart(_stacked(rows), most)
@@ -109,9 +148,10 @@ def _table(
     chosen: Sequence[int],
     first: tuple[str, Sequence[str]],
     title: str,
+    of: str = "Class",
 ) -> Markup:
     """A line for each row with the ``shares`` (rows, K) of classes, below a line of sizes."""
-    head = [element("th", "Class"), *(element("th", names[k], scope="col") for k in chosen)]
+    head = [element("th", of), *(element("th", names[k], scope="col") for k in chosen)]
     body = [element("tr", element("th", first[0], scope="row"),
                     [element("td", size) for size in first[1]])]  # fmt: skip
     for row, mine in zip(rows, shares, strict=True):

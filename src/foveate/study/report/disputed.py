@@ -9,6 +9,7 @@ from foveate.data.findings import printable
 from foveate.study.disputed import Disputed, disputed
 from foveate.study.records import ImageMap, Records
 from foveate.study.report.attention_maps import framed, place_word
+from foveate.study.report.boxed import boxed_pictures
 from foveate.study.report.labelled import labelled_pictures
 from foveate.study.report.markup import Markup, element, section
 from foveate.study.report.pictures import heat_map, picture
@@ -26,6 +27,8 @@ def disputed_images(results: Results) -> Markup | None:
     pictures = records.pictures()
     if results.data is not None and results.data.masks is not None:
         return labelled_pictures(results, found, pictures)
+    if results.data is not None and results.data.objects is not None:
+        return boxed_pictures(results, found, pictures)
     maps = {
         row.label: {one.image: one for one in row.maps.single}
         for row in results.rows

@@ -19,7 +19,7 @@ from foveate.study.results import Results
 _ROWS = 6
 _PAINT = 0.65
 """How much of a pixel's color is its class's."""
-_NAMED = 30
+NAMED = 30
 
 Color = tuple[int, int, int]
 
@@ -38,11 +38,9 @@ def labelled_pictures(
     if record is None or record.masks is None:
         return None
     colors = palette(record.masks.colors, len(record.classes))
-    labels = {row.label: records.segments(row.subject.attention) for row in results.rows}
-    truth = records.segments(TRUTH)
-    key = [
-        _named(color, name) for color, name in zip(colors, record.classes[:_NAMED], strict=False)
-    ]
+    labels = {row.label: records.overlays(row.subject.attention) for row in results.rows}
+    truth = records.overlays(TRUTH)
+    key = [named(color, name) for color, name in zip(colors, record.classes[:NAMED], strict=False)]
     figures = [
         _figure(one, pictures.get(one.image), truth.get(one.image), labels, colors) for one in found
     ]
@@ -58,7 +56,8 @@ def labelled_pictures(
     )
 
 
-def _named(color: Color, name: str) -> Markup:
+def named(color: Color, name: str) -> Markup:
+    """A color of the key with its class."""
     patch = element("img", src=picture([[list(color)]]), alt="", width=12, height=12)
     return element("li", patch, f" {name}")
 
@@ -85,6 +84,14 @@ def painted(pixels: np.ndarray, labels: np.ndarray, colors: Sequence[Color]) -> 
     return np.where(counted[..., None], mixed, gray).round().astype(np.uint8)
 
 
+def best_and_worst(one: Disputed) -> list[str]:
+    """The rows to show of an image, the best first; of many the best and the worst."""
+    order = sorted(one.found, key=lambda label: -one.found[label])
+    if len(order) > _ROWS:
+        order = order[: _ROWS // 2] + order[-(_ROWS - _ROWS // 2) :]
+    return order
+
+
 def _figure(
     one: Disputed,
     pixels: Any,
@@ -92,9 +99,7 @@ def _figure(
     labels: Mapping[str, Mapping[int, np.ndarray]],
     colors: Sequence[Color],
 ) -> Markup:
-    order = sorted(one.found, key=lambda label: -one.found[label])
-    if len(order) > _ROWS:
-        order = order[: _ROWS // 2] + order[-(_ROWS - _ROWS // 2) :]
+    order = best_and_worst(one)
     name = printable(one.name)
     image = np.asarray(pixels if pixels is not None else [[0]], dtype=np.uint8)
     image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image

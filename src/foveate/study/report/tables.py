@@ -70,7 +70,7 @@ def _majority(results: Results, columns: int) -> Markup | None:
     found = results.majority
     if found is None or results.metric != found.metric:
         return None
-    name = [element("span", "always the same class", class_="label"), element("small", found.name)]
+    name = [element("span", found.what, class_="label"), element("small", found.name)]
     cells = [element("td", "") for _ in range(columns - 2)]
     row = element(
         "tr",
@@ -84,7 +84,7 @@ def _majority(results: Results, columns: int) -> Markup | None:
 
 def _table_note(results: Results) -> str:
     return (
-        f"{results.metric.name.capitalize()} is the mean over seeds with its 95 % interval; dots "
+        f"Held-out {results.metric.name} is the mean over seeds with its 95 % interval; dots "
         f"are the seeds.{_sampling(results)}{_timing(results)} Choose a column's name to sort by "
         "it."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from foveate.data.images import Images, ImageSet
 from foveate.data.moments import Moments
 from foveate.saved.info import Architecture, ImageInput
-from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
-from foveate.study.records import Predictions
+from foveate.study.records import Predicted
 from foveate.training import Task
 
 
@@ -36,12 +35,16 @@ class StudyTask(Protocol):
         """How a trained model is to get its images."""
         ...
 
-    def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
-        """Of what a model gives for one image of the plan's size."""
+    def wrong_output(self, plan: Plan, classes: int, given: Any) -> str | None:
+        """Why that cannot be what a model gives for a batch of the plan's size, in words."""
         ...
 
-    def outputs(self, model: nn.Module, x: Tensor) -> list[Tensor]:
-        """All that a model gives in training."""
+    def counted(self, model: nn.Module) -> Callable[[Tensor], Any]:
+        """What multiply-adds are counted of, from images of one size."""
+        ...
+
+    def example(self, plan: Plan, images: ImageSet, count: int, normalize: Moments) -> Any:
+        """So many images to measure speed and memory with; None where noise serves."""
         ...
 
     def training(self, plan: Plan, images: ImageSet) -> Task:
@@ -60,18 +63,22 @@ class StudyTask(Protocol):
         """Batches of ``split``, in order."""
         ...
 
-    def predictions(self, evaluator: Any, images: np.ndarray) -> Predictions | PixelPredictions:
-        """What an evaluator has seen, of these images."""
+    def predictions(self, evaluator: Any, split: Images, images: np.ndarray) -> Predicted:
+        """What an evaluator has seen of a split, whose images have these numbers."""
         ...
 
     def pictures(
         self, plan: Plan, images: ImageSet, chosen: list[int]
     ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        """Of held-out images, the pixels to show, (h, w) or (h, w, 3), and their labels, if any."""
+        """Of held-out images, the pixels to show, (h, w) or (h, w, 3), and what is true of them.
+
+        That is the labels of their pixels (h, w), or (n, 7) boxes as x1, y1, x2, y2, label, score
+        and whether it is right; nothing where classes are of images.
+        """
         ...
 
-    def segments(
+    def overlays(
         self, plan: Plan, model: nn.Module, images: ImageSet, chosen: list[int], normalize: Moments
     ) -> dict[int, np.ndarray] | None:
-        """The labels that a model gives to these pictures; None where it gives none."""
+        """The same as a model says it of these pictures; None where classes are of images."""
         ...

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.arguments import one_of
 from foveate.data.augmentation import Augment
@@ -17,6 +17,7 @@ from foveate.data.moments import Moments
 from foveate.saved.info import Architecture, ImageInput
 from foveate.study.plan import Plan
 from foveate.study.records import Predictions
+from foveate.study.tasks.logits import wrong_logits
 from foveate.tasks import Classification
 
 _BATCH = 256
@@ -43,11 +44,14 @@ class ClassificationStudy:
             images.ranges,
         )
 
-    def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
-        return (classes,)
+    def wrong_output(self, plan: Plan, classes: int, given: Any) -> str | None:
+        return wrong_logits((classes,), given)
 
-    def outputs(self, model: nn.Module, x: Tensor) -> list[Tensor]:
-        return [model(x)]
+    def counted(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def example(self, plan: Plan, images: ImageSet, count: int, normalize: Moments) -> None:
+        return None
 
     def training(self, plan: Plan, images: ImageSet) -> Classification:
         return Classification(
@@ -80,7 +84,7 @@ class ClassificationStudy:
             images, size, _BATCH, split=split, normalize=normalize, processes=processes
         )
 
-    def predictions(self, evaluator: Any, images: np.ndarray) -> Predictions:
+    def predictions(self, evaluator: Any, split: Images, images: np.ndarray) -> Predictions:
         predicted, labels = evaluator.classes
         return Predictions(
             predicted.cpu().numpy().astype(np.uint16),
@@ -95,7 +99,7 @@ class ClassificationStudy:
         shown = {image: fit(Image.fromarray(images.test[image])) for image in chosen}
         return {i: x.permute(1, 2, 0).squeeze(-1).numpy() for i, x in shown.items()}, {}
 
-    def segments(
+    def overlays(
         self, plan: Plan, model: nn.Module, images: ImageSet, chosen: list[int], normalize: Moments
     ) -> None:
         return None

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.arguments import one_of
 from foveate.data.images import Images, ImageSet, MaskedImages
@@ -19,6 +19,8 @@ from foveate.saved.info import Architecture, ImageInput
 from foveate.study.parts import Part
 from foveate.study.pixel_predictions import PixelPredictions
 from foveate.study.plan import Plan
+from foveate.study.tasks.logits import wrong_logits
+from foveate.study.tasks.pictures import reduced
 from foveate.tasks import Segmentation
 
 _BATCH = 8
@@ -57,12 +59,14 @@ class SegmentationStudy:
             window=plan.window,
         )
 
-    def shape(self, plan: Plan, classes: int) -> tuple[int, ...]:
-        return (classes, *(plan.image_size or ()))
+    def wrong_output(self, plan: Plan, classes: int, given: Any) -> str | None:
+        return wrong_logits((classes, *(plan.image_size or ())), given)
 
-    def outputs(self, model: nn.Module, x: Tensor) -> list[Tensor]:
-        given = model(x)
-        return [given] if isinstance(given, Tensor) else list(given.values())
+    def counted(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def example(self, plan: Plan, images: ImageSet, count: int, normalize: Moments) -> None:
+        return None
 
     def training(self, plan: Plan, images: ImageSet) -> Segmentation:
         weights = None
@@ -95,7 +99,7 @@ class SegmentationStudy:
     ) -> Any:
         return whole_images(images, _BATCH, split=split, normalize=normalize, processes=processes)
 
-    def predictions(self, evaluator: Any, images: np.ndarray) -> PixelPredictions:
+    def predictions(self, evaluator: Any, split: Images, images: np.ndarray) -> PixelPredictions:
         areas = evaluator.areas.cpu().numpy().astype(np.uint32)
         return PixelPredictions(areas, images.astype(np.uint32))
 
@@ -103,10 +107,10 @@ class SegmentationStudy:
         self, plan: Plan, images: ImageSet, chosen: list[int]
     ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
         split = cast("MaskedImages | Part", images.test)
-        pixels = {image: _reduced(split[image], Image.Resampling.BOX) for image in chosen}
-        return pixels, {image: _reduced(split.mask(image)) for image in chosen}
+        pixels = {image: reduced(split[image], _PICTURE, Image.Resampling.BOX) for image in chosen}
+        return pixels, {image: reduced(split.mask(image), _PICTURE) for image in chosen}
 
-    def segments(
+    def overlays(
         self, plan: Plan, model: nn.Module, images: ImageSet, chosen: list[int], normalize: Moments
     ) -> dict[int, np.ndarray]:
         task = self.training(plan, images)
@@ -117,7 +121,7 @@ class SegmentationStudy:
             x = ((pixels / 255 - mean) / std)[None].to(plan.device)
             with torch.inference_mode():
                 labels = task.predict(model, x)[0].argmax(0)
-            found[image] = _reduced(labels.byte().cpu().numpy())
+            found[image] = reduced(labels.byte().cpu().numpy(), _PICTURE)
         return found
 
 
@@ -129,11 +133,3 @@ def balanced(pixels: Sequence[int]) -> list[float]:
     counts = np.maximum(np.asarray(pixels, dtype=float), 1)
     weights = counts**-0.5
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
-
-
-def _reduced(image: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
-    """At most :data:`_PICTURE` pixels along a side."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _PICTURE / max(height, width))
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    return np.asarray(Image.fromarray(image).resize(size, how))
