@@ -242,7 +242,7 @@ def box_truth(setting: BoxSetting, shifts: np.ndarray) -> np.ndarray:
             [float(ap(one.precision())) for one in mine]
             for mine in boxes(rng, setting, shifts, 10, 2000)
         ]
-        for _ in range(20)
+        for _ in range(10)
     ]
     return np.concatenate(parts, axis=1).mean(axis=1)
 

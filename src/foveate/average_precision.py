@@ -216,6 +216,11 @@ def _without_each(
     """
     count, step = len(ours), max(1, _AT_ONCE // max(len(ours), len(RECALLS)))
     found = np.full(len(images), np.nan)
+    # How many right ones it takes to reach each recall, by how many objects there are.
+    needed = {
+        total: 1 + np.searchsorted(np.arange(1, count + 1) / max(total, 1), RECALLS)
+        for total in np.unique(objects).tolist()
+    }
     for first in range(0, len(images), step):
         chunk = slice(first, first + step)
         kept = ours != images[chunk, None]  # (C, n)
@@ -226,10 +231,11 @@ def _without_each(
         precision = right / (wrong - np.cumsum(less, 1)[:, :count] + right + _SPACING)
         best = np.maximum.accumulate(np.where(kept, precision, 0.0)[:, ::-1], 1)[:, ::-1]
         best = np.concatenate([best, np.zeros((len(kept), 1))], 1)
+        place = np.full((len(kept), len(RECALLS)), count)
         for row, total in enumerate(objects[chunk]):
-            if total > 0:
-                place = np.searchsorted(right[row] / total, RECALLS)
-                found[first + row] = best[row, place].mean()
+            place[row] = np.searchsorted(right[row], needed[int(total)])
+        averaged = np.take_along_axis(best, place, 1).mean(1)
+        found[chunk] = np.where(objects[chunk] > 0, averaged, np.nan)
     return found
 
 

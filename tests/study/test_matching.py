@@ -39,12 +39,12 @@ def test_all_rows_of_a_study_cost_the_same(by, tmp_path):
     matched = matched_plan(plan, found)
     reached = []
     for entry in matched.entries:
-        known = costs(build(matched, entry, 10, 1), (1, 16, 16))
+        known = costs(matched, build(matched, entry, 10, 1), 1)
         cost = known.multiply_adds if by == "multiply_adds" else known.parameters
         assert found[entry.key].cost == pytest.approx(cost, rel=1e-3)
         reached.append(cost)
     assert max(reached) <= (1 + TOLERANCE) * min(reached)
-    plain = [costs(build(plan, entry, 10, 1), (1, 16, 16)) for entry in plan.entries]
+    plain = [costs(plan, build(plan, entry, 10, 1), 1) for entry in plan.entries]
     before = [c.multiply_adds if by == "multiply_adds" else c.parameters for c in plain]
     assert max(before) > 1.1 * min(before)
     assert max(reached) == pytest.approx(max(before), rel=TOLERANCE)

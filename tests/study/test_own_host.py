@@ -150,7 +150,7 @@ def test_the_control_costs_as_much_as_the_costliest_mechanism(by):
     plan = matched_plan(plan, match_hosts(plan, 10, 1, lambda label: None))
     found = {}
     for entry in plan.entries:
-        known = costs(build(plan, entry, 10, 1), input_size(plan, 1))
+        known = costs(plan, build(plan, entry, 10, 1), 1)
         found[entry.name] = known.parameters if by == "parameters" else known.multiply_adds
     costliest = max(found[name] for name in rows)
     assert found["depthwise_conv"] == pytest.approx(costliest, rel=0.01)

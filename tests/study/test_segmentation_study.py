@@ -78,7 +78,7 @@ def test_the_report_shows_classes_and_painted_pictures(run):
 def results_truth(run: Path) -> dict[int, np.ndarray]:
     from foveate.study.records import Records
 
-    return Records(run).segments(TRUTH)
+    return Records(run).overlays(TRUTH)
 
 
 def test_paint_leaves_pixels_that_do_not_count():

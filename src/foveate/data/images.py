@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from foveate.arguments import one_of
+from foveate.data.annotations.record import Category
 from foveate.data.augmentation import (
     Augmentation,
     choose_augmentation,
@@ -144,6 +145,7 @@ class ImageSet:
         ranges: of the values of deep images, by kind.
         ignored: the label of pixels of masks that count nowhere; None where classes are of images.
         colors: what the list of classes paints each class of pixels with, if it says.
+        categories: where classes are of objects, with the ids that their files call them by.
     """
 
     classes: list[str]
@@ -159,6 +161,7 @@ class ImageSet:
     ranges: Mapping[str, ValueRange] = field(default_factory=dict)
     ignored: int | None = None
     colors: list[list[int]] | None = None
+    categories: tuple[Category, ...] | None = None
 
     @property
     def of_parts(self) -> bool:

@@ -53,7 +53,7 @@ def info_of(plan: Plan, entry: Entry, images: ImageSet, model: nn.Module) -> Mod
         architecture=replace(architecture_of(plan, entry, images.channels), imports=plan.imports),
         classes=tuple(images.classes),
         input=task_of(plan).input(plan, images, normalize),
-        categories=getattr(images, "categories", None),
+        categories=images.categories,
         ignored=images.ignored,
         colors=colors,
     )

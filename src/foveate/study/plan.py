@@ -599,6 +599,11 @@ def _check_task(plan: Plan, where: str) -> None:
         )
     if plan.task == "detection":
         _check_masks(plan, where)
+        if plan.match == "latency":
+            raise PlanError(
+                "match cannot be latency in detection, where it depends on what is found: "
+                f"multiply_adds or parameters (in {where})"
+            )
 
 
 def _check_masks(plan: Plan, where: str) -> None:

@@ -100,7 +100,7 @@ class DetectionStudy:
         options_of(plan.augment, True, plan.augment_kwargs)
 
     def architecture(self, plan: Plan, name: str, options: Mapping[str, Any]) -> Architecture:
-        head = {**_SMALL[plan.head], **plan.head_kwargs}
+        head = {**_SMALL.get(plan.head, {}), **plan.head_kwargs}
         return Architecture("detector", name, options, plan.head, head, plain=True)
 
     def input(self, plan: Plan, images: ImageSet, normalize: Moments) -> ImageInput:
@@ -110,8 +110,8 @@ class DetectionStudy:
             "inside",
             normalize.mean,
             normalize.std,
-            images.side,
-            images.ranges,
+            side=images.side,
+            ranges=images.ranges,
         )
 
     def wrong_output(self, plan: Plan, classes: int, given: Any) -> str | None:
