@@ -10,7 +10,8 @@ reason, and so is what was decided.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ from foveate.data.findings import Duplicates, Findings, LeftOut, images_of, prin
 from foveate.data.images import MARGIN
 from foveate.data.moments import Moments, Sampled, moments, sample
 from foveate.data.pixels.cache import ImageCache, cache_directory
-from foveate.data.pixels.decode import read_header, reason
+from foveate.data.pixels.decode import ValueRange, read_header, reason
 from foveate.data.pixels.pixel_file import (
     PIXELS,
     Counted,
@@ -110,6 +111,8 @@ class DetectionSet:
         train: the images to learn from.
         test: the images held out.
         final: images that are kept for the very end, where the set has three parts.
+        side: height and width towards which images were reduced.
+        ranges: of the values of deep images, by kind.
     """
 
     categories: tuple[Category, ...]
@@ -120,6 +123,8 @@ class DetectionSet:
     train: DetectionImages
     test: DetectionImages
     final: DetectionImages | None = None
+    side: tuple[int, int] | None = None
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
@@ -270,7 +275,7 @@ def _load(directory: Path, record: DetectionRecord) -> DetectionSet:
     masks: Any = record.masks
     return DetectionSet(
         record.categories, masks, record.mirror, record.moments, record.findings,
-        splits[TRAIN], splits[TEST], splits.get(FINAL),
+        splits[TRAIN], splits[TEST], splits.get(FINAL), record.side, record.ranges,
     )  # fmt: skip
 
 
