@@ -64,8 +64,12 @@ def moments_of(how: ImageInput) -> tuple[Tensor, Tensor]:
 
 
 def thumbnail(pixels: np.ndarray) -> Image.Image:
-    """The image, RGB, with at most :data:`THUMBNAIL` pixels along a side."""
+    """The image, RGB, with at most :data:`THUMBNAIL` pixels along a side; a tiny one enlarged."""
     image = Image.fromarray(pixels).convert("RGB")
+    factor = THUMBNAIL // max(image.size)
+    if factor > 1:
+        size = image.width * factor, image.height * factor
+        return image.resize(size, Image.Resampling.NEAREST)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return image
 

@@ -61,7 +61,7 @@ class Labels:
 
     def show(self, picture: Picture, found: Ranked) -> Shown:
         named = list(zip(found.classes, found.probabilities, strict=True))[:_SHOWN]
-        said = tuple(f"{name} {percent(probability)}" for name, probability in named)
+        said = tuple(f"{name}: {percent(probability)}" for name, probability in named)
         return Shown(picture.name, (("image", thumbnail(picture.pixels)),), said)
 
     def finish(self, out: Path) -> list[str]:

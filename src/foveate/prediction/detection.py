@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from foveate._files import write_json
+from foveate._files import write_json, write_text
 from foveate.data.annotations.masks import coco_masks
 from foveate.data.annotations.record import categories_to_list
 from foveate.data.batches import normalized
@@ -115,7 +116,7 @@ class Objects:
     def finish(self, out: Path) -> list[str]:
         listed = {"images": self._images, "categories": categories_to_list(self.categories)}
         write_json(out / IMAGES, listed)
-        write_json(out / RESULTS, self._results)
+        write_text(out / RESULTS, json.dumps(self._results) + "\n")
         name_of = {image["id"]: image["file_name"] for image in self._images}
         head = ("file", "image_id", "class", "category_id", "score", "x", "y", "width", "height")
         rows = [
@@ -130,12 +131,16 @@ class Objects:
             for each in self._results
         ]
         write_table(out / TABLE, head, rows)
-        return [
+        said = [
             f"{RESULTS}: {len(rows):,} objects in COCO's form of results, with the category ids "
-            f"that the model was trained with ({IMAGES} has the ids of images); {TABLE}: the same",
-            f"{self.low:,} of a score below {self.threshold:g} are left out; for COCO's average "
-            "precision take them all, with a score threshold of 0",
+            f"that the model was trained with ({IMAGES} has the ids of images); {TABLE}: the same"
         ]
+        if self.threshold > 0:
+            said.append(
+                f"{self.low:,} of a score below {self.threshold:g} are left out; COCO's average "
+                "precision wants them all: a score threshold of 0"
+            )
+        return said
 
 
 def _count(one: dict[str, Tensor]) -> int:

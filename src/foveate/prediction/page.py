@@ -116,7 +116,9 @@ def _gallery(shown: Sequence[Shown], images: int) -> Markup:
     if len(shown) < images:
         note = f"The first {len(shown):,} of {images:,} images; the files hold all."
     figures = [_figure(one) for one in shown]
-    return section("Images", "images", element("div", figures, class_="gallery"), note=note)
+    several = any(len(one.pictures) > 1 for one in shown)
+    gallery = element("div", figures, class_="gallery pairs" if several else "gallery")
+    return section("Images", "images", gallery, note=note)
 
 
 def _figure(one: Shown) -> Markup:

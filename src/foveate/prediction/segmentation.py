@@ -74,7 +74,7 @@ class Masks:
         shares = np.bincount(found.ravel(), minlength=len(self.classes)) / found.size
         largest = [label for label in np.argsort(-shares, kind="stable") if shares[label] > 0]
         said = tuple(
-            f"{self.classes[label]} {percent(shares[label])}" for label in largest[:_SHOWN]
+            f"{self.classes[label]}: {percent(shares[label])}" for label in largest[:_SHOWN]
         )
         return Shown(picture.name, (("image", image), ("labels", _painted(image, mask))), said)
 
