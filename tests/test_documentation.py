@@ -12,6 +12,8 @@ import timm
 
 import foveate
 from foveate import registry
+from foveate.saved.info import Architecture, ImageInput, ModelInfo
+from foveate.training.checkpoint import save_weights
 from tests.data.folders import make_folder
 from tests.test_public_api import public_modules, public_names
 
@@ -49,8 +51,23 @@ def test_every_page_that_shows_python_is_run_here():
         "add-a-mechanism.md",
         "compare.md",
         "detection.md",
+        "predict.md",
         "surgery.md",
     }
+
+
+def test_what_the_page_on_trained_models_shows(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "flowers" / "trials" / "slide-seed0"
+    folder.mkdir(parents=True)
+    built = Architecture("classifier", "resnet10t")
+    of_images = ImageInput(3, (32, 32), "crop", (0.5,) * 3, (0.2,) * 3)
+    info = ModelInfo("classification", built, ("daisy", "tulip"), of_images)
+    model = timm.create_model("resnet10t", num_classes=2)
+    save_weights(model, folder / "model.safetensors", info)
+    monkeypatch.chdir(tmp_path)
+    names = run(ROOT / "docs" / "predict.md")
+    assert names["info"].classes == ("daisy", "tulip")
+    assert not names["model"].training
 
 
 @pytest.mark.slow

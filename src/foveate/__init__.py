@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foveate import metrics as metrics
     from foveate import models as models
     from foveate import ops as ops
+    from foveate import prediction as prediction
     from foveate import published as published
     from foveate import registry as registry
     from foveate import saved as saved
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from foveate.analysis.profile import profile as profile
     from foveate.attention.adapt import create_attention as create_attention
     from foveate.models import list_backbones as list_backbones
+    from foveate.prediction.predict import predict as predict
     from foveate.published import load_published as load_published
     from foveate.registry import Spec as Spec
     from foveate.registry import describe as describe
@@ -80,6 +82,7 @@ _HOME = {
     "load": "saved.load",
     "load_published": "published",
     "places": "surgery.places",
+    "predict": "prediction.predict",
     "profile": "analysis.profile",
     "register": "registry",
     "replace": "surgery.change",
@@ -99,6 +102,7 @@ _MODULES = [
     "metrics",
     "models",
     "ops",
+    "prediction",
     "published",
     "registry",
     "saved",

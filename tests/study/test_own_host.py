@@ -102,6 +102,21 @@ def test_trained_models_load_into_the_users_own(study):
     assert norm.shape == unchanged.bn1.weight.shape
 
 
+@pytest.mark.parametrize("row", ["cbam", "depthwise_conv", "none"])
+def test_trained_models_load_by_their_files_alone(study, row):
+    plan = foveate.study.plan.load_plan(study / "plan.yaml")
+    folder = study / "trials" / f"{row}-seed0"
+    model, info = foveate.load(folder)
+    same = timm.create_model("test_resnet", num_classes=10)
+    load(same, folder / "model.safetensors", example=torch.zeros(2, 3, 16, 16))
+    x = torch.rand(2, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), same.eval()(x))
+    assert info.input.channels == 1
+    assert info.input.mean == timm.get_pretrained_cfg("test_resnet").mean
+    assert info.input.size == plan.image_size
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_with_the_same_files_alone(study, weights, tmp_path, capsys):
     run = tmp_path / "run"
@@ -141,6 +156,13 @@ def test_a_study_on_a_model_of_a_file(tmp_path):
     )  # fmt: skip
     assert not result.failures
     assert len(result.results.rows) == 3
+    for row in ("cbam", "depthwise_conv"):
+        folder = tmp_path / "run" / "trials" / f"{row}-seed0"
+        with pytest.raises(ValueError, match="was trained in a model of your own"):
+            foveate.load(folder)
+        model, info = foveate.load(folder, host=OWN)
+        assert len(foveate.changes(model)) > 0
+        assert info.architecture.digest is not None
 
 
 @pytest.mark.parametrize("by", ["multiply_adds", "parameters"])

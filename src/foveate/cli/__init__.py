@@ -11,7 +11,7 @@ import sys
 from foveate import __version__
 
 try:
-    from foveate.cli import compare, describe, profile
+    from foveate.cli import compare, describe, predict, profile
     from foveate.cli import list as list_
     from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
@@ -19,7 +19,13 @@ except ModuleNotFoundError:
 except KeyboardInterrupt:
     sys.exit(130)
 
-COMMANDS = {"list": list_, "describe": describe, "profile": profile, "compare": compare}
+COMMANDS = {
+    "list": list_,
+    "describe": describe,
+    "profile": profile,
+    "compare": compare,
+    "predict": predict,
+}
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 
 

@@ -219,7 +219,7 @@ class Batches(Epochs):
             yield self._normalized(x, generator), self._labels[chunk]
 
     def _normalized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        x = (x / 255 if x.dtype is torch.uint8 else x).sub(self._mean).div_(self._std)
+        x = normalized(x, self._mean, self._std)
         if self.after is not None and generator is not None:
             x = self.after(x, self.after.draw(self.batch_size, generator)[self.of_batch])
         return x.contiguous(memory_format=torch.channels_last)
@@ -239,6 +239,19 @@ class Batches(Epochs):
         yield from self._loader(
             [[(self.epoch, index) for index in chunk.tolist()] for chunk in chunks]
         )
+
+
+def normalized(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images (B, C, H, W), uint8 or in [0, 1], as a model gets them.
+
+    One of gray images with moments of three channels is repeated.
+
+    Args:
+        x: the images.
+        mean: (1, C, 1, 1).
+        std: likewise.
+    """
+    return (x / 255 if x.dtype is torch.uint8 else x).sub(mean).div_(std)
 
 
 class _Transformed(Dataset):

@@ -27,8 +27,7 @@ Kind = Literal["classifier", "segmenter", "detector", "own"]
 Fit = Literal["crop", "keep", "inside"]
 
 _KINDS = ("classifier", "segmenter", "detector", "own")
-_FITS = ("crop", "keep", "inside")
-TASKS = ("classification", "segmentation", "detection")
+_FITS = {"classification": "crop", "segmentation": "keep", "detection": "inside"}
 _HEADED = ("auxiliary", "out_indices", "feature_norm")
 _OF_WEIGHTS = (
     "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
@@ -194,7 +193,7 @@ def _info(values: Mapping[str, Any]) -> ModelInfo:
         raise ValueError("classes is empty")
     metrics = fields.mapping(values, "metrics")
     info = ModelInfo(
-        task=fields.one_of(values, "task", TASKS),
+        task=fields.one_of(values, "task", _FITS),
         architecture=_architecture(fields.mapping(values, "architecture")),
         classes=classes,
         input=_input(fields.mapping(values, "input")),
@@ -206,6 +205,8 @@ def _info(values: Mapping[str, Any]) -> ModelInfo:
         colors=_colors(values, len(classes)),
         foveate=fields.text(values, "foveate"),
     )
+    if info.input.fit != _FITS[info.task]:
+        raise ValueError(f"fit is {info.input.fit!r}, where {_FITS[info.task]} is expected")
     if info.task == "detection" and info.categories is None:
         raise ValueError("categories is None, where those of a detector are expected")
     return info
@@ -247,7 +248,7 @@ def _input(values: Mapping[str, Any]) -> ImageInput:
     return ImageInput(
         channels,
         fields.size(values, "size"),
-        fields.one_of(values, "fit", _FITS),
+        fields.one_of(values, "fit", _FITS.values()),
         mean,
         std,
         fields.size(values, "side", optional=True),

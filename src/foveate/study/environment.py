@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import foveate
+from foveate._version import __version__
 from foveate.analysis.profile import device_name
 from foveate.study.plan import Plan
 from foveate.study.records import Environment
@@ -25,7 +25,7 @@ def environment(plan: Plan, command: Sequence[str] | None) -> Environment:
     """What the numbers of a study depend on beside its plan; ``command`` is what was typed."""
     return Environment(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        foveate=foveate.__version__,
+        foveate=__version__,
         commit=_commit(),
         python=platform.python_version(),
         versions={name: found for name in _PACKAGES if (found := _version(name))},
@@ -61,7 +61,7 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of the library's own checkout, if it runs from one."""
-    root = Path(foveate.__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
     try:

@@ -459,7 +459,7 @@ def complete(plan: Plan) -> Plan:
     Raises:
         PlanError: if the device, or what is to be imported, is not there.
     """
-    device = _device(plan.device)
+    device = device_of(plan.device)
     own = own_host(plan.host)
     lr = (2e-3 if plan.weights is None else 2e-4) if plan.lr is None else plan.lr
     cores = _cores()
@@ -514,7 +514,12 @@ def difference(before: Plan, now: Plan) -> str | None:
     return None
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that is meant; of auto, cuda where there is one.
+
+    Raises:
+        PlanError: if it is unknown or not available here.
+    """
     import torch
 
     if name == "auto":
