@@ -102,6 +102,22 @@ def classification(directory: Path, **options) -> dict:
 
 
 @job
+def by_lightning(directory: Path) -> dict:
+    return classification(directory, distribution=Distribution(devices=2, timeout=20))
+
+
+@job
+def long(directory: Path) -> dict:
+    """Until it is ended from outside, at a guess; 30 epochs."""
+    timeout = float(os.environ.get("TIMEOUT", "20"))
+    return classification(
+        directory,
+        recipe={"epochs": 30, "ema_decay": 0.9},
+        distribution=Distribution(timeout=timeout),
+    )
+
+
+@job
 def everything(directory: Path) -> dict:
     """Accumulation, the average, layer decay, an epoch chosen, bf16: a ViT."""
     seed_all(0)

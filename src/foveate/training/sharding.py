@@ -175,9 +175,7 @@ class Sharded(ModelParallelStrategy):
         assert self.model is not None
         _set_state(self.model, checkpoint["state_dict"])
         options = StateDictOptions(full_state_dict=True)
-        for optimizer, state in zip(
-            self.optimizers, checkpoint["optimizer_states"], strict=True
-        ):
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_optimizer_state_dict(
                 self.model, optimizer, self._named(optimizer, state), options=options
             )
@@ -195,5 +193,3 @@ class Sharded(ModelParallelStrategy):
                 for group in state["param_groups"]
             ],
         }
-
-
