@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from functools import cache
 from multiprocessing.connection import wait
 
 
@@ -26,6 +27,7 @@ def end_with_parent(_: int = 0) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@cache
 def end_when_orphaned() -> None:
     """End this process when the one that started it is gone, looked at once a second."""
     parent = os.getppid()

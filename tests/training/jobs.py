@@ -6,6 +6,8 @@ process for itself.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file
 
 import foveate.models  # noqa: F401  its backbones, registered with timm
 from foveate._random import seed_all
@@ -22,7 +25,7 @@ from foveate.heads import boxes
 from foveate.models import create_detector, create_segmenter
 from foveate.surgery.recipe import freeze_norms
 from foveate.tasks import Detection, Segmentation
-from foveate.training import Recipe, train
+from foveate.training import Distribution, Recipe, train
 from tests.training.pictures import Pictures, classifier, numbers, task
 
 JOBS = {}
@@ -37,6 +40,8 @@ class Scenes(Epochs):
     """Images (N, 3, 32, 32) with labels of pixels of 3 classes, of which a different share counts
     in each image, and with boxes: one in the first image, two in the second, and so on."""
 
+    stop = None
+
     def __init__(self, images: int, batch_size: int, seed: int | None, boxes: bool) -> None:
         super().__init__(images, batch_size, seed)
         generator = torch.Generator().manual_seed(images)
@@ -49,6 +54,8 @@ class Scenes(Epochs):
     def __iter__(self):
         chunks, _ = self.begin_epoch()
         for chunk in chunks:
+            if self.stop == self.epoch:
+                raise ZeroDivisionError
             if self.boxes:
                 yield list(self.pixels[chunk]), [self._target(i) for i in chunk.tolist()]
             else:
@@ -95,6 +102,22 @@ def classification(directory: Path, **options) -> dict:
 
 
 @job
+def by_lightning(directory: Path) -> dict:
+    return classification(directory, distribution=Distribution(devices=2, timeout=20))
+
+
+@job
+def long(directory: Path) -> dict:
+    """Until it is ended from outside, at a guess; 30 epochs."""
+    timeout = float(os.environ.get("TIMEOUT", "20"))
+    return classification(
+        directory,
+        recipe={"epochs": 30, "ema_decay": 0.9},
+        distribution=Distribution(timeout=timeout),
+    )
+
+
+@job
 def everything(directory: Path) -> dict:
     """Accumulation, the average, layer decay, an epoch chosen, bf16: a ViT."""
     seed_all(0)
@@ -108,6 +131,51 @@ def everything(directory: Path) -> dict:
         selection=Pictures(7, 3, None),
     )  # fmt: skip
     return finished(model, result)
+
+
+def _gone_on(directory: Path, model, task, learning, held_out, **recipe) -> dict:
+    """In several processes sharded; cut off in the second epoch and gone on with."""
+    sharded = Distribution(strategy="fsdp") if "RANK" in os.environ else Distribution()
+    recipe = Recipe(epochs=3, lr=1e-3, ema_decay=0.5, **recipe)
+    first = copy.deepcopy(model)
+    learning.stop = 1
+    with contextlib.suppress(ZeroDivisionError):
+        train(first, task, learning, held_out, recipe, directory, distribution=sharded)
+    learning.stop = None
+    result = train(model, task, learning, held_out, recipe, directory, distribution=sharded)
+    saved = load_file(directory / "model.safetensors")
+    return {
+        "history": numbers(result),
+        "values": result.values,
+        "weights": {k: v.double().abs().sum().item() for k, v in saved.items()},
+    }
+
+
+@job
+def vit(directory: Path) -> dict:
+    seed_all(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=4, num_classes=3, depth=3, embed_dim=15,
+        num_heads=3,
+    )  # fmt: skip
+    return _gone_on(
+        directory, model, task(), Pictures(24, 4, 1), Pictures(11, 4, None),
+        accumulate=2, layer_decay=0.7,
+    )  # fmt: skip
+
+
+@job
+def pyramid(directory: Path) -> dict:
+    seed_all(0)
+    model = create_segmenter(
+        "semantic_fpn", "slide_pvt_tiny", 3, depths=(1, 2, 1, 1), dims=(16, 16, 16, 16),
+        num_heads=(1, 1, 1, 1), head_options={"dim": 16, "dropout": 0.0},
+    )  # fmt: skip
+    freeze_norms(model)
+    return _gone_on(
+        directory, model, Segmentation(3, dice=0.5), Scenes(8, 4, 1, boxes=False),
+        Scenes(5, 2, None, boxes=False),
+    )  # fmt: skip
 
 
 @job

@@ -13,7 +13,9 @@ CLASSES = 3
 
 
 class Pictures(Epochs):
-    """Images (N, 3, 8, 8) of three classes, which a color tells apart."""
+    """Images (N, 3, 8, 8) of three classes, which a color tells apart; no end of epoch ``stop``."""
+
+    stop = None
 
     def __init__(self, images: int, batch_size: int, seed: int | None) -> None:
         super().__init__(images, batch_size, seed)
@@ -25,6 +27,8 @@ class Pictures(Epochs):
     def __iter__(self):
         chunks, _ = self.begin_epoch()
         for chunk in chunks:
+            if self.stop == self.epoch:
+                raise ZeroDivisionError
             yield self.pixels[chunk], self.labels[chunk]
 
 

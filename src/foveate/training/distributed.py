@@ -189,6 +189,17 @@ class SharedDirectory(pl.Callback):
             )
 
 
+@contextmanager
+def ending_together(trainer: pl.Trainer) -> Iterator[None]:
+    """Where this process fails, end those that Lightning started for it: they would wait for it."""
+    try:
+        yield
+    except BaseException:
+        for process in getattr(trainer.strategy.launcher, "procs", ()):
+            process.terminate()
+        raise
+
+
 _LOST = (
     "gloo",
     "NCCL",

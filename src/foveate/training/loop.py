@@ -34,6 +34,7 @@ from foveate.training.distributed import (
     Distribution,
     SharedDirectory,
     create_strategy,
+    ending_together,
     explained,
     resolved,
     share_of,
@@ -144,24 +145,25 @@ def train(
             num_sanity_val_steps=0,
             default_root_dir=directory,
         )  # fmt: skip
-        history.batches = share_of(batches, trainer, "the images to learn from")
-        held_out = share_of(held_out, trainer, "the images held out")
-        if selection is not None:
-            selection = share_of(selection, trainer, "the images for selection")
-        trainer.fit(
-            trained,
-            history.batches,
-            held_out if selection is None else selection,
-            ckpt_path=checkpoint if checkpoint.exists() else None,
-        )
-        reported = recipe.epochs
-        if selection is not None:
-            reported = best_epoch(history.records, metric)
-            trained.read(directory / BEST)
-        trainer.validate(trained, held_out, verbose=False)
-        trained.finish()
-        values = trained.evaluation()
-        trained.write(directory / WEIGHTS, info and replace(info, metrics=values))
+        with ending_together(trainer):
+            history.batches = share_of(batches, trainer, "the images to learn from")
+            held_out = share_of(held_out, trainer, "the images held out")
+            if selection is not None:
+                selection = share_of(selection, trainer, "the images for selection")
+            trainer.fit(
+                trained,
+                history.batches,
+                held_out if selection is None else selection,
+                ckpt_path=checkpoint if checkpoint.exists() else None,
+            )
+            reported = recipe.epochs
+            if selection is not None:
+                reported = best_epoch(history.records, metric)
+                trained.read(directory / BEST)
+            trainer.validate(trained, held_out, verbose=False)
+            trained.finish()
+            values = trained.evaluation()
+            trained.write(directory / WEIGHTS, info and replace(info, metrics=values))
     return TrainingResult(
         history.records,
         history.train_seconds,
