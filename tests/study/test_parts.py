@@ -7,8 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
-from foveate.data.images import prepare
+from foveate.data.images import prepare, prepare_masks
 from foveate.study.parts import folds, with_selection
+from tests.data.masks import make_scenes
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,14 @@ def test_too_few_images_are_refused(images, tmp_path):
     few = prepare(tmp_path, "digits", (8, 8), limit=10)
     with pytest.raises(ValueError, match="to choose by, every class needs two"):
         with_selection(few)
+
+
+def test_images_with_masks_have_no_class_of_their_own_to_go_by(tmp_path):
+    scenes = make_scenes(tmp_path / "scenes", {"train": 10, "val": 4})
+    images = prepare_masks(tmp_path / "data", str(scenes), (16, 16))
+    assert len(images.classes) > 1
+    rest, part = with_selection(images)
+    assert (len(rest.train), len(part)) == (8, 2)
+    assert sorted(np.concatenate([fold.held_out for fold in folds(images, 7, (16, 16))])) == [
+        *range(14)
+    ]
