@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     # `as` says that a name is meant for others, not left over.
     from foveate import analysis as analysis
     from foveate import attention as attention
+    from foveate import average_precision as average_precision
     from foveate import checks as checks
     from foveate import contracts as contracts
     from foveate import data as data
@@ -93,6 +94,7 @@ _HOME = {
 _MODULES = [
     "analysis",
     "attention",
+    "average_precision",
     "checks",
     "contracts",
     "data",
