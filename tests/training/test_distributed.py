@@ -99,6 +99,7 @@ def test_lightning_starts_the_other_process_where_nothing_else_did(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_and_going_on_gives_the_same(tmp_path, which):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -112,7 +113,7 @@ def test_a_process_that_is_killed_ends_the_other_and_going_on_gives_the_same(tmp
         time.sleep(0.02)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[which]), signal.SIGKILL)
-    assert agent.wait(40) == 1
+    assert agent.wait(130) == 1
     text = (cut / "log").read_text()
     assert "of 2 was ended by signal 9, and the others were ended with it" in text
     assert not any(Path(f"/proc/{child}").exists() for child in children)
@@ -130,7 +131,7 @@ def test_processes_whose_starter_is_killed_end_themselves(tmp_path):
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     agent.kill()
     agent.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
