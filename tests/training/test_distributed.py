@@ -38,7 +38,7 @@ def started(arguments, log, **environment):
 
 def in_two(root: Path, *jobs: str) -> dict[str, list]:
     """What each of two processes found."""
-    process = started(["-c", LAUNCH, root, *jobs], root / "log")
+    process = started(["-m", "tests.training.jobs", "--two", root, *jobs], root / "log")
     assert process.wait(300) == 0, (root / "log").read_text()
     return {
         job: [json.loads((root / f"{job}.{rank}.json").read_text()) for rank in (0, 1)]
@@ -94,11 +94,12 @@ def test_two_processes_give_the_numbers_of_one_with_all_that_there_is(job, slow,
 @pytest.mark.slow
 def test_lightning_starts_the_other_process_where_nothing_else_did(tmp_path):
     process = started(["-m", "tests.training.jobs", tmp_path, "by_lightning"], tmp_path / "log")
-    assert process.wait(120) == 0, (tmp_path / "log").read_text()
+    assert process.wait(300) == 0, (tmp_path / "log").read_text()
     check("classification", [json.loads((tmp_path / "by_lightning.0.json").read_text())], tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_and_going_on_gives_the_same(tmp_path, which):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -106,13 +107,13 @@ def test_a_process_that_is_killed_ends_the_other_and_going_on_gives_the_same(tmp
     cut.mkdir()
     undisturbed = in_two(whole, "long")["long"]
     agent = started(["-c", LAUNCH, cut, "long"], cut / "log")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (cut / "long" / "last.ckpt").exists():
         assert time.monotonic() < deadline, (cut / "log").read_text()
         time.sleep(0.02)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     os.kill(int(children[which]), signal.SIGKILL)
-    assert agent.wait(40) == 1
+    assert agent.wait(130) == 1
     text = (cut / "log").read_text()
     assert "of 2 was ended by signal 9, and the others were ended with it" in text
     assert not any(Path(f"/proc/{child}").exists() for child in children)
@@ -123,14 +124,14 @@ def test_a_process_that_is_killed_ends_the_other_and_going_on_gives_the_same(tmp
 @pytest.mark.slow
 def test_processes_whose_starter_is_killed_end_themselves(tmp_path):
     agent = started(["-c", LAUNCH, tmp_path, "long"], tmp_path / "log")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "long" / "last.ckpt").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     agent.kill()
     agent.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -146,7 +147,7 @@ def test_a_port_in_use_is_said_in_a_line_and_no_process_is_left(tmp_path):
             ["-m", "tests.training.jobs", tmp_path, "by_lightning"], tmp_path / "log",
             MASTER_PORT=port,
         )  # fmt: skip
-        assert process.wait(120) == 1
+        assert process.wait(300) == 1
     expected = f"ValueError: the port of 127.0.0.1:{port}, by which the processes would meet, is in"
     assert expected in (tmp_path / "log").read_text()
 

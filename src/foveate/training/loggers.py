@@ -1,7 +1,7 @@
 """Every epoch's record, written for other programs to read: CSV, TensorBoard, Weights & Biases.
 
 Lightning's loggers, each in ``logs`` in the training's directory; the number of the epoch is the
-step. Nothing leaves the machine: ``wandb`` writes an offline run, for ``wandb sync``.
+step. ``wandb`` writes an offline run, which ``wandb sync`` sends.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def _create(name: str, directory: Path) -> Any:
 
 
 class LogEachEpoch(pl.Callback):
-    """Hands every epoch's record to the loggers, those before a training went on included.
+    """Hands every epoch's record to the loggers.
+
+    Where a training goes on, CSV and Weights & Biases begin anew, and get what was before as well;
+    TensorBoard reads what was written then.
 
     Args:
         history: which has the records; it stands before this.
@@ -57,14 +60,15 @@ class LogEachEpoch(pl.Callback):
         self.history = history
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        anew = [each for each in trainer.loggers if not isinstance(each, TensorBoardLogger)]
         for record in self.history.records:
-            _log(trainer, record)
+            _log(anew, record)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        _log(trainer, self.history.records[-1])
+        _log(trainer.loggers, self.history.records[-1])
 
 
-def _log(trainer: Any, record: EpochRecord) -> None:
-    for logger in trainer.loggers:
+def _log(loggers: Sequence[Any], record: EpochRecord) -> None:
+    for logger in loggers:
         logger.log_metrics({**record.values, "seconds": record.seconds}, step=record.epoch)
         logger.save()
