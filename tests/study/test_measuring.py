@@ -38,7 +38,7 @@ def test_no_counter_means_no_energy():
 
 class Handle:
     def __init__(self, result, failure):
-        self.result, self.failure = result, failure
+        self.result, self.failure, self.began = result, failure, 0.0
 
     def poll(self) -> bool:
         return True
@@ -49,17 +49,20 @@ class Handle:
 class Executor:
     """Ends the process whenever the model ``bad`` is run."""
 
-    def close(self):
-        pass
+    machines, machine, slots = (), None, None
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], int]] = []
 
-    def warm_up(self) -> None: ...
+    def begin(self, root, plan, say) -> None: ...
+
+    def renew(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def wait(self, handles, seconds=None) -> None: ...
 
-    def submit(self, work, arguments, log, events=lambda event: None):
+    def submit(self, work, arguments, log, events=lambda event: None, alone=False):
         _, _, models, _, process = arguments
         keys = [model.entry.key for model in models]
         self.calls.append((keys, process))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.study.executors.local import LocalExecutor
 from foveate.study.outcome import StudyResult
@@ -15,6 +15,12 @@ from foveate.study.plan import Plan, PlanError, complete, load_plan, read_plan
 from foveate.study.progress import progress
 from foveate.study.run import Run
 from foveate.study.runner import run_study
+
+if TYPE_CHECKING:
+    from foveate.study.executors.ray import RayExecutor
+
+_OF_A_START = ("executor", "address")
+"""Settings that say where a study goes on, and may be given with ``resume``."""
 
 
 def compare(
@@ -40,7 +46,8 @@ def compare(
         plan: where the settings start from: a plan, a mapping, or a YAML or JSON file such as the
             ``plan.yaml`` of another run; None for the defaults.
         out: the run directory; a dated one under ``runs/`` where None.
-        resume: the run directory of a study that is to go on, in place of all other arguments.
+        resume: the run directory of a study that is to go on, in place of all other arguments but
+            ``executor`` and ``address``.
         command: what was typed, if the call comes from a command line; the report repeats it.
         **settings: fields of :class:`foveate.study.plan.Plan` by name, which take precedence over
             ``plan``; ``foveate compare --help`` says what each is.
@@ -53,38 +60,38 @@ def compare(
         StudyError: if the directory is another study's, or the study cannot go on.
         DataError: if the data cannot be used.
     """
-    executor = LocalExecutor()
-    executor.warm_up()  # while this process imports, the server of its trials does
-    run = _run_directory(plan, out, resume, settings)
+    stated = _stated(plan, out, resume, settings)
+    executor = _executor(stated)
     try:
-        executor.warm_up(
-            1 + (run.plan.workers or 1)
-        )  # the one that looks at the plan runs no trial
-        with progress() as show:
-            show.say(f"run directory: {run.root}")
-            return run_study(run, executor, show, command)
-    except KeyboardInterrupt:
-        print(f"stopped; go on with: foveate compare --resume {run.root}", file=sys.stderr)
-        raise
+        run = _run_directory(stated, out, resume, executor)
+        try:
+            with progress() as show:
+                show.say(f"run directory: {run.root}")
+                return run_study(run, executor, show, command)
+        except KeyboardInterrupt:
+            print(f"stopped; go on with: foveate compare --resume {run.root}", file=sys.stderr)
+            raise
     finally:
         executor.close()
 
 
-def _run_directory(
+def _stated(
     plan: Plan | Mapping[str, Any] | str | PathLike[str] | None,
     out: str | PathLike[str] | None,
     resume: str | PathLike[str] | None,
     settings: Mapping[str, Any],
-) -> Run:
+) -> Plan:
+    """The plan as the user states it, or that of the run that goes on."""
     if resume is not None:
         given = {"plan": plan, "out": out}
         others = [*settings, *(name for name, value in given.items() if value is not None)]
+        others = [name for name in others if name not in _OF_A_START]
         if others:
             raise PlanError(
                 f"resume goes on with the plan of the run; leave out {others[0]!r}, or start anew "
                 f"from that plan: --plan {Path(resume) / 'plan.yaml'}"
             )
-        return Run.open(Path(resume))
+        return read_plan({**Run.open(Path(resume)).plan.to_dict(), **settings}, "the settings")
     if isinstance(plan, (str, PathLike)):
         plan = load_plan(Path(plan))
     elif plan is not None and not isinstance(plan, Plan):
@@ -95,6 +102,34 @@ def _run_directory(
             )
         plan = read_plan(plan)
     base = {} if plan is None else plan.to_dict()
-    whole = complete(read_plan({**base, **settings}, "the settings"))
+    return read_plan({**base, **settings}, "the settings")
+
+
+def _executor(plan: Plan) -> LocalExecutor | RayExecutor:
+    """Where the plan says that trials run."""
+    if plan.executor == "local":
+        executor = LocalExecutor()
+        executor.warm_up()  # while this process imports, the server of its trials does
+        return executor
+    try:
+        from foveate.study.executors.ray import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise PlanError("executor ray needs Ray: pip install 'foveate[study,ray]'") from error
+    return RayExecutor(plan.address)
+
+
+def _run_directory(
+    stated: Plan,
+    out: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+    executor: LocalExecutor | RayExecutor,
+) -> Run:
+    """The run directory; nodes of a cluster know it by its whole path."""
     now = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    return Run.begin(Path(out or f"runs/{now}"), whole)
+    root = Path(resume or out or f"runs/{now}")
+    root = root if stated.executor == "local" else root.absolute()
+    if resume is not None:
+        return Run(root, stated)
+    return Run.begin(root, complete(stated, executor.cluster))

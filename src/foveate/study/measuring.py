@@ -48,9 +48,8 @@ def measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
     images = [one.image for one in disputed(read_results(run.root, run.plan))]
     for model in trained:
         log = run.root / "measured" / f"{model.entry.key}.log"
-        handle = executor.submit(
-            f"{_COSTING}:look", (run.root, run.plan, model, BATCH, images), log
-        )
+        work = (run.root, run.plan, model, BATCH, images)
+        handle = executor.submit(f"{_COSTING}:look", work, log, alone=True)
         failure = _finish(run, executor, handle)
         if failure is None:
             counts[model.entry.key] = handle.result
@@ -62,10 +61,14 @@ def measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
         failure = _finish(run, executor, executor.submit(f"{_COSTING}:take_pictures", work, log))
         failures += [f"pictures: {failure.reason}; see {log}"] if failure else []
     timed = [model for model in trained if model.entry.key in counts]
+    machine = executor.machine
     rounds, more = _time_all(run, executor, timed)
     failures += more
+    if executor.machine != machine:
+        rounds = {}
+        failures.append(f"timing: node {machine} was lost; another one's times do not compare")
     for key, passes in rounds.items():
-        run.records.write_measurement(measurement(key, counts[key], passes))
+        run.records.write_measurement(measurement(key, counts[key], passes, executor.machine))
     for line in failures:
         show.say(f"FAILED: {line}")
     show.end("measuring", f"{len(rounds)} models in {PROCESSES} processes", trial=False)
@@ -100,8 +103,8 @@ def _time_all(
 
         models = [model for model in trained if model.entry.key in rounds]
         work = (run.root, run.plan, models, BATCH, process)
-        executor.close()  # each round of timing in a process of its own
-        handle = executor.submit(f"{_COSTING}:time_models", work, log, remember)
+        executor.renew()  # each round of timing in a process of its own
+        handle = executor.submit(f"{_COSTING}:time_models", work, log, remember, alone=True)
         failure = _finish(run, executor, handle)
         if failure is None:
             for key, passes in handle.result.items():
@@ -116,7 +119,9 @@ def _time_all(
     return rounds, failures
 
 
-def measurement(key: str, counts: Counts, processes: Sequence[Passes]) -> Measurement:
+def measurement(
+    key: str, counts: Counts, processes: Sequence[Passes], machine: str | None = None
+) -> Measurement:
     """What the rounds of all processes come to.
 
     The latency is the median of the processes' medians. Its interval holds the 95 % interval of
@@ -145,6 +150,7 @@ def measurement(key: str, counts: Counts, processes: Sequence[Passes]) -> Measur
         threads=counts.threads,
         device=counts.device,
         energy_mj=1e3 * sum(joules) / len(every) / BATCH if joules else None,
+        machine=machine,
     )
 
 

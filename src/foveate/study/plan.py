@@ -34,7 +34,7 @@ ADDED_LR_SCALE = 10.0
 An inserted scale starts at zero, and an optimizer such as Adam moves it by about the learning rate
 a step: at that of fine-tuning, a short study would compare the unchanged model with itself.
 """
-_WITHOUT_EFFECT = ("workers", "trial_minutes", "cache")
+_WITHOUT_EFFECT = ("workers", "trial_minutes", "cache", "executor", "address")
 """Settings that change no number."""
 
 
@@ -349,14 +349,35 @@ class Plan:
         default="auto",
         metadata=_stated(read.text, "cpu, cuda, mps or auto: cuda where there is one"),
     )
+    executor: str = field(
+        default="local",
+        metadata=_stated(
+            read.one_of("local", "ray"),
+            "where trials run: local, in processes on this machine, or ray, on the nodes of a Ray "
+            "cluster that share the run directory",
+        ),
+    )
+    address: str = field(
+        default="auto",
+        metadata=_stated(
+            read.text,
+            "of the Ray cluster: HOST:PORT of its head, or auto for the one this machine is in",
+        ),
+    )
     workers: int | None = field(
         default=None,
-        metadata=_stated(read.maybe_whole, "trials at a time", "one a core, at most 8; 1 on a GPU"),
+        metadata=_stated(
+            read.maybe_whole,
+            "trials at a time",
+            "one a core, at most 8; 1 on a GPU; as many as a cluster takes",
+        ),
     )
     threads: int | None = field(
         default=None,
         metadata=_stated(
-            read.maybe_whole, "CPU threads of a trial", "the cores shared among the workers"
+            read.maybe_whole,
+            "CPU threads of a trial, and the CPUs that it takes of a cluster",
+            "the cores shared among the workers; in a cluster 1, or a GPU's share of the cores",
         ),
     )
     trial_minutes: float | None = field(
@@ -453,22 +474,37 @@ def load_plan(path: Path) -> Plan:
     return read_plan(values, str(path))
 
 
-def complete(plan: Plan) -> Plan:
-    """The plan with what was left open decided for this machine and these data.
+class Cluster(NamedTuple):
+    """What a plan must know of the cluster that it is to run on.
+
+    Attributes:
+        gpus: of all nodes.
+        cores_a_gpu: CPUs for each GPU, where they are fewest; 0 without GPUs.
+    """
+
+    gpus: int
+    cores_a_gpu: int
+
+
+def complete(plan: Plan, cluster: Cluster | None = None) -> Plan:
+    """The plan with what was left open decided for these data, and where it runs.
+
+    Args:
+        plan: as stated.
+        cluster: on which it runs; None for this machine.
 
     Raises:
         PlanError: if the device, or what is to be imported, is not there.
     """
-    device = device_of(plan.device)
+    device = device_of(plan.device) if cluster is None else _device_of(cluster, plan.device)
     own = own_host(plan.host)
     lr = (2e-3 if plan.weights is None else 2e-4) if plan.lr is None else plan.lr
-    cores = _cores()
-    workers = plan.workers or (min(cores, len(plan.trials), 8) if device == "cpu" else 1)
+    workers, threads = _shares(plan, device, cluster)
     return replace(
         plan,
         device=device,
         workers=workers,
-        threads=plan.threads or max(1, cores // workers),
+        threads=threads,
         image_size=plan.image_size or _image_size(plan),
         data=plan.data if plan.data in EMBEDDED else _absolute(plan.data),
         lr=lr,
@@ -490,6 +526,22 @@ def _finds_masks(plan: Plan) -> bool:
     own = own_host(plan.host)
     of_file = own is not None and own.kind == "file"
     return plan.task == "detection" and plan.head in MASK_HEADS and not of_file
+
+
+def _shares(plan: Plan, device: str, cluster: Cluster | None) -> tuple[int | None, int]:
+    """Trials at a time, and threads of each; in a cluster as many trials as there is room for."""
+    if cluster is not None:
+        return plan.workers, plan.threads or max(1, 0 if device == "cpu" else cluster.cores_a_gpu)
+    cores = _cores()
+    workers = plan.workers or (min(cores, len(plan.trials), 8) if device == "cpu" else 1)
+    return workers, plan.threads or max(1, cores // workers)
+
+
+def own_paths(plan: Plan) -> tuple[Path, ...]:
+    """The user's files and folders that a plan names by whole paths, as a complete plan does."""
+    own = own_host(plan.host)
+    named = [plan.data, plan.weights, own and own.name, *plan.imports]
+    return tuple(Path(name) for name in named if name and Path(name).is_absolute())
 
 
 def _grid(plan: Plan, lr: float) -> tuple[float, ...]:
@@ -531,6 +583,16 @@ def device_of(name: str) -> str:
             raise PlanError(f"unknown device {name!r}; known: {', '.join(_DEVICES)}") from error
         reason = re.split(r"[\n;]|\. |https?:", str(error))[0]
         raise PlanError(f"device {name!r} is not available here: {reason}") from error
+    return name
+
+
+def _device_of(cluster: Cluster, name: str) -> str:
+    if name == "auto":
+        return "cuda" if cluster.gpus else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise PlanError(f"device must be cpu, cuda or auto where executor is ray, got {name!r}")
+    if name == "cuda" and not cluster.gpus:
+        raise PlanError("device is cuda, and no node of the Ray cluster has a GPU")
     return name
 
 

@@ -37,6 +37,7 @@ from foveate.study.records import (
 
 _EDITABLE = (
     "attention", "controls", "seeds", "imports", "data_root", "cache", "workers", "trial_minutes",
+    "executor", "address",
 )  # fmt: skip
 """Settings that change no number of a trial that is over."""
 

@@ -323,6 +323,7 @@ class Measurement:
         device: its name.
         energy_mj: millijoules an image, of the whole processor while it ran; None where no counter
             can be read.
+        machine: the node of the cluster that it was measured on; None for the study's own machine.
     """
 
     attention: str
@@ -333,6 +334,7 @@ class Measurement:
     threads: int
     device: str
     energy_mj: float | None = None
+    machine: str | None = None
 
 
 class HostRecord(NamedTuple):
@@ -462,6 +464,28 @@ class Settings(NamedTuple):
     rows: dict[str, dict[str, Any]]
 
 
+class Machine(NamedTuple):
+    """A node of the cluster that trials run on.
+
+    Attributes:
+        host: its name.
+        cpus: that it offers.
+        gpus: likewise.
+        processor: its name.
+        accelerator: likewise, where it has one.
+        python: version.
+        versions: of the packages that matter.
+    """
+
+    host: str
+    cpus: int
+    gpus: int
+    processor: str
+    accelerator: str | None
+    python: str
+    versions: dict[str, str]
+
+
 class Resumption(NamedTuple):
     """A study went on after an interruption.
 
@@ -485,8 +509,8 @@ class Environment:
         python: version.
         versions: of the packages that matter.
         platform: the operating system.
-        cpu: the processor's name.
-        cores: how many it has.
+        cpu: the processor's name; in a cluster those of its nodes.
+        cores: how many it has; in a cluster how many the nodes offer.
         device: that trials run on, as torch names it.
         device_name: as it names itself.
         workers: trials at a time.
@@ -494,6 +518,7 @@ class Environment:
         seeds: of the plan.
         command: what was typed; None where the study was started from Python.
         resumed: when the study went on.
+        nodes: of the cluster that trials run on; none where they run on this machine.
     """
 
     started: str
@@ -511,6 +536,7 @@ class Environment:
     seeds: list[int]
     command: list[str] | None
     resumed: tuple[Resumption, ...] = ()
+    nodes: tuple[Machine, ...] = ()
 
 
 PREDICTIONS, FINAL_PREDICTIONS = "predictions.npz", "final.npz"
@@ -721,8 +747,10 @@ class Records:
         """Put ``environment.json`` in place."""
         values = asdict(environment)
         values["resumed"] = [resumption._asdict() for resumption in environment.resumed]
-        if not environment.resumed:
-            del values["resumed"]
+        values["nodes"] = [node._asdict() for node in environment.nodes]
+        for name in ("resumed", "nodes"):
+            if not values[name]:
+                del values[name]
         write_json(self.root / "environment.json", values)
 
     @contextmanager
@@ -862,6 +890,7 @@ def _measurement(values: Mapping[str, Any]) -> Measurement:
         threads=fields.whole(values, "threads"),
         device=fields.text(values, "device"),
         energy_mj=values.get("energy_mj"),
+        machine=values.get("machine"),
     )
 
 
@@ -906,5 +935,7 @@ def _layer(values: Mapping[str, Any]) -> LayerMap:
 
 def _environment(values: Mapping[str, Any]) -> Environment:
     resumed = tuple(Resumption(r["at"], r["changed"]) for r in values.get("resumed", ()))
-    known = {name: values[name] for name in Environment.__dataclass_fields__ if name != "resumed"}
-    return Environment(**known, resumed=resumed)
+    nodes = tuple(Machine(**node) for node in values.get("nodes", ()))
+    optional = ("resumed", "nodes")
+    known = {n: values[n] for n in Environment.__dataclass_fields__ if n not in optional}
+    return Environment(**known, resumed=resumed, nodes=nodes)

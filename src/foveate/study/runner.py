@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from foveate.data.images import ImageSet, drop_pixels
 from foveate.data.record import SetRecord
 from foveate.data.sources.base import FINAL, DataError
 from foveate.study.entry import Entry
-from foveate.study.environment import changes, environment
+from foveate.study.environment import changes, environment, unlike
 from foveate.study.executors import Executor, Failure, Handle
 from foveate.study.host import own_host
 from foveate.study.kinds import KINDS
@@ -23,6 +23,7 @@ from foveate.study.matching import matched_lines, matched_plan
 from foveate.study.measuring import measure_all
 from foveate.study.numbers import show_value
 from foveate.study.outcome import StudyResult
+from foveate.study.plan import Plan
 from foveate.study.progress import ProgressLines, Remaining
 from foveate.study.provenance import check_settings, note_settings, read_trial
 from foveate.study.records import (
@@ -88,7 +89,6 @@ def _work_off(
     images = image_record(run.root)
     found = [(e, seed, read_trial(records, plan, e, seed, images)) for e, seed in plan.trials]
     trials = [(entry, seed, trial and trial.record) for entry, seed, trial in found]
-    _note_environment(run, show, command)
     pending = [(e, seed) for e, seed, trial in trials if trial is None or trial.status == "failed"]
     for entry, seed, trial in trials:
         if trial is not None and trial.status == "done":  # perhaps killed while these were removed
@@ -98,8 +98,12 @@ def _work_off(
             shutil.rmtree(run.root / "tuned" / entry.key, ignore_errors=True)
     measured = all(records.measurement(entry.key) for entry in plan.entries)
     if not pending and measured and not _final_is_open(run):
+        if plan.executor == "local":  # of a cluster nothing is asked any more
+            _note_environment(run, executor, show, command)
         return []
     try:
+        executor.begin(run.root, plan, show.say)
+        _note_environment(run, executor, show, command)
         SetRecord.read(run.data)  # refuses that of another version before models are built
         subjects = _probe(run, executor, show) if pending else {}
         note_settings(records, plan)
@@ -125,8 +129,13 @@ def _work_off(
     return failures
 
 
-def _note_environment(run: Run, show: ProgressLines, command: Sequence[str] | None) -> None:
-    now, before = environment(run.plan, command), run.records.environment()
+def _note_environment(
+    run: Run, executor: Executor, show: ProgressLines, command: Sequence[str] | None
+) -> None:
+    now = environment(run.plan, command, executor.machines)
+    before = run.records.environment()
+    for line in unlike(executor.machines):
+        show.say(f"numbers may differ from node to node: {line}")
     if before is None:
         run.records.write_environment(now)
         return
@@ -222,7 +231,7 @@ def _match(
         return known
     log = run.root / "match.log"
     arguments = (plan, len(images.classes), images.channels)
-    handle = executor.submit("foveate.study.costing:match_hosts", arguments, log)
+    handle = executor.submit("foveate.study.costing:match_hosts", arguments, log, alone=True)
     failure = _finish(run, executor, handle)
     if failure is not None:
         run.discard_if_new()
@@ -249,7 +258,7 @@ def _expected(run: Run, executor: Executor, pending: Sequence[tuple[Entry, int]]
     handle.kill("it took too long")  # no trial is to start in a process where all models have run
     if handle.failure is None:
         log.unlink(missing_ok=True)
-    return Remaining(rows, run.plan.workers or 1, handle.result or {})
+    return Remaining(rows, run.plan.workers or executor.slots or 1, handle.result or {})
 
 
 class _Job(NamedTuple):
@@ -275,31 +284,50 @@ class _Job(NamedTuple):
 
 
 def _run_all(run: Run, executor: Executor, jobs: Sequence[_Job], show: ProgressLines) -> None:
-    """Run jobs, as many at a time as the plan says."""
+    """Run jobs, as many at a time as the plan says; without a word of it, as the executor takes."""
     waiting = list(reversed(jobs))
-    active: dict[str, tuple[Handle, _Job, float]] = {}
+    active: dict[str, tuple[Handle, _Job]] = {}
+    shown: set[str] = set()
     try:
         while waiting or active:
-            while waiting and len(active) < (run.plan.workers or 1):
+            while waiting and len(active) < (run.plan.workers or len(jobs)):
                 job = waiting.pop()
-                show.begin(job.name)
                 tell = partial(show.event, job.name, plan=run.plan)
                 handle = executor.submit(job.work, job.arguments, job.log, tell)
-                active[job.name] = (handle, job, time.monotonic())
-            limited = any(job.minutes for _, job, _ in active.values())
-            executor.wait([handle for handle, _, _ in active.values()], 1.0 if limited else None)
-            for name, (handle, job, began) in list(active.items()):
+                active[job.name] = (handle, job)
+            _begin_shown(active, shown, show)
+            limited = any(job.minutes for _, job in active.values())
+            executor.wait([handle for handle, _ in active.values()], 1.0 if limited else None)
+            _begin_shown(active, shown, show)
+            for name, (handle, job) in list(active.items()):
                 over = handle.poll()
-                if not over and job.minutes and time.monotonic() - began > 60 * job.minutes:
+                if not over and _out_of_time(handle, job):
                     handle.kill(f"stopped after {job.minutes:g} minutes, as trial_minutes says")
                     over = True
                 if over:
                     del active[name]
                     _raise_if_disk_full(run, handle.failure)
+                    if name not in shown:  # it was over before it was heard of
+                        show.begin(name)
                     show.end(name, job.settle(handle), trial=job.trial)
     finally:
-        for handle, _, _ in active.values():
+        for handle, _ in active.values():
             handle.kill("stopped")
+
+
+def _begin_shown(
+    active: Mapping[str, tuple[Handle, _Job]], shown: set[str], show: ProgressLines
+) -> None:
+    """Show what a machine has taken up; in a cluster work waits for a place."""
+    for name, (handle, _) in active.items():
+        if handle.began is not None and name not in shown:
+            shown.add(name)
+            show.begin(name)
+
+
+def _out_of_time(handle: Handle, job: _Job) -> bool:
+    began, minutes = handle.began, job.minutes
+    return bool(minutes) and began is not None and time.monotonic() - began > 60 * (minutes or 0)
 
 
 def _tune_all(
@@ -346,10 +374,11 @@ def _train_all(
     show: ProgressLines,
 ) -> None:
     plan = run.plan
+    tables = _Tables(run.root, plan)
 
     def settle(entry: Entry, seed: int, handle: Handle) -> str:
         what = _settle(run, handle, entry, seed, subjects)
-        write_spreadsheets(read_results(run.root, plan))
+        tables.write()
         return what
 
     jobs = [
@@ -365,6 +394,27 @@ def _train_all(
         for entry, seed in pending
     ]
     _run_all(run, executor, jobs, show)
+
+
+class _Tables:
+    """The tables of trials that are over, kept up to date while others run.
+
+    Every trial's record is read for them: where there are many, one in twenty seconds of the
+    study's time is what they may take.
+    """
+
+    def __init__(self, root: Path, plan: Plan) -> None:
+        self._root, self._plan = root, plan
+        self._due = 0.0
+
+    def write(self) -> None:
+        """Write them, if they have not just been written."""
+        began = time.monotonic()
+        if began < self._due:
+            return
+        write_spreadsheets(read_results(self._root, self._plan))
+        now = time.monotonic()
+        self._due = now + 20 * (now - began)
 
 
 def _name(entry: Entry, seed: int) -> str:

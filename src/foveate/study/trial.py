@@ -71,12 +71,15 @@ from foveate.training import EpochRecord as TrainedEpoch
 
 Tell = Callable[[Any], None]
 
+_LOCK_SECONDS = 120.0
+"""As long as a node of a cluster may take to notice that it is lost, and to end its trial."""
+
 
 def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> TrialRecord:
     """Train one model, or one a fold, and leave the record in the run directory."""
     records = Records(root)
     folder = records.trial_folder(entry.key, seed)
-    with lock(folder / ".lock", 30.0) as ours:
+    with lock(folder / ".lock", _LOCK_SECONDS) as ours:
         if not ours:
             raise RuntimeError(f"another process is at work in {folder}")
         set_up(plan)

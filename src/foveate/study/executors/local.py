@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ from typing import Any
 
 from foveate._processes import end_with_parent
 from foveate.study.executors import Failure, Handle
+from foveate.study.plan import Cluster, Plan
+from foveate.study.records import Machine
 
 
 def _context(method: str | None, preload: str) -> Any:
@@ -89,6 +92,11 @@ class LocalExecutor:
         preload: the module that they import before there is work.
     """
 
+    machines: tuple[Machine, ...] = ()
+    machine: str | None = None
+    slots: int | None = None
+    cluster: Cluster | None = None
+
     def __init__(self, method: str | None = None, preload: str = "foveate.study.trial") -> None:
         self._context = _context(method, preload)
         self._preload = preload
@@ -101,12 +109,17 @@ class LocalExecutor:
             missing = processes - len(self._idle)
             self._idle += [_Worker(self._context, self._preload) for _ in range(missing)]
 
+    def begin(self, root: Path, plan: Plan, say: Callable[[str], None]) -> None:
+        """Let spawned processes import meanwhile; the one that looks at the plan runs no trial."""
+        self.warm_up(1 + (plan.workers or 1))
+
     def submit(
         self,
         work: str,
         arguments: tuple[Any, ...],
         log: Path,
         events: Callable[[Any], None] = lambda event: None,
+        alone: bool = False,
     ) -> Child:
         """Start the work; see :class:`foveate.study.executors.Executor`."""
         self._idle = [worker for worker in self._idle if worker.alive]
@@ -116,6 +129,10 @@ class LocalExecutor:
     def wait(self, handles: Sequence[Handle], seconds: float | None = None) -> None:
         """Sleep until a process has said something or has ended."""
         wait([child.waitable for child in handles if isinstance(child, Child)], seconds)
+
+    def renew(self) -> None:
+        """End the processes that stand by: the next work starts new ones."""
+        self.close()
 
     def close(self) -> None:
         """End the processes that stand by."""
@@ -155,6 +172,7 @@ class Child:
     Attributes:
         result: what the work returned.
         failure: why it did not return.
+        began: when it was submitted: a process takes it up at once.
 
     Args:
         worker: the process.
@@ -177,6 +195,7 @@ class Child:
         self.events = events
         self.result: Any = None
         self.failure: Failure | None = None
+        self.began: float | None = time.monotonic()
         self._over = False
         self._worker, self._idle = worker, idle
         with suppress(OSError):  # it has ended: poll says so

@@ -15,7 +15,7 @@ from foveate._files import write_text
 from foveate._version import __version__
 from foveate.study.answer import answer, failures
 from foveate.study.host import own_host
-from foveate.study.records import Environment
+from foveate.study.records import Environment, Machine
 from foveate.study.report.attention_maps import attention_maps
 from foveate.study.report.charts import costs
 from foveate.study.report.cite import citations
@@ -135,7 +135,8 @@ def _device(results: Results) -> str:
     measured = next((row.measured for row in results.rows if row.measured is not None), None)
     if measured is None:
         return results.plan.device
-    return f"{measured.device}, {count(measured.threads, 'thread')}"
+    where = f" of node {measured.machine}" if measured.machine else ""
+    return f"{measured.device}{where}, {count(measured.threads, 'thread')}"
 
 
 def _answer(results: Results, verdict: Verdict) -> Markup:
@@ -191,6 +192,7 @@ def _environment(environment: Environment) -> list[Markup]:
         "processor": environment.cpu,
         "cores": environment.cores,
         "device": f"{environment.device} ({environment.device_name})",
+        "nodes": "; ".join(map(_node, environment.nodes)) or None,
         "workers": environment.workers,
         "threads": environment.threads,
         "seeds": ", ".join(map(str, environment.seeds)),
@@ -201,6 +203,11 @@ def _environment(environment: Environment) -> list[Markup]:
         for name, value in lines.items()
         if value is not None
     ]
+
+
+def _node(node: Machine) -> str:
+    gpus = f", {count(node.gpus, 'GPU')} ({node.accelerator})" if node.gpus else ""
+    return f"{node.host}: {count(node.cpus, 'CPU')} ({node.processor}){gpus}"
 
 
 def _asset(name: str) -> str:
