@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import foveate
+from foveate._version import __version__
 from foveate.study.executors import Failure
 from foveate.study.executors.local import LocalExecutor
 
@@ -122,7 +122,7 @@ class Outcome(NamedTuple):
 
 def versions() -> dict[str, str]:
     """Of what decides the numbers, on this machine."""
-    return {"foveate": foveate.__version__, "torch": _version("torch"), "timm": _version("timm")}
+    return {"foveate": __version__, "torch": _version("torch"), "timm": _version("timm")}
 
 
 def do(job: Job, tell: Callable[[Sequence[Any]], None]) -> Outcome:
