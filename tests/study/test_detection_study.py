@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+import foveate
 from foveate.average_precision import AREAS
 from foveate.cli import main
 from foveate.metrics import AP, AP50, MASK_AP
@@ -323,3 +327,27 @@ def test_what_the_data_lack_is_one_line(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "has no annotation: it lists 4 images only" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_file_of_a_trial_finds_what_the_study_measured(run, tmp_path):
+    """COCO's own precision of what ``foveate predict`` writes is the score of the trial."""
+    data = run.parent / "set"
+    folder = run / "trials" / "cbam-seed0"
+    foveate.predict(folder, data / "val2017", tmp_path, score_threshold=0, host=f"{OWN}:build")
+    truth = COCO(str(data / "annotations" / "instances_val2017.json"))
+    id_of = {image["file_name"]: image["id"] for image in truth.dataset["images"]}
+    listed = json.loads((tmp_path / "images.json").read_text())["images"]
+    ids = {image["id"]: id_of[image["file_name"]] for image in listed}
+    found = json.loads((tmp_path / "detections.json").read_text())
+    assert len(found) == 10
+    results = truth.loadRes([{**each, "image_id": ids[each["image_id"]]} for each in found])
+    evaluation = COCOeval(truth, results, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    trial = Records(run).trial("cbam", 0)
+    assert trial is not None
+    assert trial.score == pytest.approx(evaluation.stats[1])
+    info = foveate.load(folder, host=f"{OWN}:build").info
+    assert [category.id for category in info.categories or ()] == [3, 7]
+    assert info.metrics["ap50"] == pytest.approx(trial.score)
