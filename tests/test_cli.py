@@ -12,7 +12,7 @@ from foveate import registry
 from foveate.cli import main
 from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
-from foveate.study.plan import SETTINGS, read_plan
+from foveate.study.plan import SETTINGS, TYPES, read_plan
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_help_of_compare_states_every_setting_with_its_default(capsys):
                     "(default: none depthwise_conv)",
                     "(default: 0 1 2)",
                     "(default: 32 for the embedded images, 64 for others; 128 in "
-                    "segmentation)"):  # fmt: skip
+                    "segmentation; 192 in detection)"):  # fmt: skip
         assert default in text
     assert "null)" not in text
 
@@ -81,6 +81,7 @@ def test_help_of_compare_states_every_setting_with_its_default(capsys):
 def test_every_setting_has_its_option():
     """What is typed is read, and checked, as the same key of a plan file is."""
     from foveate.cli import compare as command
+    from foveate.cli._settings import flag, value_of
 
     parser = Parser()
     command.add_arguments(parser)
@@ -96,16 +97,19 @@ def test_every_setting_has_its_option():
         "duplicates": "leave_out", "cache": "no", "folds": "3", "start": "plain", "tune": "lr",
         "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5", "weights": "w.pth",
         "at": "stage", "where": "layer1.* layer2.*", "freeze": "norms", "added_lr_scale": "10",
+        "executor": "ray", "address": "host:6379",
     }  # fmt: skip
     of_masks = {
         "task": "segmentation", "head": "upernet", "head_kwargs": "dim=64", "ignore_label": "3",
         "class_weights": "balanced", "dice": "0.5", "window": "32 48",
     }  # fmt: skip
-    assert {*typed, *of_masks} == SETTINGS.keys()
-    for settings in (typed, of_masks):
+    of_objects = {"task": "detection", "head": "mask_rcnn", "masks": "ellipse"}
+    assert {*typed, *of_masks, *of_objects} == SETTINGS.keys()
+    for settings in (typed, of_masks, of_objects):
         for name, words in settings.items():
-            options = parser.parse_args([command._flag(name), *words.split()])
-            settings[name] = command._value(name, vars(options)[name])
+            options = parser.parse_args([flag(name), *words.split()])
+            settings[name] = value_of(name, TYPES[name], vars(options)[name])
+    assert read_plan({**of_objects, "data": "x"}).masks == "ellipse"
     masked = read_plan({**of_masks, "data": "x"})
     assert (masked.head, masked.head_kwargs, masked.ignore_label) == ("upernet", {"dim": 64}, 3)
     assert (masked.class_weights, masked.dice, masked.window) == ("balanced", 0.5, (32, 48))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from foveate import study as study
     from foveate import surgery as surgery
     from foveate import tasks as tasks
+    from foveate import trainer as trainer
     from foveate import training as training
     from foveate.analysis.attention_map import AttentionMap as AttentionMap
     from foveate.analysis.attention_map import attention_map as attention_map
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from foveate.surgery.recipe import finish as finish
     from foveate.surgery.recipe import freeze as freeze
     from foveate.surgery.recipe import restore as restore
+    from foveate.trainer.run import train as train
 
 # The module that defines each public class and function.
 _HOME = {
@@ -88,6 +90,7 @@ _HOME = {
     "register": "registry",
     "replace": "surgery.change",
     "restore": "surgery.recipe",
+    "train": "trainer.run",
     "what_a_query_sees": "analysis.attention_map",
 }
 # The public modules and packages themselves.
@@ -111,6 +114,7 @@ _MODULES = [
     "study",
     "surgery",
     "tasks",
+    "trainer",
     "training",
 ]
 

@@ -101,10 +101,6 @@ def test_paint_leaves_pixels_that_do_not_count():
         ({"head": "upernet"}, "head is for task segmentation"),
         ({"dice": 1.0}, "dice is for task segmentation"),
         ({"task": "segmentation", "data": "x", "ignore_label": -1}, "ignore_label must be"),
-        (
-            {"task": "segmentation", "data": "x", "host": "timm/resnet10t", "weights": "a.pth"},
-            "weights of a classifier are not read",
-        ),
         ({"task": "segmentation", "data": "x", "class_weights": "rare"}, "class_weights must be"),
     ],
 )

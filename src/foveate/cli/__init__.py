@@ -11,7 +11,7 @@ import sys
 from foveate import __version__
 
 try:
-    from foveate.cli import compare, describe, predict, profile
+    from foveate.cli import compare, describe, predict, profile, train
     from foveate.cli import list as list_
     from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
@@ -24,6 +24,7 @@ COMMANDS = {
     "describe": describe,
     "profile": profile,
     "compare": compare,
+    "train": train,
     "predict": predict,
 }
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""

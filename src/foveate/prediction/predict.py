@@ -111,7 +111,7 @@ def predict(
     several = [images] if isinstance(images, str | PathLike) else images
     found, passed_over = find_images([os.fspath(each) for each in several], folder)
     loaded = load(file, host=host, imports=imports, device=device)
-    predictor = _predictor(loaded, device, found, options)
+    predictor = predictor_of(loaded, device, found, options)
     reader = PictureReader(found, loaded.info.input)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,22 @@ def predict(
     return PredictionResult(folder, page, done, tuple(reader.left_out), tuple(said))
 
 
-class _Options(NamedTuple):
-    top_k: int
-    score_threshold: float
+class Options(NamedTuple):
+    """What may be said of a task's results.
+
+    Attributes:
+        top_k: classes named of an image.
+        score_threshold: objects of a lower score are left out.
+    """
+
+    top_k: int = TOP_K
+    score_threshold: float = SCORE_THRESHOLD
 
 
-def _options(info: ModelInfo, top_k: int | None, score_threshold: float | None) -> _Options:
+_USUAL = Options()
+
+
+def _options(info: ModelInfo, top_k: int | None, score_threshold: float | None) -> Options:
     """The options, of which none may be of another task."""
     of_task = {"classification": "top_k", "detection": "score_threshold"}
     given = {"top_k": top_k, "score_threshold": score_threshold}
@@ -144,7 +154,7 @@ def _options(info: ModelInfo, top_k: int | None, score_threshold: float | None) 
         positive(top_k, "top_k")
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold!r}")
-    return _Options(top_k or TOP_K, SCORE_THRESHOLD if score_threshold is None else score_threshold)
+    return Options(top_k or TOP_K, SCORE_THRESHOLD if score_threshold is None else score_threshold)
 
 
 def _check_out(folder: Path) -> None:
@@ -157,9 +167,10 @@ def _check_out(folder: Path) -> None:
         )
 
 
-def _predictor(
-    loaded: LoadedModel, device: str, images: Sequence[Named], options: _Options
+def predictor_of(
+    loaded: LoadedModel, device: str, images: Sequence[Named], options: Options = _USUAL
 ) -> Predictor:
+    """What predicts images of the model's task."""
     if loaded.info.task == "classification":
         from foveate.prediction.classification import Labels
 

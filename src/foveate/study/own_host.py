@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from foveate.study.entry import Entry
 from foveate.study.host import own_host
 from foveate.study.plan import Plan
 from foveate.study.tasks import task_of
+from foveate.study.warm_start import TIMM, of_timm, resampled, warm_start
 from foveate.surgery.change import insert, replace
 from foveate.surgery.plain_convolution import PlainConvolution
 from foveate.surgery.recipe import changes
@@ -75,7 +75,11 @@ def create_host(plan: Plan, classes: int, channels: int, pretrained: bool = True
     model = _unchanged(plan, classes, channels)
     if plan.weights is None or not pretrained:
         return Built(model, [])
-    return Built(model, _load(model, plan.weights, classes))
+    own = own_host(plan.host)
+    name = own.name if own is not None and own.kind == "timm" else ""
+    if plan.task != "classification" and name:
+        return Built(model, warm_start(model, plan.weights, name))
+    return Built(model, _load(model, plan.weights, classes, name))
 
 
 def model_channels(plan: Plan, channels: int) -> int:
@@ -168,14 +172,15 @@ def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> N
 # Its weights
 
 
-def _load(model: nn.Module, path: str, classes: int) -> list[str]:
+def _load(model: nn.Module, path: str, classes: int, name: str) -> list[str]:
     """Fill ``model``, but for a classifier of another number of classes; returns what to say."""
-    if not Path(path).is_file():
+    of_name = path == TIMM and bool(name)
+    if not of_name and not Path(path).is_file():
         raise ValueError(f"weights: there is no file {path!r}")
     said = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        state = _resampled(model, read_weights(model, path), said)
+        state = of_timm(name) if of_name else resampled(model, read_weights(model, path), said)
         head, theirs = _other_classifier(model, state, classes)
         own = model.state_dict()
         try:
@@ -188,20 +193,6 @@ def _load(model: nn.Module, path: str, classes: int) -> list[str]:
         said.append(f"the classifier ({', '.join(head)}) {what} "
                     f"{'is left out and ' * bool(theirs)}starts fresh for {classes}")  # fmt: skip
     return [f"weights: {sentence}" for sentence in said]
-
-
-def _resampled(model: nn.Module, state: dict[str, Tensor], said: list[str]) -> dict[str, Tensor]:
-    """``state`` as timm's own reading of files makes it fit: other names, other sizes of images."""
-    convert = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
-    own = model.state_dict()
-    fits = [key for key in state if key in own and own[key].shape == state[key].shape]
-    if convert is None or len(fits) == len(own):
-        return state
-    made = dict(convert(dict(state), model))
-    other = [key for key in made if key in state and made[key].shape != state[key].shape]
-    if other:
-        said.append(f"resampled for the size of the images: {', '.join(other)}")
-    return made
 
 
 def _other_classifier(

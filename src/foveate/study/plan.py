@@ -199,7 +199,9 @@ class Plan:
     weights: str | None = field(
         default=None,
         metadata=_stated(
-            read.maybe_path, "a file of weights for a host of your own; none trains from scratch"
+            read.maybe_path,
+            "for a host of your own: a file of weights, or timm for those that timm has of it; in "
+            "segmentation and detection of its backbone or of the whole; none trains from scratch",
         ),
     )
     at: str = field(
@@ -405,7 +407,7 @@ class Plan:
         """Plain values, as YAML holds them."""
         values = asdict(self)
         for key in ("attention", "controls"):
-            values[key] = [_entry_value(entry) for entry in getattr(self, key)]
+            values[key] = [entry_value(entry) for entry in getattr(self, key)]
         values["metric"] = self.metric.name
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -421,7 +423,8 @@ TYPES: dict[str, Any] = get_type_hints(Plan)
 """The type of each field of a plan."""
 
 
-def _entry_value(entry: Entry) -> Any:
+def entry_value(entry: Entry) -> Any:
+    """What is compared, as YAML holds it."""
     if not entry.kwargs and entry.label == entry.name:
         return entry.name
     value: dict[str, Any] = {"name": entry.name}
@@ -459,19 +462,32 @@ def load_plan(path: Path) -> Plan:
     Raises:
         PlanError: if there is none there, or it is not one.
     """
+    return read_plan(read_file(path, "plan"), str(path))
+
+
+def read_file(path: Path, what: str) -> Mapping[str, Any]:
+    """The settings in a YAML or JSON file, not checked yet.
+
+    Args:
+        path: of it.
+        what: it is to be, for messages.
+
+    Raises:
+        PlanError: if there is none there, or it holds no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PlanError(f"plan {str(path)!r} does not exist") from None
+        raise PlanError(f"{what} {str(path)!r} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"plan {str(path)!r} cannot be read: {error}") from None
+        raise PlanError(f"{what} {str(path)!r} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise PlanError(
             f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}"
         ) from None
     if not isinstance(values, Mapping):
-        raise PlanError(f"{path} holds no plan: expected lines such as 'epochs: 10'")
-    return read_plan(values, str(path))
+        raise PlanError(f"{path} holds no {what}: expected lines such as 'epochs: 10'")
+    return values
 
 
 class Cluster(NamedTuple):
@@ -532,9 +548,9 @@ def _shares(plan: Plan, device: str, cluster: Cluster | None) -> tuple[int | Non
     """Trials at a time, and threads of each; in a cluster as many trials as there is room for."""
     if cluster is not None:
         return plan.workers, plan.threads or max(1, 0 if device == "cpu" else cluster.cores_a_gpu)
-    cores = _cores()
-    workers = plan.workers or (min(cores, len(plan.trials), 8) if device == "cpu" else 1)
-    return workers, plan.threads or max(1, cores // workers)
+    here = cores()
+    workers = plan.workers or (min(here, len(plan.trials), 8) if device == "cpu" else 1)
+    return workers, plan.threads or max(1, here // workers)
 
 
 def own_paths(plan: Plan) -> tuple[Path, ...]:
@@ -596,7 +612,8 @@ def _device_of(cluster: Cluster, name: str) -> str:
     return name
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Of this machine, those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -654,12 +671,6 @@ def _check_task(plan: Plan, where: str) -> None:
             raise PlanError(f"{key} is for task {tasks}, and task is {plan.task} (in {where})")
     if kind.needs is None:
         return
-    own = own_host(plan.host)
-    if plan.weights is not None and own is not None and own.kind == "timm":
-        raise PlanError(
-            f"weights of a classifier are not read for task {plan.task}: give a file's function as "
-            f"host, which builds the whole network, or leave them out (in {where})"
-        )
     if plan.data in EMBEDDED:
         raise PlanError(
             f"task {plan.task} needs data with {kind.needs.format(plan.data)} (in {where})"

@@ -13,6 +13,13 @@ from foveate.study.entry import Entry, PlanError, nearest
 from foveate.study.kinds import KINDS
 
 
+def flag(key: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _refuse(key, "true or false", value)
+    return value
+
+
 def whole(key: str, value: Any, least: int = 1) -> int:
     """A whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -178,7 +178,7 @@ def measure_final(root: Path, plan: Plan, tell: Tell) -> int:
         task = work.training(plan, images)
         evaluator = task.evaluator()
         with torch.inference_mode():
-            for x, targets in _measuring(plan, images.test, images, model):
+            for x, targets in measuring_batches(plan, images.test, images, model):
                 found = task.predict(model, move_data_to_device(x, plan.device))
                 evaluator.update(move_data_to_device(found, "cpu"), targets)
         found = work.predictions(evaluator, images.test, np.arange(len(images.test)))
@@ -318,8 +318,8 @@ def _fit(
         freeze_norms(model)
     task = task_of(plan).training(plan, images)
     learning = learning_batches(plan, model, images, seed)
-    held_out = _measuring(plan, images.test, images, model)
-    selection = None if part is None else _measuring(plan, part, images, model)
+    held_out = measuring_batches(plan, images.test, images, model)
+    selection = None if part is None else measuring_batches(plan, part, images, model)
     info = info_of(plan, entry, images, model)
     recipe = recipe_of(plan)
     return train(model, task, learning, held_out, recipe, folder, report, selection, info)
@@ -332,7 +332,7 @@ def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) 
     return task_of(plan).learning(plan, images, seed, normalize, processes)
 
 
-def _measuring(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
+def measuring_batches(plan: Plan, split: Images, images: ImageSet, model: nn.Module) -> Batches:
     """Batches of ``split`` in order, normalised as the training images of ``images`` are."""
     normalize = normalization(plan, model, images.moments, images.channels)
     processes = 0 if split.in_memory else loader_processes(split, plan.device)

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _NEWER = {
     field.name: field.default
     for field in fields(Recipe)
     if field.name in ("accumulate", "layer_decay", "ema_decay", "ema_warmup", "sync_batch_norm")
-}
+} | {"optimizer_kwargs": {}, "schedule_kwargs": {}}
 _FIXED = {"ema_decay": "another average of the weights", "layer_decay": "another layer decay"}
 _ANEW = "remove it to train from the first epoch again"
 
@@ -62,15 +62,25 @@ class SaveBest(pl.Callback):
 
     So a run that is cut off finds the weights of the best epoch that its checkpoint knows of, or of
     the next one, which it then runs again.
+
+    Args:
+        path: of the file.
+        history: which has the records.
+        metric: by which an epoch is best.
+        info: what the file says of the model, but for its metrics.
     """
 
-    def __init__(self, path: Path, history: History, metric: Metric) -> None:
-        self.path, self.history, self.metric = path, history, metric
+    def __init__(
+        self, path: Path, history: History, metric: Metric, info: ModelInfo | None = None
+    ) -> None:
+        self.path, self.history, self.metric, self.info = path, history, metric, info
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         records = self.history.records
-        if best_epoch(records, self.metric) == len(records):
-            pl_module.write(self.path)
+        if best_epoch(records, self.metric) != len(records):
+            return
+        found = {k: v for k, v in records[-1].values.items() if not k.startswith("train_")}
+        pl_module.write(self.path, self.info and replace(self.info, metrics=found))
 
 
 class CheckpointFiles(TorchCheckpointIO):

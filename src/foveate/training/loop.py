@@ -80,6 +80,7 @@ def train(
     directory: Path,
     report: Report = lambda event: None,
     selection: Iterable[Batch] | None = None,
+    keep_best: bool = False,
     info: ModelInfo | None = None,
     distribution: Distribution = Distribution(),  # noqa: B008  frozen
     logger: str | Sequence[str] = (),
@@ -100,6 +101,8 @@ def train(
             first process.
         selection: images to choose an epoch by, measured after every one: the best by the task's
             first metric is kept and reported in place of the last.
+        keep_best: whether to keep the weights of the epoch that is best on the held-out images in
+            ``best.safetensors``; what is reported stays what it is.
         info: what ``model.safetensors`` says of the model; its metrics are filled in here.
         distribution: over which processes.
         logger: where else every epoch's record goes: ``"csv"``, ``"tensorboard"`` or ``"wandb"``
@@ -117,7 +120,8 @@ def train(
     history = History(batches, report)
     checkpoint = directory / CHECKPOINT
     metric = task.metrics[0]
-    keep_best = [] if selection is None else [SaveBest(directory / BEST, history, metric)]
+    kept = keep_best or selection is not None
+    best = [SaveBest(directory / BEST, history, metric, info)] if kept else []
     loggers = create_loggers(logger, directory)
     files = CheckpointFiles(task.name, recipe, model)
     trained = _kind_of(distribution)(model, task, recipe, updates)
@@ -134,7 +138,7 @@ def train(
             gradient_clip_val=recipe.clip_grad,
             accumulate_grad_batches=recipe.accumulate,
             limit_train_batches=None if recipe.accumulate == 1 else updates * recipe.accumulate,
-            callbacks=[history, *_watchers(loggers, history, distribution, checkpoint), *keep_best,
+            callbacks=[history, *_watchers(loggers, history, distribution, checkpoint), *best,
                        SaveEachEpoch(checkpoint)],
             plugins=[files],
             logger=loggers or False,

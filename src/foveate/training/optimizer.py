@@ -8,6 +8,7 @@ last one. Weights that are biases, norms or in the model's ``no_weight_decay()``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.optim import (
@@ -27,20 +28,27 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """The optimizer of ``recipe`` over the weights of ``model``.
 
     Raises:
-        ValueError: if the recipe has a layer decay and the model does not say its layers.
+        ValueError: if the recipe has a layer decay and the model does not say its layers, or an
+            option does not fit the optimizer.
     """
     groups = {}
     if recipe.added_lr_scale != 1 or recipe.layer_decay != 1:
         groups = {"param_group_fn": lambda model: _groups(model, recipe)}
     fused = recipe.optimizer in ("adam", "adamw") and recipe.device.startswith(("cpu", "cuda"))
-    return create_optimizer_v2(
-        model,
-        recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        **({"fused": True} if fused else {}),
-        **groups,
-    )
+    options = {**({"fused": True} if fused else {}), **groups, **recipe.optimizer_kwargs}
+    try:
+        return create_optimizer_v2(
+            model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **options
+        )
+    except TypeError as error:
+        raise _refused("optimizer", recipe.optimizer, recipe.optimizer_kwargs, error) from error
+
+
+def _refused(what: str, name: str, options: Mapping[str, Any], error: TypeError) -> Exception:
+    """What to say where an option of the user's is none of timm's."""
+    if not options:
+        return error
+    return ValueError(f"{what}_kwargs {dict(options)} do not fit {what} {name!r}: {error}")
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -80,14 +88,17 @@ def create_schedule(optimizer: Optimizer, recipe: Recipe, updates_per_epoch: int
     the highest learning rate is never reached.
     """
     warmup = min(recipe.warmup_epochs, recipe.epochs / 2)
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        recipe.schedule,
-        num_epochs=recipe.epochs - warmup,  # pyrefly: ignore
-        warmup_epochs=warmup,  # pyrefly: ignore
-        warmup_prefix=True,
-        warmup_lr=recipe.lr / 100,
-        step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-    )
+    options: dict[str, Any] = {
+        "num_epochs": recipe.epochs - warmup,
+        "warmup_epochs": warmup,
+        "warmup_prefix": True,
+        "warmup_lr": recipe.lr / 100,
+        "step_on_epochs": False,
+        "updates_per_epoch": updates_per_epoch,
+        **recipe.schedule_kwargs,
+    }
+    try:
+        schedule, _ = create_scheduler_v2(optimizer, recipe.schedule, **options)
+    except TypeError as error:
+        raise _refused("schedule", recipe.schedule, recipe.schedule_kwargs, error) from error
     return schedule

@@ -8,7 +8,9 @@ decides the numbers; over which processes a training runs does not, and is said 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from timm.optim import list_optimizers
 
@@ -44,6 +46,8 @@ class Recipe:
         ema_warmup: whether the average begins with less than ``ema_decay``, for short trainings.
         sync_batch_norm: whether batch norm takes its moments over the processes' batches together
             and not over each one's own; needs CUDA.
+        optimizer_kwargs: further options of timm's ``create_optimizer_v2``, such as ``betas``.
+        schedule_kwargs: further options of timm's ``create_scheduler_v2``, such as ``min_lr``.
     """
 
     epochs: int
@@ -61,6 +65,8 @@ class Recipe:
     ema_decay: float | None = None
     ema_warmup: bool = False
     sync_batch_norm: bool = False
+    optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    schedule_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_recipe(recipe: Recipe) -> None:

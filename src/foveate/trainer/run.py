@@ -1,0 +1,355 @@
+"""One training with one call; ``foveate train`` does the same from a terminal.
+
+    config.yaml            what ran, every default filled in
+    data/                  which images were learnt from and held out, and which were unreadable
+    last.ckpt              everything that the next epoch needs; until the training is over
+    model.safetensors      the model that is reported, for foveate.load and foveate predict
+    best.safetensors       that of the epoch that was best on the held-out images
+    training.json          what it came to
+    logs/, samples/        loggers; predictions of some held-out images
+
+Files are written beside and put in place, so a reader sees them whole or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from foveate._files import write_text
+from foveate._random import seed_all
+from foveate.arguments import nearest
+from foveate.data.images import ImageSet, drop_pixels
+from foveate.study.entry import PlanError
+from foveate.study.host import own_host
+from foveate.study.kinds import KINDS
+from foveate.study.lock import lock
+from foveate.study.model_info import info_of
+from foveate.study.numbers import show_value
+from foveate.study.own_host import create_host, model_channels, put_in
+from foveate.study.parts import with_selection
+from foveate.study.plan import Plan, read_file
+from foveate.study.tasks import task_of
+from foveate.study.trial import build, learning_batches, measuring_batches, recipe_of, set_up
+from foveate.study.warm_start import warm_start
+from foveate.surgery.recipe import freeze_norms
+from foveate.trainer import processes
+from foveate.trainer.config import (
+    CONFIG,
+    TrainConfig,
+    complete,
+    difference,
+    load_config,
+    read_config,
+)
+from foveate.trainer.progress import Shown
+from foveate.trainer.recipes import list_recipes, recipe_file
+from foveate.trainer.record import TrainingRecord
+from foveate.trainer.samples import write_samples
+from foveate.training import CHECKPOINT, WEIGHTS, Distribution, Recipe
+from foveate.training import train as run_training
+from foveate.training.history import best_epoch
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedModel:
+    """What a training came to; its representation says it in a few lines.
+
+    Attributes:
+        root: the run directory.
+        config: what ran.
+        record: what it came to.
+    """
+
+    root: Path
+    config: TrainConfig
+    record: TrainingRecord
+
+    @property
+    def path(self) -> Path:
+        """The file of the model, for :func:`foveate.load`."""
+        return self.root / WEIGHTS
+
+    @property
+    def sentences(self) -> list[str]:
+        """The result in words."""
+        metric, record = self.config.plan.metric, self.record
+        found = show_value(record.metrics[metric.name], metric)
+        chosen = "the last" if self.config.plan.select == "last" else "the best on images apart"
+        said = [
+            f"{self.config.model}: {metric.name} {found} on the held-out images after epoch "
+            f"{record.reported_epoch} of {self.config.plan.epochs}, {chosen}; "
+            f"{record.parameters / 1e6:.2f} M parameters, {record.images_per_second:.0f} images "
+            f"a second",
+        ]
+        if record.best_epoch is not None and record.best_epoch != record.reported_epoch:
+            best = record.history[record.best_epoch - 1][metric.name]
+            said.append(
+                f"best.safetensors is of epoch {record.best_epoch}, {show_value(best, metric)}: "
+                "chosen on the held-out images, so its figure flatters it"
+            )
+        return [*said, f"model: {self.path}"]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | str | PathLike[str] | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    resume: str | PathLike[str] | None = None,
+    **settings: Any,
+) -> TrainedModel:
+    """Train a model, and leave it in a file that :func:`foveate.load` builds it again from.
+
+    Progress is printed; a training that was cut off goes on, in the numbers that it would have had,
+    by ``resume`` or by the same call with the same ``out``.
+
+    ::
+
+        trained = foveate.train(model="slide_swin_tiny", data="photos", image_size=224, epochs=30)
+        model, info = foveate.load(trained.path)
+
+    With several devices each runs the same command: under ``torchrun``, or by ``devices=8``, from a
+    script whose call stands under ``if __name__ == "__main__"``.
+
+    Args:
+        config: where the settings start from: a mapping, a YAML or JSON file such as the
+            ``config.yaml`` of another run, or the name of a published recipe; None for the
+            defaults.
+        out: the run directory; a dated one under ``runs/`` where None.
+        resume: the run directory of a training that is to go on, in place of all other arguments.
+        **settings: fields of :class:`foveate.trainer.config.TrainConfig` and of its plan by name,
+            which take precedence over ``config``; ``foveate train --help`` says what each is.
+
+    Raises:
+        PlanError: if a setting is unknown (with the nearest) or does not fit.
+        ValueError: if the directory is something else's, data or weights cannot be used, or a
+            checkpoint is damaged.
+        DivergenceError: if the loss is not finite.
+        ProcessLostError: if another process of the training ended.
+    """
+    root, whole = _run_directory(config, out, resume, settings)
+    if not processes.is_first():
+        processes.await_first(root)
+        return _trained(root, whole, Shown(whole.plan.epochs, whole.plan.metric))
+    new = _begin(root, whole)
+    with _alone_in(root):
+        try:
+            with Shown(whole.plan.epochs, whole.plan.metric) as show:
+                show.say(f"run directory: {root}")
+                return _trained(root, whole, show)
+        except KeyboardInterrupt:
+            print(f"stopped; go on with: foveate train --resume {root}", file=sys.stderr)
+            raise
+        except ValueError:
+            if new and not (root / CHECKPOINT).exists():  # refused before anything was learnt
+                shutil.rmtree(root, ignore_errors=True)
+            raise
+
+
+def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
+    """What the training in ``root`` came to, trained as far as that is not done."""
+    done = TrainingRecord.read(root)
+    if done is not None:
+        show.say("this training is over")
+        return TrainedModel(root, config, done)
+    plan = config.plan
+    set_up(plan)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it hints at is ours
+    images = _images(root, plan, show)
+    part = None
+    if plan.select == "best":
+        images, part = with_selection(images)
+    seed_all(config.seed)
+    model, said = _model(config, images)
+    entry = plan.entries[0]
+    work = task_of(plan)
+    if processes.is_first():
+        for sentence in said:
+            show.say(sentence)
+        show.say(_about(config, images, model))
+        processes.hand_down(root)
+        processes.announce(root)
+    info = info_of(plan, entry, images, model)
+    result = run_training(
+        model,
+        work.training(plan, images),
+        learning_batches(plan, model, images, config.seed),
+        measuring_batches(plan, images.test, images, model),
+        _recipe(config),
+        root,
+        show if processes.is_first() else lambda event: None,
+        None if part is None else measuring_batches(plan, part, images, model),
+        info=info,
+        distribution=Distribution(config.devices, config.nodes, config.strategy, config.timeout),
+        logger=config.logger,
+        keep_best=True,
+    )
+    record = TrainingRecord(
+        result.reported_epoch,
+        result.values,
+        best_epoch(result.history, plan.metric) if part is None else None,
+        sum(parameter.numel() for parameter in model.parameters()),
+        result.train_seconds,
+        result.images_per_second,
+        tuple(epoch.to_dict() for epoch in result.history),
+        tuple(said),
+    )
+    if processes.is_first():
+        if config.samples and config.strategy == "ddp":
+            write_samples(root, model, info, images, config.samples, plan.device)
+        record.write(root)
+        (root / CHECKPOINT).unlink(missing_ok=True)
+        drop_pixels(root / "data")
+    return TrainedModel(root, config, record)
+
+
+def _images(root: Path, plan: Plan, show: Shown) -> ImageSet:
+    """The prepared images; the first process prepares them, and says what was found."""
+    if not processes.is_first():
+        return KINDS[plan.task].load(root / "data")
+    images = KINDS[plan.task].prepare(root / "data", plan, show.images)
+    show.images_done()
+    for line in images.findings.lines():
+        show.say(line)
+    return images
+
+
+def _model(config: TrainConfig, images: ImageSet) -> tuple[nn.Module, list[str]]:
+    """The model with its weights and what is put into it, and what to say of it."""
+    plan, classes, channels = config.plan, len(images.classes), images.channels
+    entry, own = plan.entries[0], own_host(plan.host)
+    if own is None:
+        return build(plan, entry, classes, channels), []
+    model = create_host(plan, classes, channels, pretrained=False).model
+    said = [] if plan.weights is None else warm_start(model, plan.weights, own.name)
+    put_in(model, plan, entry, model_channels(plan, channels))
+    if plan.freeze == "norms":
+        freeze_norms(model)
+        said.append("batch norms keep their statistics and weights (freeze: norms)")
+    return model.to(memory_format=torch.channels_last), said  # pyrefly: ignore
+
+
+def _about(config: TrainConfig, images: ImageSet, model: nn.Module) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    height, width = config.plan.image_size or (0, 0)
+    batch = config.plan.batch_size
+    update = f", {config.accumulate} of them an update" if config.accumulate > 1 else ""
+    return (
+        f"{config.model}: {count / 1e6:.2f} M parameters, {len(images.classes)} classes, "
+        f"{len(images.train):,} images to learn from and {len(images.test):,} held out, of "
+        f"{height}x{width}; batches of {batch}{update}; learning rate {config.plan.lr:g}"
+    )
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    """How the engine trains."""
+    return replace(
+        recipe_of(config.plan),
+        accumulate=config.accumulate,
+        layer_decay=config.layer_decay,
+        ema_decay=config.ema,
+        sync_batch_norm=config.sync_batch_norm,
+        optimizer_kwargs=config.optimizer_kwargs,
+        schedule_kwargs=config.schedule_kwargs,
+    )
+
+
+# The run directory
+
+
+def _run_directory(
+    config: TrainConfig | Mapping[str, Any] | str | PathLike[str] | None,
+    out: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+    settings: Mapping[str, Any],
+) -> tuple[Path, TrainConfig]:
+    if resume is not None:
+        others = [*settings, *(["config"] if config is not None else []), *(["out"] if out else [])]
+        if others:
+            raise PlanError(
+                f"resume goes on with the configuration of the run; leave out {others[0]!r}, or "
+                f"start anew from that: --config {Path(resume) / CONFIG}"
+            )
+        return Path(resume), _config_of(Path(resume))
+    whole = complete(_read(config, settings))
+    root = processes.inherited()
+    if root is None:
+        if out is None and processes.started_by_torchrun():
+            raise PlanError("with torchrun every process needs the same run directory: give --out")
+        root = Path(out or f"runs/{datetime.now():%Y-%m-%d-%H%M%S}")
+    return root, whole
+
+
+def _begin(root: Path, whole: TrainConfig) -> bool:
+    """Put the configuration into the directory; returns whether it is new.
+
+    Raises:
+        PlanError: if the directory is something else's, or another training's.
+    """
+    processes.withdraw(root)
+    there = [path.name for path in root.iterdir()] if root.exists() else []
+    if CONFIG not in there:
+        if [name for name in there if not name.startswith((".lock", f".{CONFIG}"))]:
+            raise PlanError(
+                f"{root} is there already and is no training's directory; choose another --out"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        write_text(root / CONFIG, whole.to_yaml())
+        return True
+    unlike = difference(_config_of(root), whole)
+    if unlike:
+        raise PlanError(
+            f"{root} belongs to another training ({unlike}); choose another --out, or go on with "
+            f"its own: foveate train --resume {root}"
+        )
+    return False
+
+
+def _config_of(root: Path) -> TrainConfig:
+    if not (root / CONFIG).exists():
+        raise PlanError(f"{root} is no training's directory: it holds no {CONFIG}")
+    return complete(load_config(root / CONFIG))
+
+
+def _read(
+    config: TrainConfig | Mapping[str, Any] | str | PathLike[str] | None,
+    settings: Mapping[str, Any],
+) -> TrainConfig:
+    if isinstance(config, (str, PathLike)):
+        return _of_file(Path(config), settings)
+    base = config.to_dict() if isinstance(config, TrainConfig) else config or {}
+    return read_config({**base, **settings}, "the settings")
+
+
+def _of_file(path: Path, settings: Mapping[str, Any]) -> TrainConfig:
+    """A file's settings, or a published recipe's, which needs data."""
+    recipe = None if path.exists() else recipe_file(str(path))
+    if recipe is None and not path.suffix:
+        known = nearest(str(path), list_recipes())
+        raise PlanError(f"config {str(path)!r} is no file and no published recipe{known}")
+    values = {**read_file(recipe or path, "configuration"), **settings}
+    if recipe is not None and "data" not in values:
+        raise PlanError(f"{path} says how to train and not on what: give data (--data)")
+    return read_config(values, str(path))
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    with lock(root / ".lock", 1.0) as ours:
+        if not ours:
+            raise PlanError(f"another process is at work in {root}; wait for it to end")
+        yield

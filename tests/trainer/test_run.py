@@ -1,0 +1,187 @@
+"""A training from its call to its files: on what there is, cut off, again, from weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import foveate
+from foveate.study.compare import compare
+from foveate.study.entry import PlanError
+from foveate.study.warm_start import warm_start
+from foveate.trainer.recipes import list_recipes, recipe_file
+from foveate.trainer.record import TrainingRecord
+from foveate.trainer.run import train
+from foveate.training import CHECKPOINT
+from tests.data.annotated import make_coco
+from tests.data.folders import make_folder
+from tests.data.masks import make_scenes
+
+TINY = {
+    "data": "digits", "limit": 64, "epochs": 2, "batch_size": 16, "threads": 1, "samples": 4,
+    "model_kwargs": {"depths": [1, 1, 1, 1]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train(out=tmp_path_factory.mktemp("runs") / "a", attention="slide", **TINY)
+
+
+def test_a_training_is_a_trial_of_a_study(trained, tmp_path):
+    """The same recipe, seed and data give the same numbers."""
+    study = {key: value for key, value in TINY.items() if key not in ("samples", "model_kwargs")}
+    result = compare(
+        out=tmp_path / "study", attention=["slide"], controls=[], seeds=1,
+        host_kwargs=TINY["model_kwargs"], **study,
+    )  # fmt: skip
+    row = result.results.rows[0]
+    assert row.scores == {0: trained.record.metrics["accuracy"]}
+
+
+def test_what_is_left_is_the_model_and_nothing_to_go_on_from(trained, capsys):
+    names = {path.name for path in trained.root.iterdir()}
+    assert {"config.yaml", "model.safetensors", "best.safetensors", "training.json"} <= names
+    assert CHECKPOINT not in names
+    model, info = foveate.load(trained.path)
+    assert info.metrics["accuracy"] == trained.record.metrics["accuracy"]
+    assert len(info.classes) == 10
+    assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+    assert (trained.root / "samples" / "index.html").is_file()
+    best = foveate.load(trained.root / "best.safetensors").info.metrics["accuracy"]
+    assert best == max(epoch["accuracy"] for epoch in trained.record.history)
+    again = train(resume=trained.root)
+    assert again.record == trained.record
+    assert "this training is over" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused(trained):
+    with pytest.raises(PlanError, match=r"belongs to another training \(epochs is 2 there"):
+        train(out=trained.root, attention="slide", **{**TINY, "epochs": 3})
+    with pytest.raises(PlanError, match="leave out 'epochs'"):
+        train(resume=trained.root, epochs=3)
+
+
+def test_what_is_refused_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="timm has no model 'resnet17'"):
+        train(out=tmp_path / "run", **{**TINY, "model": "resnet17", "model_kwargs": {}})
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("...")
+    with pytest.raises(PlanError, match="is no training's directory; choose another --out"):
+        train(out=tmp_path / "other", **TINY)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(trained, tmp_path):
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()
+             if key not in ("model_kwargs", "samples")]  # fmt: skip
+    command = [
+        sys.executable, "-m", "foveate", "train", "--attention", "slide", *words, "--samples=0",
+        "--model-kwargs", "depths=[1,1,1,1]", "--devices", "2", "--out", str(tmp_path / "two"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=280)
+    found = TrainingRecord.read(tmp_path / "two")
+    assert found.metrics == pytest.approx(trained.record.metrics, rel=1e-5)
+
+
+def test_one_that_was_killed_ends_in_the_same_numbers(trained, tmp_path):
+    root = tmp_path / "killed"
+    code = (
+        "import sys, json; from foveate.trainer.run import train; "
+        "train(out=sys.argv[1], attention='slide', **json.loads(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(root), json.dumps({**TINY, "samples": 0})]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (root / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (root / "training.json").exists()
+    ended = train(resume=root)
+    assert ended.record.metrics == trained.record.metrics
+    mine, theirs = load_file(ended.path), load_file(trained.path)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_weights_are_taken_as_far_as_they_fit_and_this_is_said(trained, tmp_path, capsys):
+    state = {key: value.clone() for key, value in load_file(trained.path).items()}
+    for key in [key for key in state if key.startswith("head")]:
+        state[key] = state[key].new_zeros((3, *state[key].shape[1:]))
+    state["extra.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "w.safetensors")
+    model = foveate.load(trained.path).model
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    said = "\n".join(warm_start(model, str(tmp_path / "w.safetensors"), "pyramid_pico"))
+    assert "start fresh" in said
+    assert "extra.weight" in said
+    assert torch.equal(model.state_dict()["head.fc.weight"], before["head.fc.weight"])
+    other = timm.create_model("resnet10t")
+    with pytest.raises(ValueError, match=r"only \d+ ?% of the numbers of ResNet are in it"):
+        warm_start(other, str(tmp_path / "w.safetensors"), "resnet10t")
+    with pytest.raises(ValueError, match="there is no such file"):
+        warm_start(model, str(tmp_path / "none.pth"), "pyramid_pico")
+
+
+def test_segmentation(tmp_path):
+    data = make_scenes(tmp_path / "scenes", {"train": 6, "val": 3}, size=(40, 48))
+    ended = train(
+        task="segmentation", model="semantic_fpn:resnet10t", data=str(data), image_size=32,
+        epochs=1, batch_size=3, threads=1, samples=2, out=tmp_path / "run",
+        head_kwargs={"neck_dim": 8, "dim": 8},
+    )  # fmt: skip
+    model, info = foveate.load(ended.path)
+    assert info.task == "segmentation"
+    assert model(torch.zeros(1, 3, 40, 48)).shape == (1, 3, 40, 48)
+    assert (tmp_path / "run" / "samples" / "masks").is_dir()
+
+
+def test_detection(tmp_path):
+    data = make_coco(tmp_path / "boxes")
+    ended = train(
+        task="detection", model="retinanet:resnet10t", data=str(data), image_size=64,
+        epochs=1, batch_size=2, threads=1, samples=2, out=tmp_path / "run",
+        head_kwargs={"dim": 8, "num_convs": 1},
+    )  # fmt: skip
+    _, info = foveate.load(ended.path)
+    assert [category.id for category in info.categories] == [3, 7]
+    assert set(ended.record.metrics) >= {"ap", "ap50", "ap75"}
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "training.json").write_text('{"format": 1, "metrics": {}}')
+    with pytest.raises(ValueError, match=r"training.json is damaged: 'reported_epoch' is missing"):
+        TrainingRecord.read(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_recipes())
+def test_two_steps_of_a_published_recipe(name, tmp_path):
+    """At small size, on one image a batch or two, with everything else as it is published."""
+    task = foveate_task(name)
+    if task == "classification":
+        data, size = make_folder(tmp_path / "data", {"a": 5, "b": 5}, (72, 80)), 64
+    elif task == "segmentation":
+        data, size = make_scenes(tmp_path / "data", {"train": 4, "val": 2}, size=(72, 80)), 64
+    else:
+        data, size = make_coco(tmp_path / "data"), 64
+    ended = train(
+        recipe_file(name), data=str(data), image_size=size, batch_size=2, epochs=1, limit=4,
+        samples=0, threads=1, precision="32-true", out=tmp_path / "run", warmup_epochs=0,
+    )  # fmt: skip
+    assert len(ended.record.history) == 1
+
+
+def foveate_task(name):
+    return yaml.safe_load(recipe_file(name).read_text())["task"]
