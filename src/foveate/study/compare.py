@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.study.executors.local import LocalExecutor
+from foveate.study.mirror import is_address, mirrored
 from foveate.study.outcome import StudyResult
 from foveate.study.plan import Plan, PlanError, complete, load_plan, read_plan
 from foveate.study.progress import progress
@@ -45,7 +48,8 @@ def compare(
     Args:
         plan: where the settings start from: a plan, a mapping, or a YAML or JSON file such as the
             ``plan.yaml`` of another run; None for the defaults.
-        out: the run directory; a dated one under ``runs/`` where None.
+        out: the run directory, or an address that fsspec knows, such as ``s3://bucket/run``
+            (:mod:`foveate.study.mirror`); a dated one under ``runs/`` where None.
         resume: the run directory of a study that is to go on, in place of all other arguments but
             ``executor`` and ``address``.
         command: what was typed, if the call comes from a command line; the report repeats it.
@@ -60,16 +64,40 @@ def compare(
         StudyError: if the directory is another study's, or the study cannot go on.
         DataError: if the data cannot be used.
     """
+    place = out if resume is None else resume
+    if place is None or not is_address(place):
+        return _compare(plan, out, resume, command, settings, None)
+    with mirrored(place) as local:
+        here = (local, None) if resume is None else (None, local)
+        result = _compare(plan, *here, command, settings, os.fspath(place))
+        return replace(result, report=f"{os.fspath(place).rstrip('/')}/{result.report.name}")
+
+
+def _compare(
+    plan: Plan | Mapping[str, Any] | str | PathLike[str] | None,
+    out: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+    command: Sequence[str] | None,
+    settings: Mapping[str, Any],
+    address: str | None,
+) -> StudyResult:
+    """See :func:`compare`; ``address`` is what the user calls the run directory."""
     stated = _stated(plan, out, resume, settings)
+    if address is not None and stated.executor != "local":
+        raise PlanError(
+            f"executor is {stated.executor}, whose nodes need a run directory that all of them "
+            f"share: give one in place of {address}"
+        )
     executor = _executor(stated)
     try:
         run = _run_directory(stated, out, resume, executor)
         try:
             with progress() as show:
-                show.say(f"run directory: {run.root}")
+                show.say(f"run directory: {address or run.root}")
                 return run_study(run, executor, show, command)
         except KeyboardInterrupt:
-            print(f"stopped; go on with: foveate compare --resume {run.root}", file=sys.stderr)
+            again = address or run.root
+            print(f"stopped; go on with: foveate compare --resume {again}", file=sys.stderr)
             raise
     finally:
         executor.close()

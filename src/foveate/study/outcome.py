@@ -19,13 +19,13 @@ class StudyResult:
         results: the plan, the environment, and a row for each thing compared, the best first.
         verdict: what the scores allow one to say.
         failures: what went wrong, one line each.
-        report: the page; the directory that it lies in holds everything else.
+        report: the page, or its address; the directory that it lies in holds everything else.
     """
 
     results: Results
     verdict: Verdict
     failures: list[str]
-    report: Path
+    report: Path | str
 
     @property
     def head(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ Files are written beside and put in place, so a reader sees them whole or not at
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ from foveate.study.entry import PlanError
 from foveate.study.host import own_host
 from foveate.study.kinds import KINDS
 from foveate.study.lock import lock
+from foveate.study.mirror import is_address, mirrored
 from foveate.study.model_info import info_of
 from foveate.study.numbers import show_value
 from foveate.study.own_host import create_host, model_channels, put_in
@@ -67,19 +69,19 @@ class TrainedModel:
     """What a training came to; its representation says it in a few lines.
 
     Attributes:
-        root: the run directory.
+        root: the run directory, or its address.
         config: what ran.
         record: what it came to.
     """
 
-    root: Path
+    root: Path | str
     config: TrainConfig
     record: TrainingRecord
 
     @property
-    def path(self) -> Path:
-        """The file of the model, for :func:`foveate.load`."""
-        return self.root / WEIGHTS
+    def path(self) -> Path | str:
+        """The file of the model, for :func:`foveate.load`; at an address it is to be fetched."""
+        return f"{self.root}/{WEIGHTS}" if isinstance(self.root, str) else self.root / WEIGHTS
 
     @property
     def sentences(self) -> list[str]:
@@ -129,7 +131,8 @@ def train(
         config: where the settings start from: a mapping, a YAML or JSON file such as the
             ``config.yaml`` of another run, or the name of a published recipe; None for the
             defaults.
-        out: the run directory; a dated one under ``runs/`` where None.
+        out: the run directory, or an address that fsspec knows, such as ``s3://bucket/run``
+            (:mod:`foveate.study.mirror`); a dated one under ``runs/`` where None.
         resume: the run directory of a training that is to go on, in place of all other arguments.
         **settings: fields of :class:`foveate.trainer.config.TrainConfig` and of its plan by name,
             which take precedence over ``config``; ``foveate train --help`` says what each is.
@@ -141,6 +144,25 @@ def train(
         DivergenceError: if the loss is not finite.
         ProcessLostError: if another process of the training ended.
     """
+    place = out if resume is None else resume
+    if place is None or not is_address(place):
+        return _train(config, out, resume, settings, None)
+    if processes.started_by_torchrun():
+        raise PlanError(f"with torchrun give a directory that all machines share, not {place}")
+    with mirrored(place) as local:
+        here = (local, None) if resume is None else (None, local)
+        trained = _train(config, *here, settings, os.fspath(place))
+        return replace(trained, root=os.fspath(place))
+
+
+def _train(
+    config: TrainConfig | Mapping[str, Any] | str | PathLike[str] | None,
+    out: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+    settings: Mapping[str, Any],
+    address: str | None,
+) -> TrainedModel:
+    """See :func:`train`; ``address`` is what the user calls the run directory."""
     root, whole = _run_directory(config, out, resume, settings)
     if not processes.is_first():
         processes.await_first(root)
@@ -149,11 +171,12 @@ def train(
     with _alone_in(root):
         try:
             with Shown(whole.plan.epochs, whole.plan.metric) as show:
-                show.say(f"run directory: {root}")
+                show.say(f"run directory: {address or root}")
                 return _trained(root, whole, show)
-        except KeyboardInterrupt:
-            print(f"stopped; go on with: foveate train --resume {root}", file=sys.stderr)
-            raise
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+            again = address or root
+            print(f"stopped; go on with: foveate train --resume {again}", file=sys.stderr)
+            raise KeyboardInterrupt from error
         except ValueError:
             if new and not (root / CHECKPOINT).exists():  # refused before anything was learnt
                 shutil.rmtree(root, ignore_errors=True)
