@@ -47,9 +47,11 @@ def test_it_is_the_moving_average_and_is_what_is_measured_and_saved(tmp_path, mo
     assert result.history[-1].values["loss"] == pytest.approx(result.values["loss"])
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_run_that_was_cut_off_ends_in_the_same_numbers(tmp_path, epoch):
-    recipe = {"ema_decay": 0.9, "ema_warmup": True, "accumulate": 4}
+@pytest.mark.parametrize(
+    ("epoch", "precision"), [(1, "32-true"), (2, "32-true"), (3, "32-true"), (2, "bf16-mixed")]
+)
+def test_a_run_that_was_cut_off_ends_in_the_same_numbers(tmp_path, epoch, precision):
+    recipe = {"ema_decay": 0.9, "ema_warmup": True, "accumulate": 4, "precision": precision}
 
     def cut(event):
         if isinstance(event, EpochRecord) and event.epoch == epoch:

@@ -235,9 +235,9 @@ def explained(distribution: Distribution, checkpoint: Path) -> Iterator[None]:
             ) from error
         if not isinstance(error, distributed.DistError) and not any(x in text for x in _LOST):
             raise
-        saved = f"; {checkpoint} goes on" if checkpoint.exists() else ""
+        after = f"from {checkpoint}" if checkpoint.exists() else "from the first epoch"
         raise ProcessLostError(
             "another process of this training ended or did not answer for "
-            f"{distribution.timeout:g} s, so this one ends as well{saved}: start it again to go on "
-            "after the last epoch that was saved"
+            f"{distribution.timeout:g} s, so this one ends as well: start it again, and it goes on "
+            f"{after}"
         ) from error

@@ -35,6 +35,8 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     if recipe.added_lr_scale != 1 or recipe.layer_decay != 1:
         groups = {"param_group_fn": lambda model: _groups(model, recipe)}
     fused = recipe.optimizer in ("adam", "adamw") and recipe.device.startswith(("cpu", "cuda"))
+    if recipe.precision.endswith("mixed") and recipe.clip_grad is not None:
+        fused = False  # Lightning clips no gradients that a fused optimizer might scale itself
     options = {**({"fused": True} if fused else {}), **groups, **recipe.optimizer_kwargs}
     try:
         return create_optimizer_v2(
