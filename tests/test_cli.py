@@ -50,7 +50,7 @@ def test_help_does_not_wait_for_torch():
     assert "profile" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare", "predict"])
+@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare", "predict", "runs"])
 def test_help_of_a_command_does_not_wait_for_torch(command):
     code = (
         f"import sys; sys.argv = ['foveate', {command!r}, '--help']\n"
@@ -96,6 +96,7 @@ def test_every_setting_has_its_option():
         "duplicates": "leave_out", "cache": "no", "folds": "3", "start": "plain", "tune": "lr",
         "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5", "weights": "w.pth",
         "at": "stage", "where": "layer1.* layer2.*", "freeze": "norms", "added_lr_scale": "10",
+        "executor": "ray", "address": "h:1",
     }  # fmt: skip
     of_masks = {
         "task": "segmentation", "head": "upernet", "head_kwargs": "dim=64", "ignore_label": "3",

@@ -11,7 +11,7 @@ import sys
 from foveate import __version__
 
 try:
-    from foveate.cli import compare, describe, predict, profile
+    from foveate.cli import compare, describe, predict, profile, runs
     from foveate.cli import list as list_
     from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
@@ -25,6 +25,7 @@ COMMANDS = {
     "profile": profile,
     "compare": compare,
     "predict": predict,
+    "runs": runs,
 }
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 

@@ -38,6 +38,10 @@ _WITHOUT_EFFECT = ("workers", "trial_minutes", "cache", "executor", "address")
 """Settings that change no number."""
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: ten times as fast."""
+
+
 class Setting(NamedTuple):
     """What a field of the plan states beside its name, type and default.
 
@@ -460,7 +464,7 @@ def load_plan(path: Path) -> Plan:
         PlanError: if there is none there, or it is not one.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except FileNotFoundError:
         raise PlanError(f"plan {str(path)!r} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
