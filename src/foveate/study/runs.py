@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from foveate import _fields as fields
 from foveate._files import read_json
-from foveate.study import fields
 from foveate.study.lock import lock
 from foveate.study.plan import Plan, PlanError, load_plan
 from foveate.study.run import LOCK, VERDICT, StudyError
