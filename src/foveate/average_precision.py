@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foveate.arguments import one_of
-
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREAS = {
@@ -136,7 +134,9 @@ class Evidence:
         return found
 
     def _of_class(self, label: int, area: str) -> _OfClass:
-        which = list(AREAS).index(one_of(area, AREAS, "area"))
+        if area not in AREAS:
+            raise ValueError(f"area must be one of {', '.join(AREAS)}, got {area!r}")
+        which = list(AREAS).index(area)
         mine = self.detections[:, 1] == label
         # By image first, so that the order in which processes hand in their images is no matter.
         rows = np.flatnonzero(mine)
