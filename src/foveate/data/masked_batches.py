@@ -31,20 +31,19 @@ class Options(NamedTuple):
     Attributes:
         scale: least and greatest change of size.
         hflip: probability of mirroring; None for one half where the images allow it, else 0.
-        color_jitter: greatest change of brightness, contrast and saturation; none by default, for
-            short trainings from scratch find fewer classes with it.
+        color_jitter: greatest change of brightness, contrast and saturation.
     """
 
     scale: tuple[float, float] = (0.75, 1.5)
     hflip: float | None = None
-    color_jitter: float = 0.0
+    color_jitter: float = 0.3
 
 
 KINDS = ("auto", "photo", "affine", "none")
 _OF_KIND = {
     "photo": Options(),
-    "affine": Options(hflip=0.0),
-    "none": Options((1.0, 1.0), 0.0),
+    "affine": Options(hflip=0.0, color_jitter=0.0),
+    "none": Options((1.0, 1.0), 0.0, 0.0),
 }
 
 
