@@ -93,6 +93,9 @@ def test_two_processes_give_the_numbers_of_one(trained, tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=280)
     found = TrainingRecord.read(tmp_path / "two")
     assert found.metrics == pytest.approx(trained.record.metrics, rel=1e-5)
+    again = [*command[:4], "--resume", str(tmp_path / "two")]
+    done = subprocess.run(again, check=True, capture_output=True, timeout=120, text=True)
+    assert "this training is over" in done.stdout
 
 
 def test_one_that_was_killed_ends_in_the_same_numbers(trained, tmp_path):

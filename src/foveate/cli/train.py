@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from foveate.cli._parser import Options, Parser, key_values
@@ -36,15 +37,30 @@ def add_arguments(parser: Parser) -> None:
 def run(options: Options) -> int:
     """Train, and print what it came to."""
     from foveate.trainer.processes import is_first
-    from foveate.trainer.run import train
+    from foveate.trainer.run import number_of_devices, train
 
     given: dict[str, Any] = vars(options)
     settings = settings_of(given, SETTINGS, TYPES)
     settings |= key_values(given.get("set", ()), "--set")
-    trained = train(
-        given.get("config"), out=given.get("out"), resume=given.get("resume"), **settings
-    )
+    config, out, resume = (given.get(key) for key in ("config", "out", "resume"))
+    devices = number_of_devices(config, resume, settings)
+    if devices > 1:
+        return _in_processes(devices, out, resume)
+    trained = train(config, out=out, resume=resume, **settings)
     if is_first():
         for line in trained.sentences:
             print(line)
     return 0
+
+
+def _in_processes(devices: int, out: str | None, resume: str | None) -> int:
+    """The same command again in a process for each device of this machine."""
+    from foveate.study.mirror import mirrored
+    from foveate.trainer.run import dated
+    from foveate.training.launch import launch
+
+    command = [sys.executable, "-m", "foveate", *sys.argv[1:]]
+    if resume is not None:
+        return launch(command, devices)
+    with mirrored(out or dated()) as root:  # the last of two options of a name counts
+        return launch([*command, "--out", str(root)], devices)

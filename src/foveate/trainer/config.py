@@ -215,7 +215,7 @@ def defaults() -> dict[str, Any]:
     return read_config({}).to_dict()
 
 
-_EFFECTLESS = ("logger", "samples", "timeout", "devices", "nodes", "strategy", "cache", "threads")
+EFFECTLESS = ("logger", "samples", "timeout", "devices", "nodes", "strategy", "cache", "threads")
 """Settings that change no number, but for rounding."""
 
 
@@ -307,6 +307,6 @@ def difference(before: TrainConfig, now: TrainConfig) -> str | None:
     """The first key in which two differ in a way that changes numbers, in words."""
     old, new = before.to_dict(), now.to_dict()
     for key, value in old.items():
-        if key not in _EFFECTLESS and value != new[key]:
+        if key not in EFFECTLESS and value != new[key]:
             return f"{key} is {value!r} there and {new[key]!r} here"
     return None

@@ -49,6 +49,7 @@ from foveate.surgery.recipe import freeze_norms
 from foveate.trainer import processes
 from foveate.trainer.config import (
     CONFIG,
+    EFFECTLESS,
     TrainConfig,
     complete,
     difference,
@@ -133,7 +134,8 @@ def train(
             defaults.
         out: the run directory, or an address that fsspec knows, such as ``s3://bucket/run``
             (:mod:`foveate.study.mirror`); a dated one under ``runs/`` where None.
-        resume: the run directory of a training that is to go on, in place of all other arguments.
+        resume: the run directory of a training that is to go on, in place of all other arguments
+            but those that say where it runs, such as ``devices``.
         **settings: fields of :class:`foveate.trainer.config.TrainConfig` and of its plan by name,
             which take precedence over ``config``; ``foveate train --help`` says what each is.
 
@@ -187,7 +189,9 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
     """What the training in ``root`` came to, trained as far as that is not done."""
     done = TrainingRecord.read(root)
     if done is not None:
-        show.say("this training is over")
+        if processes.is_first():
+            show.say("this training is over")
+            processes.announce(root)
         return TrainedModel(root, config, done)
     plan = config.plan
     set_up(plan)
@@ -301,20 +305,51 @@ def _run_directory(
     settings: Mapping[str, Any],
 ) -> tuple[Path, TrainConfig]:
     if resume is not None:
-        others = [*settings, *(["config"] if config is not None else []), *(["out"] if out else [])]
+        others = [*(name for name in settings if name not in EFFECTLESS)]
+        others += ["config"] * (config is not None) + ["out"] * (out is not None)
         if others:
             raise PlanError(
                 f"resume goes on with the configuration of the run; leave out {others[0]!r}, or "
                 f"start anew from that: --config {Path(resume) / CONFIG}"
             )
-        return Path(resume), _config_of(Path(resume))
+        there = _config_of(Path(resume)).to_dict()
+        return Path(resume), complete(read_config({**there, **settings}, "the settings"))
     whole = complete(_read(config, settings))
     root = processes.inherited()
     if root is None:
         if out is None and processes.started_by_torchrun():
             raise PlanError("with torchrun every process needs the same run directory: give --out")
-        root = Path(out or f"runs/{datetime.now():%Y-%m-%d-%H%M%S}")
+        root = Path(out or dated())
     return root, whole
+
+
+def dated() -> str:
+    """A run directory by the time of day."""
+    return f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
+
+
+def number_of_devices(
+    config: str | PathLike[str] | None,
+    resume: str | PathLike[str] | None,
+    settings: Mapping[str, Any],
+) -> int:
+    """Processes that are to be started for a training on this machine alone; 1 in each of them.
+
+    Args:
+        config: as for :func:`train`.
+        resume: likewise.
+        settings: likewise.
+
+    Raises:
+        PlanError: if a setting does not fit.
+    """
+    started = processes.started_by_torchrun() or "LOCAL_RANK" in os.environ
+    if started or (resume is not None and is_address(resume)):
+        return 1
+    whole = _read(config, settings) if resume is None else _config_of(Path(resume))
+    if resume is not None:
+        whole = read_config({**whole.to_dict(), **settings}, "the settings")
+    return 1 if (whole.nodes or 1) > 1 else whole.devices or 1
 
 
 def _begin(root: Path, whole: TrainConfig) -> bool:
