@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from foveate.study.plan import Plan
 from foveate.study.progress import ProgressBars, ProgressLines, Remaining, show_duration
+from foveate.study.records import BatchDone
 
 COST = {"slide": 25.0, "window": 20.0, "multi_head": 18.0, "cbam": 16.0, "none": 14.0}
 SEEDS = 3
@@ -89,3 +91,17 @@ def test_images_that_are_read_in_place_of_others_are_one_line(kind, capsys):
             show.images(done, total)
         show.images_done()
     assert capsys.readouterr().out.count("read 3 images") == 1
+
+
+def test_a_terminal_shows_some_bars_and_counts_the_rest():
+    shown = ProgressBars()
+    shown.study(0, 40)
+    names = [f"slide, seed {number}" for number in range(40)]
+    for name in names:
+        shown.begin(name)
+    tasks = {task.description: task for task in shown._bars.tasks}
+    assert [tasks[name].visible for name in names] == [True] * 12 + [False] * 28
+    shown.event(names[0], BatchDone(0, 1, 2), Plan())
+    assert "28 more at work" in tasks["study"].fields["note"]
+    shown.end(names[0], "done", trial=True)
+    assert tasks[names[12]].visible

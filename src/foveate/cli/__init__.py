@@ -11,7 +11,7 @@ import sys
 from foveate import __version__
 
 try:
-    from foveate.cli import compare, describe, predict, profile, train
+    from foveate.cli import compare, describe, predict, profile, runs, train
     from foveate.cli import list as list_
     from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": compare,
     "train": train,
     "predict": predict,
+    "runs": runs,
 }
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 

@@ -38,6 +38,10 @@ _WITHOUT_EFFECT = ("workers", "trial_minutes", "cache", "executor", "address")
 """Settings that change no number."""
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: ten times as fast."""
+
+
 class Setting(NamedTuple):
     """What a field of the plan states beside its name, type and default.
 
@@ -476,7 +480,7 @@ def read_file(path: Path, what: str) -> Mapping[str, Any]:
         PlanError: if there is none there, or it holds no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except FileNotFoundError:
         raise PlanError(f"{what} {str(path)!r} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -178,8 +178,12 @@ class ProgressLines:
         return f", about {show_duration(seconds)} of training left"
 
 
+_MOST_BARS = 12
+_LEFT_SECONDS = 1.0
+
+
 class ProgressBars(ProgressLines):
-    """A bar for the study and one for every trial that runs."""
+    """A bar for the study and one for every trial that runs, as far as a terminal holds them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,6 +196,8 @@ class ProgressBars(ProgressLines):
             console=Console(stderr=False),
         )
         self._tasks: dict[str, Any] = {}
+        self._hidden: dict[str, None] = {}
+        self._noted = 0.0
         self._reading: Any = None
         self._study: Any = None
 
@@ -222,11 +228,17 @@ class ProgressBars(ProgressLines):
 
     def begin(self, name: str) -> None:
         super().begin(name)
-        self._tasks[name] = self._bars.add_task(name, total=None, note="")
+        visible = len(self._tasks) - len(self._hidden) < _MOST_BARS
+        self._tasks[name] = self._bars.add_task(name, total=None, note="", visible=visible)
+        if not visible:
+            self._hidden[name] = None
 
     def event(self, name: str, event: BatchDone | EpochRecord, plan: Plan) -> None:
         super().event(name, event, plan)
-        self._bars.update(self._study, note=f"trials{self._left()}")
+        if time.monotonic() - self._noted > _LEFT_SECONDS:  # it looks at every trial
+            self._noted = time.monotonic()
+            more = f", {len(self._hidden)} more at work" if self._hidden else ""
+            self._bars.update(self._study, note=f"trials{more}{self._left()}")
         task = self._tasks[name]
         if isinstance(event, EpochRecord):
             score = show_value(event.score, plan.metric)
@@ -238,6 +250,12 @@ class ProgressBars(ProgressLines):
 
     def end(self, name: str, what: str, trial: bool) -> None:
         self._bars.remove_task(self._tasks.pop(name))
+        if name in self._hidden:
+            del self._hidden[name]
+        elif self._hidden:
+            first = next(iter(self._hidden))
+            del self._hidden[first]
+            self._bars.update(self._tasks[first], visible=True)
         super().end(name, what, trial)
         if trial:
             self._bars.advance(self._study)

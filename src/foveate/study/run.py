@@ -6,6 +6,7 @@
     results.csv, .json     a row a trial
     summary.csv            a row for each thing compared, with the numbers of the report
     report.html            all of it on one page
+    verdict.json           the verdict's first sentence, which foveate runs shows
 
 A file is written beside and put in place, so a reader sees it whole or not at all, and a trial is
 finished when its trial.json is there.
@@ -20,11 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foveate._files import write_text
-from foveate.study.lock import lock
+from foveate.study.lock import LOCK, lock
 from foveate.study.plan import Plan, PlanError, difference, load_plan
 from foveate.study.records import Records
 
-_LOCK = ".lock"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 
 
@@ -75,7 +75,7 @@ class Run:
         """
         with _told(root, "choose another --out"):
             there = [path.name for path in root.iterdir()] if root.exists() else []
-            others = [name for name in there if not name.startswith((_LOCK, ".plan.yaml."))]
+            others = [name for name in there if not name.startswith((LOCK, ".plan.yaml."))]
             if others and "plan.yaml" not in others:
                 raise StudyError(
                     f"{root} is there already and is no run directory; choose another --out"
@@ -133,7 +133,7 @@ class Run:
 
 @contextmanager
 def _alone_in(root: Path) -> Iterator[None]:
-    with lock(root / _LOCK, 1.0) as ours:
+    with lock(root / LOCK, 1.0) as ours:
         if not ours:
             raise StudyError(f"another process is at work in {root}; wait for it to end")
         yield

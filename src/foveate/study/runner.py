@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from foveate._files import write_json
 from foveate.data.images import ImageSet, drop_pixels
 from foveate.data.record import SetRecord
 from foveate.data.sources.base import FINAL, DataError
+from foveate.study.answer import answer
 from foveate.study.entry import Entry
 from foveate.study.environment import changes, environment, unlike
 from foveate.study.executors import Executor, Failure, Handle
@@ -38,6 +40,7 @@ from foveate.study.records import (
 )
 from foveate.study.results import image_record, read_results
 from foveate.study.run import DiskFullError, Run, StudyError
+from foveate.study.runs import VERDICT
 from foveate.study.spreadsheets import write_spreadsheets
 from foveate.study.statistics import judge
 
@@ -75,6 +78,7 @@ def _run_study(
     results = read_results(run.root, run.plan)
     verdict = judge(results.scores, results.controls, results.metric, results.unhealthy)
     write_spreadsheets(results)
+    write_json(run.root / VERDICT, {"answer": answer(results, verdict)})
     report = write_report(results, verdict)
     drop_pixels(run.data)
     return StudyResult(results, verdict, results.failures + failures, report)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from foveate.study.plan import Plan
-from foveate.study.records import Machine
+if TYPE_CHECKING:  # what runs on a node imports little
+    from foveate.study.plan import Plan
+    from foveate.study.records import Machine
 
 
 class Failure(NamedTuple):

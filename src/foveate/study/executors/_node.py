@@ -157,6 +157,27 @@ def do(job: Job, tell: Callable[[Sequence[Any]], None]) -> Outcome:
     return Outcome(handle.result, handle.failure, events)
 
 
+class Events:
+    """What the pieces of work have told since the driver last asked."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[int, Sequence[Any]]] = []
+
+    def add(self, number: int, events: Sequence[Any]) -> None:
+        """Keep the events of a piece of work."""
+        self._told.append((number, events))
+
+    def take(self) -> list[tuple[int, Sequence[Any]]]:
+        """All that is kept, which then is not any more."""
+        told, self._told = self._told, []
+        return told
+
+
+def do_and_tell(number: int, job: Job, events: Any) -> Outcome:
+    """Do the work; ``events`` is the actor that has :class:`Events`."""
+    return do(job, lambda told: events.add.remote(number, list(told)))
+
+
 class _Processes:
     """The processes that stand by on this node, of one generation."""
 

@@ -25,12 +25,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate._processes import end_with_parent
 from foveate.study.executors import Failure, Handle
-from foveate.study.plan import Cluster, Plan
-from foveate.study.records import Machine
+
+if TYPE_CHECKING:  # what runs on a node imports little
+    from foveate.study.plan import Cluster, Plan
+    from foveate.study.records import Machine
 
 
 def _context(method: str | None, preload: str) -> Any:

@@ -19,7 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foveate.study.executors import Failure, Handle
 from foveate.study.executors._cluster import ClusterError, Node, connect, need, nodes
-from foveate.study.executors._node import Began, Expected, Job, Outcome, do, versions
+from foveate.study.executors._node import (
+    Began,
+    Events,
+    Expected,
+    Job,
+    do_and_tell,
+    versions,
+)
 from foveate.study.plan import Cluster, Plan, own_paths
 from foveate.study.records import Machine
 
@@ -162,9 +169,9 @@ class RayExecutor:
         self._ours = connect(self._address)
         self.nodes = nodes()
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(_Events).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside)
+        actor = ray.remote(Events).options(num_cpus=0, max_restarts=-1, scheduling_strategy=beside)
         self._events = actor.remote()
-        self._do = ray.remote(_do)
+        self._do = ray.remote(do_and_tell)
 
     def _start(
         self,
@@ -309,7 +316,8 @@ class Task:
             return
         self.over, self.failure = True, Failure("failed", reason)
         ray.cancel(self.ref, force=True)
-        ray.wait([self.ref], timeout=5.0)
+        if self.began is not None:
+            ray.wait([self.ref], timeout=5.0)
 
     def hear(self, events: Sequence[Any]) -> None:
         """Events have come."""
@@ -332,25 +340,6 @@ class Task:
             self._heard += events
         except RayError as error:
             self.failure = Failure("failed", _in_a_line(error))
-
-
-class _Events:
-    """What the pieces of work have told since the driver last asked."""
-
-    def __init__(self) -> None:
-        self._told: list[tuple[int, Sequence[Any]]] = []
-
-    def add(self, number: int, events: Sequence[Any]) -> None:
-        self._told.append((number, events))
-
-    def take(self) -> list[tuple[int, Sequence[Any]]]:
-        told, self._told = self._told, []
-        return told
-
-
-def _do(number: int, job: Job, events: Any) -> Outcome:
-    """What Ray calls on a node."""
-    return do(job, lambda told: events.add.remote(number, list(told)))
 
 
 def _in_a_line(error: RayError) -> str:
