@@ -15,7 +15,6 @@ from foveate.cli import main
 from foveate.study.entry import Entry
 from foveate.study.lock import lock
 from foveate.study.plan import Plan
-from foveate.study.run import StudyError
 from foveate.study.runs import list_runs
 
 PLAN = Plan(attention=(Entry("cbam"),), controls=(Entry("none", control=True),), seeds=(0, 1))
@@ -94,7 +93,7 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(StudyError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         list_runs([tmp_path / "runs"])
 
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+LOCK = ".lock"
+"""The file that is locked, in a run directory."""
+
 
 @contextmanager
 def lock(path: Path, patience: float) -> Iterator[bool]:

@@ -21,12 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foveate._files import write_text
-from foveate.study.lock import lock
+from foveate.study.lock import LOCK, lock
 from foveate.study.plan import Plan, PlanError, difference, load_plan
 from foveate.study.records import Records
 
-LOCK = ".lock"
-VERDICT = "verdict.json"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 
 

@@ -39,7 +39,8 @@ from foveate.study.records import (
     TrialRecord,
 )
 from foveate.study.results import image_record, read_results
-from foveate.study.run import VERDICT, DiskFullError, Run, StudyError
+from foveate.study.run import DiskFullError, Run, StudyError
+from foveate.study.runs import VERDICT
 from foveate.study.spreadsheets import write_spreadsheets
 from foveate.study.statistics import judge
 

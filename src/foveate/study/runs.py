@@ -15,9 +15,11 @@ from typing import Any, Literal, NamedTuple
 
 from foveate import _fields as fields
 from foveate._files import read_json
-from foveate.study.lock import lock
+from foveate.study.lock import LOCK, lock
 from foveate.study.plan import Plan, PlanError, load_plan
-from foveate.study.run import LOCK, VERDICT, StudyError
+
+VERDICT = "verdict.json"
+"""What the end of a study notes for the list: the verdict's first sentence."""
 
 State = Literal["running", "finished", "interrupted", "damaged"]
 
@@ -77,7 +79,7 @@ def list_runs(folders: Sequence[str | os.PathLike[str]] = ("runs",)) -> list[Fou
         folders: each a run directory or a folder of run directories.
 
     Raises:
-        StudyError: if one is no folder.
+        FileNotFoundError: if one is no folder.
     """
     found = [_look(root) for folder in folders for root in _roots(Path(folder))]
     return sorted(found, key=lambda run: (run.begun or "", str(run.root)), reverse=True)
@@ -85,7 +87,7 @@ def list_runs(folders: Sequence[str | os.PathLike[str]] = ("runs",)) -> list[Fou
 
 def _roots(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
-        raise StudyError(
+        raise FileNotFoundError(
             f"there is no folder {folder}; studies lie where --out said, by default under runs/"
         )
     if (folder / "plan.yaml").exists():
