@@ -245,3 +245,79 @@ def test_other_json_files_are_counted(tmp_path):
     root = make_coco(tmp_path / "set")
     (root / "annotations" / "captions_val2017.json").write_text(json.dumps({"annotations": []}))
     assert [left.name for left in read(root).left_out] == ["annotations/captions_val2017.json"]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "said"),
+    [
+        ("annotations", None, "x", "entry 1 of annotations is no dict"),
+        ("images", None, [1], "entry 1 of images is no dict"),
+        ("images", "id", [1], "entry 1 of images needs a number as id"),
+        ("images", "width", "wide", "image 'train0.png' needs a number of pixels as width"),
+        ("images", "height", float("inf"), "needs a number of pixels as height"),
+        ("annotations", "id", {}, "entry 1 of annotations needs a number as id"),
+        ("annotations", "image_id", [0], "needs a number as image_id"),
+        ("annotations", "category_id", [3], "needs a number as category_id"),
+        ("annotations", "bbox", [1, 1, 5, 10**400], "annotation 0 needs a bbox"),
+        ("annotations", "area", "large", "annotation 0 needs a number of pixels as area"),
+        ("annotations", "iscrowd", "0", "annotation 0 needs 0 or 1 as iscrowd, got '0'"),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path, part, key, value, said):
+    def change(document):
+        if key is None:
+            document[part][0] = value
+        else:
+            document[part][0][key] = value
+
+    with pytest.raises(DataError, match=r"instances_train2017\.json") as error:
+        read(make_coco(tmp_path / "set", change))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"size": [40], "counts": [2400]}, "the size [40]"),
+        ({"size": None, "counts": [2400]}, "the size None"),
+        ({"size": [40, 60], "counts": [-5, 2405]}, "whole numbers from 0"),
+        ({"size": [40, 60], "counts": [0.5, 2399.5]}, "whole numbers from 0"),
+        ({"size": [40, 60], "counts": None}, "whole numbers from 0"),
+        ([[1, 1, 1e30, 5, 7, 1e30]], "far outside its image of 60x40"),
+        ([[1, 1, 10**400, 5, 7, 9]], "has a segmentation that is none"),
+        ([[True, 1, 1, 5, 6, 7]], "has a segmentation that is none"),
+    ],
+)
+def test_damaged_masks_are_named_before_pycocotools_reads_them(given, said):
+    with pytest.raises(DataError, match=r"^annotation 3 has") as error:
+        read_mask(given, (40, 60), "annotation 3")
+    assert said in str(error.value)
+
+
+def test_run_lengths_without_a_box_need_their_size(tmp_path):
+    def change(document):
+        document["annotations"][0] |= {"bbox": None, "segmentation": {"counts": "04"}}
+
+    with pytest.raises(DataError, match=r"annotation 0 has run lengths of the size None"):
+        read(make_coco(tmp_path / "set", change))
+
+
+def test_one_file_for_two_entries_is_refused(tmp_path):
+    def folders(document):
+        for number, folder in enumerate("ab"):
+            document["images"][number]["file_name"] = f"{folder}/1.png"
+
+    root = make_coco(tmp_path / "set", folders)
+    (root / "train2017" / "b").mkdir()
+    (root / "train2017" / "train0.png").rename(root / "train2017" / "b" / "1.png")
+    with pytest.raises(DataError, match=r"2 entries have only the image 'train2017/b/1.png'"):
+        read(root)
+
+
+def test_an_image_that_stands_in_for_one_of_another_split_is_refused(tmp_path):
+    def same(document):
+        document["images"][0]["file_name"] = "train1.png"
+
+    root = make_coco(tmp_path / "set", change_val=same)
+    with pytest.raises(DataError, match=r"2 entries of test and train have only the image"):
+        read(root)

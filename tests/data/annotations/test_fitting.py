@@ -123,3 +123,37 @@ def test_boxes_are_clipped_and_dropped_by_reason():
     assert [left.name for left in fitting.left_out] == [
         f"annotation {n} of a.jpg" for n in range(1, 5)
     ]
+
+
+def _square(size):
+    from pycocotools import mask
+
+    pixels = np.zeros(size, np.uint8, order="F")
+    pixels[5:15, 5:15] = 1
+    return mask.encode(pixels)
+
+
+def test_areas_of_masks_are_in_pixels_of_the_image_that_is_there():
+    stated = image((40, 60), (5, 5, 15, 15), masks=(_square((40, 60)),))
+    found = Fitting().fit(stated, Header((80, 120), 1))
+    assert found is not None
+    assert found.objects.areas.tolist() == [400]
+
+
+def test_masks_in_a_frame_with_exchanged_sides_are_not_stretched():
+    stated = image((60, 40), (5, 5, 15, 15), masks=(_square((60, 40)),))
+    fitting = Fitting()
+    assert fitting.fit(stated, Header((40, 60), 1)) is None
+    assert [left.name for left in fitting.left_out] == ["a.jpg"]
+
+
+def test_masks_without_a_pixel_are_said():
+    from pycocotools import mask
+
+    nothing = mask.encode(np.zeros((40, 60), np.uint8, order="F"))
+    fitting = Fitting()
+    fitting.fit(image((40, 60), (5, 5, 15, 15), masks=(nothing,)), Header((40, 60), 1))
+    assert fitting.warnings() == [
+        "1 masks without a pixel in their image, such as annotation 0 of a.jpg: their boxes are "
+        "used as they are"
+    ]

@@ -91,3 +91,33 @@ def test_masks_cannot_be_asked_for(tmp_path):
     root = make_voc(tmp_path / "s")
     with pytest.raises(DataError, match="boxes only: give masks='ellipse'"):
         open_annotations(str(root), masks=True)
+
+
+def test_a_coordinate_that_is_no_number_does_not_decide_where_pixels_count_from(tmp_path):
+    root = _edit(make_voc(tmp_path / "s"), "train0", "<xmin>", "<xmin>nan</xmin><xmin>")
+    _edit(root, "train1", "<ymin>", "<ymin>0</ymin><ymin>")
+    assert "pixels are counted from zero" in read(root).notes[0]
+
+
+def test_xml_of_another_kind_is_no_image_without_objects(tmp_path):
+    root = make_voc(tmp_path / "s")
+    (root / "Annotations" / "train0.xml").write_text("<project/>")
+    found = read(root)
+    assert not any("train0" in image.name for image in found.images)
+    assert [left.name for left in found.left_out] == ["Annotations/train0.xml"]
+
+
+def test_damaged_files_are_named(tmp_path):
+    root = make_voc(tmp_path / "a")
+    (root / "Annotations" / "train0.xml").write_text('<?xml version="1.0" encoding="foo"?><a/>')
+    with pytest.raises(DataError, match=r"train0.xml is no XML.*unknown encoding"):
+        read(root)
+    root = _edit(make_voc(tmp_path / "b"), "train0", "<bndbox>", "<difficult>2</difficult><bndbox>")
+    with pytest.raises(DataError, match=r"train0.xml: object 1 .* has difficult '2'"):
+        read(root)
+    root = make_voc(tmp_path / "c")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"train.txt is empty"):
+        read(root)
+    root = _edit(make_voc(tmp_path / "d"), "train0", "<width>60", "<width>inf")
+    assert len(read(root).images) == 6

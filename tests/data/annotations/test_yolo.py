@@ -126,3 +126,55 @@ def test_boxes_refer_to_the_upright_image(tmp_path):
     image = next(image for image in read(root).images if "train0" in image.name)
     assert image.size == annotated.SIZE
     np.testing.assert_allclose(image.objects.boxes, [box for _, box in scene.objects], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["labels/train/train0.txt", "classes.txt", "data.yaml"])
+def test_text_of_another_encoding_is_named(tmp_path, name):
+    root = make_yolo(tmp_path / "s", "yaml" if name == "data.yaml" else "names")
+    (root / name).write_bytes(b"names: \xff\xfe")
+    with pytest.raises(DataError, match=rf"{name} is not UTF-8 text"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("{a: 1}", "got 'a': 1"),
+        ("[red, no]", "got 1: False"),
+        ("[red, red]", "2 classes of the name 'red'"),
+    ],
+)
+def test_names_that_are_none_are_refused(tmp_path, names, said):
+    root = make_yolo(tmp_path / "s")
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+    with pytest.raises(DataError, match=r"data\.yaml") as error:
+        read(root)
+    assert said in str(error.value)
+
+
+def test_a_blank_line_among_names_would_shift_the_classes(tmp_path):
+    root = make_yolo(tmp_path / "s", "names")
+    (root / "classes.txt").write_text("red\n\nblue\n")
+    with pytest.raises(DataError, match=r"classes.txt has a blank line"):
+        read(root)
+
+
+def test_an_unreadable_image_without_labels_does_not_hide_the_labels_of_others(tmp_path):
+    root = make_yolo(tmp_path / "s")
+    for number in range(6):
+        (root / "images" / "train" / f"x{number}.png").write_bytes(b"no image")
+    found = read(root)
+    assert len(found.images) == 6
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no readable image .* for one \(not an image\)"):
+        read(root)
+
+
+def test_labels_without_an_image_are_counted(tmp_path):
+    root = make_yolo(tmp_path / "s")
+    (root / "images" / "train" / "train1.png").unlink()
+    (root / "labels" / "train" / "notes.txt").write_text("by hand\n")
+    assert [(left.name, left.reason) for left in read(root).left_out] == [
+        ("../labels/train/train1.txt", "label files without an image")
+    ]

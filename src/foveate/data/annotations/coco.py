@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from foveate.data.annotations.files import MISSING, ImageFiles
+from foveate.data.annotations.files import MISSING, ImageFiles, read_text
 from foveate.data.annotations.geometry import leaves, look_like_corners
-from foveate.data.annotations.masks import coco_masks, polygons_of, read_mask
+from foveate.data.annotations.masks import coco_masks, numbers_of, polygons_of, read_mask, short
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Objects
-from foveate.data.findings import LeftOut
+from foveate.data.findings import LeftOut, printable
 from foveate.data.pixels.decode import read_header, reason
 from foveate.data.sources.base import TRAIN, DataError
 
 STRAY = "annotations of images that their file does not list"
 _SUSPICIOUS = 20
 _NAMED = 5
+_KEYS = ("id", "image_id", "category_id")
 
 
 def read_coco(
@@ -49,7 +50,21 @@ def read_coco(
     label_of = {category.name: label for label, category in enumerate(first.categories)}
     for document in documents:
         document.read(label_of, first.path, found)
+    _check_owners(found)
     return found
+
+
+def _check_owners(found: Annotations) -> None:
+    """Refuse a file that is meant twice: its objects would be those of one entry alone."""
+    counts = Counter(image.name for image in found.images)
+    name, count = max(counts.items(), key=lambda pair: pair[1], default=("", 0))
+    if count > 1:
+        splits = {image.split for image in found.images if image.name == name}
+        of = f" of {' and '.join(sorted(splits))}" if len(splits) > 1 else ""
+        raise DataError(
+            f"{count} entries{of} have only the image {printable(name)!r} that could be meant: add "
+            "the images that are missing, list it once, or give the folders in file_name"
+        )
 
 
 class _Document:
@@ -133,6 +148,17 @@ class _Document:
         entries = self.values.get(key)
         if not isinstance(entries, list):
             raise DataError(f"{self.path} has no list of {key}, as COCO's files have")
+        for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict):
+                raise DataError(
+                    f"{self.path}: entry {number} of {key} is no dict of values, got {short(entry)}"
+                )
+            for of in _KEYS:
+                if isinstance(entry.get(of), (list, dict)):
+                    raise DataError(
+                        f"{self.path}: entry {number} of {key} needs a number as {of}, "
+                        f"got {short(entry[of])}"
+                    )
         return entries
 
     def _listed(self, found: Annotations) -> dict[Any, dict[str, Any]]:
@@ -198,19 +224,16 @@ class _Document:
         box = entry.get("bbox")
         if box is None and entry.get("segmentation"):
             return self._box_of_mask(entry["segmentation"], where)
-        numbers = isinstance(box, list) and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in box
-        )
-        if not numbers or len(box) != 4:  # pyrefly: ignore
+        numbers = numbers_of(box)
+        if numbers is None or len(numbers) != 4:
             raise DataError(
-                f"{self.path}: {where} needs a bbox of x, y, width, height, got {box!r}"
+                f"{self.path}: {where} needs a bbox of x, y, width, height, got {short(box)}"
             )
-        return [float(v) for v in box]  # pyrefly: ignore
+        return numbers
 
     def _box_of_mask(self, segmentation: Any, where: str) -> list[float]:
         if isinstance(segmentation, Mapping):
-            size = tuple(segmentation.get("size", ()))
-            mask = read_mask(segmentation, size, f"{self.path}: {where}")  # pyrefly: ignore
+            mask = read_mask(segmentation, None, f"{self.path}: {where}")
             return coco_masks().toBbox(mask).tolist()
         points = np.concatenate(polygons_of(segmentation, f"{self.path}: {where}")).reshape(-1, 2)
         return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
@@ -221,9 +244,9 @@ class _Document:
         """Height and width of every image, as stated or else of the file, upright."""
         sizes, unstated = {}, 0
         for key, entry in listed.items():
-            height, width = entry.get("height"), entry.get("width")
+            height, width = self._side(entry, "height"), self._side(entry, "width")
             if height and width:
-                sizes[key] = (int(height), int(width))
+                sizes[key] = (height, width)
                 continue
             unstated += 1
             name = self.images.find(entry["file_name"], self.split, self.path.parent)
@@ -240,6 +263,17 @@ class _Document:
                 "the upright image are taken"
             )
         return sizes
+
+    def _side(self, entry: Mapping[str, Any], key: str) -> int:
+        """The height or width that is stated, 0 where none is."""
+        given = entry.get(key) or 0
+        try:
+            return max(0, int(float(given)))
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(
+                f"{self.path}: image {entry['file_name']!r} needs a number of pixels as {key}, "
+                f"got {short(given)}"
+            ) from None
 
     def _recognise(
         self,
@@ -283,15 +317,30 @@ class _Document:
         if not corners:
             boxes[:, 2:] += boxes[:, :2]
         said = [f"{self.path.name}, annotation {entry.get('id', '?')}" for entry in entries]
-        areas = [entry.get("area") or np.nan for entry in entries]
+        areas = [self._area(entry, where) for entry, where in zip(entries, said, strict=True)]
         return Objects(
             boxes,
             np.array([names[entry["category_id"]] for entry in entries], np.int64),
-            np.array([bool(entry.get("iscrowd", 0)) for entry in entries]),
-            np.array(areas, np.float64),
+            np.array([self._crowd(e, where) for e, where in zip(entries, said, strict=True)]),
+            np.array(areas),
             self._masks(entries, said, size) if self.masks else None,
             tuple(said),
         )
+
+    def _area(self, entry: Mapping[str, Any], where: str) -> float:
+        given = entry.get("area")
+        if given is None:
+            return np.nan
+        numbers = numbers_of([given])
+        if numbers is None:
+            raise DataError(f"{where} needs a number of pixels as area, got {short(given)}")
+        return numbers[0] or np.nan
+
+    def _crowd(self, entry: Mapping[str, Any], where: str) -> bool:
+        given = entry.get("iscrowd") or 0
+        if given not in (0, 1):
+            raise DataError(f"{where} needs 0 or 1 as iscrowd, got {short(given)}")
+        return given == 1
 
     def _masks(self, entries: list[dict[str, Any]], said: list[str], size: tuple[int, int]) -> Any:
         found = []
@@ -312,20 +361,18 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it is empty, damaged or something else.
     """
+    text = read_text(path)
+    if not text.strip():
+        raise DataError(f"{path} is empty")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if not text.strip():
-            raise DataError(f"{path} is empty")
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is no JSON, or cut off: {error.msg} at line {error.lineno}, "
             f"column {error.colno}"
         ) from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no JSON: it is not UTF-8 text") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON that can be read: {error}") from None
     if isinstance(values, list):
         raise DataError(
             f"{path} holds a list, as COCO's results do: annotations are a dict of images, "

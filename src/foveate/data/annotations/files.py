@@ -107,6 +107,20 @@ def _split_of(path: str) -> str | None:
     return None
 
 
+def read_text(path: Path) -> str:
+    """The text of an annotation file.
+
+    Raises:
+        DataError: if it cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def split_word(text: str) -> str | None:
     """The split that a word of ``text`` names, as in ``instances_train2017``."""
     words = "".join(c if c.isalpha() else " " for c in text).split()

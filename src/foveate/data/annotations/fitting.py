@@ -15,7 +15,7 @@ import numpy as np
 from foveate.data.annotations.geometry import clip, leaves, turn_boxes
 from foveate.data.annotations.masks import coco_masks, turned
 from foveate.data.annotations.record import AnnotatedImage, Objects
-from foveate.data.findings import LeftOut, images_of
+from foveate.data.findings import LeftOut, images_of, printable
 from foveate.data.pixels.decode import Header
 
 OTHER_SIZE = "images of another size than their annotations state"
@@ -29,6 +29,7 @@ class Fitting:
     def __init__(self) -> None:
         self.left_out: list[LeftOut] = []
         self._taken: Counter[int] = Counter()
+        self._no_pixel: list[str] = []
 
     def fit(self, image: AnnotatedImage, header: Header) -> AnnotatedImage | None:
         """The image with the size of the upright file and objects in its pixels; None if left out.
@@ -42,7 +43,8 @@ class Fitting:
             self.left_out.append(LeftOut(image.name, OTHER_SIZE))
             return None
         objects = self._clipped(objects, image.name, header.upright)
-        return replace(image, size=header.upright, objects=_with_areas(objects))
+        self._look_at_masks(objects, image.name)
+        return replace(image, size=header.upright, objects=_with_areas(objects, header.upright))
 
     def _placed(self, image: AnnotatedImage, header: Header) -> Objects | None:
         stated, upright, objects = image.size, header.upright, image.objects
@@ -55,7 +57,8 @@ class Fitting:
             return _turned(objects, header)
         if stated[::-1] == upright:
             extents = np.broadcast_to(upright, (len(objects), 2))
-            if leaves(objects.boxes, extents).any():
+            # Masks were drawn into the stated frame, which is not that of the image.
+            if objects.masks or leaves(objects.boxes, extents).any():
                 return None
             self._taken[_SWAPPED] += 1
             return objects
@@ -72,6 +75,11 @@ class Fitting:
             self.left_out.append(LeftOut(entry, reasons[row]))
         return replace(objects, boxes=boxes).keep(reasons == "")
 
+    def _look_at_masks(self, objects: Objects, name: str) -> None:
+        areas = coco_masks().area(list(objects.masks)) if objects.masks else ()
+        for row in np.flatnonzero(np.array(areas) == 0):
+            self._no_pixel.append(f"{objects.entries[row]} of {name}" if objects.entries else name)
+
     def notes(self) -> list[str]:
         """What was decided, a sentence each."""
         said = {
@@ -87,13 +95,18 @@ class Fitting:
 
     def warnings(self) -> list[str]:
         """What the user should look at, a sentence each."""
-        count = self._taken[_SCALED]
-        if not count:
-            return []
-        return [
-            f"{images_of(count)} larger or smaller than their annotations state, in equal "
-            "proportion: boxes are scaled to the image"
-        ]
+        said = []
+        if count := self._taken[_SCALED]:
+            said.append(
+                f"{images_of(count)} larger or smaller than their annotations state, in equal "
+                "proportion: boxes are scaled to the image"
+            )
+        if self._no_pixel:
+            said.append(
+                f"{len(self._no_pixel):,} masks without a pixel in their image, such as "
+                f"{printable(self._no_pixel[0])}: their boxes are used as they are"
+            )
+        return said
 
 
 def _turned(objects: Objects, header: Header) -> Objects:
@@ -102,11 +115,13 @@ def _turned(objects: Objects, header: Header) -> Objects:
     return replace(objects, boxes=boxes, masks=masks)
 
 
-def _with_areas(objects: Objects) -> Objects:
+def _with_areas(objects: Objects, size: tuple[int, int]) -> Objects:
     """Areas filled in where none is stated: of the mask, else of the box."""
     unstated = ~(objects.areas > 0)
     if objects.masks and unstated.any():
-        areas = coco_masks().area(list(objects.masks)).astype(np.float64)
+        of_masks = coco_masks().area(list(objects.masks)).astype(np.float64)
+        frames = np.array([mask["size"] for mask in objects.masks]).prod(1)
+        areas = of_masks * (size[0] * size[1] / frames)  # masks stay at the size stated
     else:
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
         areas = sides[:, 0] * sides[:, 1]

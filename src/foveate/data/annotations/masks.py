@@ -6,7 +6,8 @@ counts, a string, or bytes. Pycocotools does the work; it comes with ``foveate[d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from math import isfinite
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 from foveate.data.annotations.geometry import turn_pixels
 from foveate.data.annotations.record import Mask
 from foveate.data.sources.base import DataError
+
+_REACH = 10
+"""Sides of its image by which a polygon may lie outside."""
 
 
 def coco_masks() -> ModuleType:
@@ -32,21 +36,29 @@ def coco_masks() -> ModuleType:
     return mask
 
 
-def read_mask(given: Any, size: tuple[int, int], entry: str) -> Mask:
+def read_mask(given: Any, size: tuple[int, int] | None, entry: str) -> Mask:
     """The mask that a file means by ``given``.
 
     Args:
         given: polygons ``[[x, y, ...], ...]`` or run lengths ``{"size": ..., "counts": ...}``.
-        size: height and width of the image.
+        size: height and width of the image; of run lengths None for those that they state.
         entry: what it is of, for messages.
 
     Raises:
-        DataError: if it is neither, or run lengths are of another size or do not fill it.
+        DataError: if it is neither, or run lengths are of another size or do not fill it, or a
+            polygon lies far outside.
     """
     tools = coco_masks()
-    if isinstance(given, Mapping) and "counts" in given:
+    if size is None or (isinstance(given, Mapping) and "counts" in given):
         return _runs(tools, given, size, entry)
     polygons = polygons_of(given, entry)
+    reach = _REACH * max(size)
+    for value in (value for part in polygons for value in part):
+        if abs(value) > reach:  # beyond some, pycocotools writes past the end of its memory
+            raise DataError(
+                f"{entry} has a polygon with the coordinate {value:g}, far outside its image of "
+                f"{size[1]}x{size[0]} (width x height)"
+            )
     parts = tools.frPyObjects(polygons, *size)
     return _plain(tools.merge(parts))
 
@@ -57,50 +69,76 @@ def polygons_of(given: Any, entry: str) -> list[list[float]]:
     Raises:
         DataError: if these are none.
     """
-    if isinstance(given, Sequence) and given and all(isinstance(v, (int, float)) for v in given):
-        given = [given]
-    good = (
-        isinstance(given, Sequence)
-        and not isinstance(given, (str, bytes))
-        and len(given) > 0
-        and all(
-            isinstance(part, Sequence)
-            and len(part) >= 6
-            and len(part) % 2 == 0
-            and all(isinstance(v, (int, float)) and np.isfinite(v) for v in part)
-            for part in given
-        )
-    )
-    if not good:
+    alone = numbers_of(given)
+    if alone:
+        parts = [alone]
+    else:
+        parts = [numbers_of(part) for part in given] if isinstance(given, (list, tuple)) else []
+    good = [part for part in parts if part is not None and _is_polygon(part)]
+    if not good or len(good) < len(parts):
         raise DataError(
             f"{entry} has a segmentation that is none: expected polygons [[x, y, x, y, x, y, ...], "
             f"...] of at least three points or run lengths {{'size', 'counts'}}, "
-            f"got {_short(given)}"
+            f"got {short(given)}"
         )
-    return [[float(v) for v in part] for part in given]
+    return good
 
 
-def _runs(tools: ModuleType, given: Mapping, size: tuple[int, int], entry: str) -> Mask:
-    counts, stated = given["counts"], tuple(given.get("size", size))
+def _is_polygon(part: list[float]) -> bool:
+    return len(part) >= 6 and len(part) % 2 == 0 and all(map(isfinite, part))
+
+
+def numbers_of(given: Any) -> list[float] | None:
+    """A list of numbers as floating point; None if it is none."""
+    plain = isinstance(given, (list, tuple)) and all(type(v) in (int, float) for v in given)
+    try:
+        return [float(v) for v in given] if plain else None
+    except OverflowError:
+        return None
+
+
+def _runs(tools: ModuleType, given: Mapping, size: tuple[int, int] | None, entry: str) -> Mask:
+    counts, stated = given.get("counts"), given.get("size", size and list(size))
+    numbers = numbers_of(stated)
+    if numbers is None or len(numbers) != 2 or not all(v >= 1 and v % 1 == 0 for v in numbers):
+        raise DataError(
+            f"{entry} has run lengths of the size {short(stated)}: expected height and width"
+        )
+    stated = int(numbers[0]), int(numbers[1])
+    size = size or stated
     if stated != size:
         raise DataError(
             f"{entry} has run lengths of an image of {stated[1]}x{stated[0]} in one of "
             f"{size[1]}x{size[0]} (width x height)"
+        )
+    if not isinstance(counts, (str, bytes)) and not _are_counts(counts):
+        raise DataError(
+            f"{entry} has run lengths that are none: expected whole numbers from 0, or a string, "
+            f"got {short(counts)}"
         )
     if isinstance(counts, (str, bytes)):
         mask = {
             "size": list(size),
             "counts": counts.encode() if isinstance(counts, str) else counts,
         }
-        filled = sum(_decoded_runs(mask["counts"]))
+        runs = _decoded_runs(mask["counts"])
+        filled = sum(runs) if min(runs, default=0) >= 0 else -1
     else:
         filled = sum(counts)
         mask = {"size": list(size), "counts": counts}
+    if filled < 0:
+        raise DataError(f"{entry} has a run of negative length: its string is damaged")
     if filled != size[0] * size[1]:
         raise DataError(
             f"{entry} has run lengths of {filled:,} pixels in an image of {size[0] * size[1]:,}"
         )
     return _plain(mask if isinstance(mask["counts"], bytes) else tools.frPyObjects(mask, *size))
+
+
+def _are_counts(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and all(
+        type(v) is int and 0 <= v < 2**32 for v in given
+    )
 
 
 def _decoded_runs(counts: bytes) -> list[int]:
@@ -135,6 +173,7 @@ def _plain(mask: Mapping[str, Any]) -> Mask:
     return {"size": [int(side) for side in mask["size"]], "counts": mask["counts"]}
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as messages show it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -63,7 +63,9 @@ def _open_folder(path: Path, root: Path, masks: bool) -> Opened:
         names = [other.relative_to(path).as_posix() for other in others]
         found.left_out += [LeftOut(name, OTHER_JSON) for name in names]
         return Opened(found, images.root)
-    described = [p for p in sorted(path.glob("*.y*ml")) if "names:" in p.read_text("utf-8")]
+    described = [
+        p for p in sorted(path.glob("*.y*ml")) if p.is_file() and b"names:" in p.read_bytes()
+    ]
     if len(described) > 1:
         raise DataError(
             f"{described[0]} and {described[1]} both describe a YOLO set: give one of them"

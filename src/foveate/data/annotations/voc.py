@@ -12,20 +12,23 @@ alphabetical order. Format: host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 
-from foveate.data.annotations.files import MISSING, ImageFiles, split_word
+from foveate.data.annotations.files import MISSING, ImageFiles, read_text, split_word
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Objects
 from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import read_header, reason
 from foveate.data.sources.base import SPLITS, TEST, TRAIN, DataError, split_named
 
+OTHER_XML = "XML files that are no annotations of Pascal VOC"
 UNLISTED = "annotation files that no list in ImageSets/Main names"
 UNANNOTATED = "listed in ImageSets/Main, without an annotation file"
+_DIFFICULT = {"": False, "0": False, "1": True, "false": False, "true": True}
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -62,7 +65,7 @@ def read_voc(paths: Sequence[Path], images: ImageFiles) -> Annotations:
         if name not in annotated:
             found.left_out.append(LeftOut(name, UNANNOTATED))
     files, owner = [], {}
-    for path in paths:
+    for path in filter(Path.is_file, paths):
         split = _split(path, images.root, split_of)
         if split is None:
             found.left_out.append(LeftOut(path.relative_to(images.root).as_posix(), UNLISTED))
@@ -102,15 +105,25 @@ def _listed_splits(root: Path) -> dict[str, str] | None:
     split_of: dict[str, str] = {}
     paths = {s: p for p in sorted(lists.glob("*.txt")) if (s := split_named(p.stem)) is not None}
     for split in SPLITS:
-        for line in paths[split].read_text().splitlines() if split in paths else ():
-            if not line.strip():
-                continue
-            name = line.split()[0]
+        names = [line.split()[0] for line in _lines(paths[split], split)] if split in paths else []
+        for name in names:
             if split_of.setdefault(name, split) != split:
                 raise DataError(
                     f"{name!r} is in the lists of two splits in {lists}: {split_of[name]}, {split}"
                 )
     return split_of or None
+
+
+def _lines(path: Path, split: str) -> list[str]:
+    """Those of a list of images that are not blank.
+
+    Raises:
+        DataError: if there is none to learn from or to be held out.
+    """
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if not lines and split in (TRAIN, TEST):
+        raise DataError(f"{path} is empty: list the names of its images, or remove it")
+    return lines
 
 
 def _check_splits(root: Path, files: Sequence[_File], split_of: dict[str, str]) -> None:
@@ -140,8 +153,13 @@ def _split(path: Path, root: Path, split_of: dict[str, str] | None) -> str | Non
 def _read(path: Path, split: str, images: ImageFiles, found: Annotations) -> _File | None:
     try:
         tree = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path} is no XML, or cut off: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if tree.tag != "annotation":
+        found.left_out.append(LeftOut(path.relative_to(images.root).as_posix(), OTHER_XML))
+        return None
     stated = (tree.findtext("filename") or path.stem).strip()
     name = images.find(stated, split, path.parent) or images.find_stem(
         path.stem, split, path.parent
@@ -151,7 +169,7 @@ def _read(path: Path, split: str, images: ImageFiles, found: Annotations) -> _Fi
         return None
     try:
         size = _whole(tree, "size/height"), _whole(tree, "size/width")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = (0, 0)
     if min(size) < 1:
         try:
@@ -177,7 +195,12 @@ def _object(path: Path, number: int, given: ElementTree.Element) -> _Object:
         raise DataError(
             f"{path}: object {number} ({name}) needs a bndbox of xmin, ymin, xmax and ymax"
         ) from None
-    return _Object(name, corners, (given.findtext("difficult") or "0").strip() == "1")
+    difficult = (given.findtext("difficult") or "").strip().lower()
+    if difficult not in _DIFFICULT:
+        raise DataError(
+            f"{path}: object {number} ({name}) has difficult {difficult!r}, expected 0 or 1"
+        )
+    return _Object(name, corners, _DIFFICULT[difficult])
 
 
 def _categories(files: Sequence[_File]) -> tuple[Category, ...]:
@@ -198,7 +221,8 @@ def _categories(files: Sequence[_File]) -> tuple[Category, ...]:
 
 def _count_from(files: Sequence[_File], found: Annotations) -> int:
     """What is subtracted of the first corner: 1 in a set that counts from one."""
-    lowest = min(c for file in files for each in file.objects for c in each.corners[:2])
+    first = [c for file in files for each in file.objects for c in each.corners[:2]]
+    lowest = min(filter(isfinite, first), default=1)
     if lowest < 1:
         found.notes.append(
             f"pixels are counted from zero: the least xmin or ymin is {lowest:g}, where Pascal VOC "

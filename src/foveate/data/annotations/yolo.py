@@ -11,13 +11,14 @@ Format: docs.ultralytics.com/datasets/detect
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from foveate.data.annotations.files import ImageFiles, split_word
+from foveate.data.annotations.files import ImageFiles, read_text, split_word
 from foveate.data.annotations.geometry import look_like_corners
 from foveate.data.annotations.masks import read_mask
 from foveate.data.annotations.record import AnnotatedImage, Annotations, Category, Mask, Objects
@@ -25,6 +26,7 @@ from foveate.data.findings import LeftOut, images_of, printable
 from foveate.data.pixels.decode import read_header, reason
 from foveate.data.sources.base import FINAL, TEST, TRAIN, DataError
 
+NO_IMAGE = "label files without an image"
 REPEATED = "lines repeated in a label file"
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
 _KEYS = {"train": TRAIN, "val": TEST, "test": FINAL}
@@ -71,17 +73,20 @@ def read_yolo(
     files, without = [], 0
     for name, split in _images(images, sources):
         path = label_path(root / name)
-        if not path.exists():
-            without += 1
         try:
             size = read_header(root / name).upright
         except Exception as error:
             found.left_out.append(LeftOut(name, reason(error, name), unreadable=True))
             continue
+        without += not path.exists()
         files.append(_Labels(path, name, split, size, list(_lines(path, label_of, found))))
+    if not files:
+        gone = [f", {each.name!r} for one ({each.reason})" for each in found.left_out[:1]]
+        raise DataError(f"no readable image below {str(root)!r}{''.join(gone)}")
     if without == len(files):
-        looked = label_path(root / files[0].image) if files else root
+        looked = label_path(root / files[0].image)
         raise DataError(f"no image below {str(root)!r} has a label file, such as {str(looked)!r}")
+    found.left_out += [LeftOut(name, NO_IMAGE) for name in _orphans(images)]
     if without:
         found.notes.append(
             f"{images_of(without)} without a label file: taken to hold no object, as YOLO does"
@@ -105,6 +110,22 @@ def label_path(image: Path) -> Path:
     return beside
 
 
+def _orphans(images: ImageFiles) -> list[str]:
+    """Files with a first line of numbers, among label files, to which no image belongs."""
+    paths = {label_path(images.root / name) for name in images.all}
+    folders = {path.parent for path in paths}
+    others = sorted({path for folder in folders for path in folder.glob("*.txt")} - paths)
+    return [os.path.relpath(path, images.root) for path in others if _holds_numbers(path)]
+
+
+def _holds_numbers(path: Path) -> bool:
+    try:
+        words = path.read_text(encoding="utf-8-sig").split("\n", 1)[0].split()
+        return len([float(word) for word in words]) >= 5
+    except (ValueError, OSError):
+        return False
+
+
 def _described(description: Path) -> tuple[tuple[Category, ...], list[tuple[str, Path]], Path]:
     """Categories, folders or lists of each split, and the folder around them all."""
     values = _load_yaml(description)
@@ -115,7 +136,7 @@ def _described(description: Path) -> tuple[tuple[Category, ...], list[tuple[str,
     sources = []
     for key, split in _KEYS.items():
         given = values.get(key) or (values.get("valid") if key == "val" else None) or []
-        places = [given] if isinstance(given, str) else given
+        places = given if isinstance(given, list) else [given]
         what = f"{description}: {key}"
         sources += [(split, _place(str(place), bases, what)) for place in places]
     if not sources:
@@ -139,8 +160,8 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         raise DataError(f"{path} needs the package pyyaml: pip install pyyaml") from None
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise DataError(f"{path} holds no keys such as names, train and val")
@@ -155,14 +176,32 @@ def _named_by_yaml(values: dict[str, Any], path: Path) -> tuple[Category, ...]:
         raise DataError(f"{path} has no names, which label files give by their numbers")
     if values.get("nc") not in (None, len(names)):
         raise DataError(f"{path} says nc: {values['nc']}, but names {len(names)} classes")
-    return tuple(sorted(Category(int(number), str(name)) for number, name in names.items()))
+    for number, name in names.items():
+        if type(number) is not int or type(name) not in (str, int, float):
+            raise DataError(
+                f"{path}: names needs a name for each number from 0, in quotes where YAML reads "
+                f"something else, got {number!r}: {name!r}"
+            )
+    found = sorted(Category(number, str(name)) for number, name in names.items())
+    return _distinct(tuple(found), path)
+
+
+def _distinct(categories: tuple[Category, ...], path: Path) -> tuple[Category, ...]:
+    name, count = Counter(category.name for category in categories).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path} has {count} classes of the name {name!r}")
+    return categories
 
 
 def _named_by_lines(root: Path) -> tuple[Category, ...]:
     for name in NAME_FILES:
         for path in sorted(root.rglob(name)):
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-            return tuple(Category(n, name) for n, name in enumerate(filter(None, names)))
+            names = [line.strip() for line in read_text(path).rstrip().splitlines()]
+            if "" in names or not names:
+                raise DataError(
+                    f"{path} has {'a blank line' if names else 'no names'}: expected a name a line"
+                )
+            return _distinct(tuple(Category(n, name) for n, name in enumerate(names)), path)
     raise DataError(
         f"{str(root)!r} has label files, which give classes by number, but no names: put a "
         "data.yaml with names, or a classes.txt with a name a line, into it"
@@ -186,7 +225,7 @@ def _images_of(images: ImageFiles, place: Path) -> list[str]:
         inside = place.resolve().relative_to(root).as_posix()
         return [n for n in images.all if inside == "." or n.startswith(f"{inside}/")]
     found = []
-    for line in filter(None, map(str.strip, place.read_text(encoding="utf-8").splitlines())):
+    for line in filter(None, map(str.strip, read_text(place).splitlines())):
         path = (place.parent / line).resolve()
         if not path.is_relative_to(root):
             raise DataError(f"{place} lists {line!r}, which is outside {str(root)!r}")
@@ -205,7 +244,7 @@ def _lines(path: Path, label_of: dict[int, int], found: Annotations) -> Iterator
     if not path.exists():
         return
     seen = set()
-    for number, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, text in enumerate(read_text(path).splitlines(), 1):
         words = text.split()
         if not words:
             continue
