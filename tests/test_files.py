@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from foveate._files import read_json, replacing, write_json
+from foveate._files import read_json, replacing, walk, write_json
 
 
 def test_a_file_takes_its_place_only_when_all_went_well(tmp_path):
@@ -32,3 +33,18 @@ def test_a_full_disk_keeps_the_old_file_and_names_the_new(tmp_path, monkeypatch)
     assert caught.value.errno == errno.ENOSPC
     assert read_json(path) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_walks_through_links_outside_once_and_not_back(tmp_path):
+    inside, outside = tmp_path / "set" / "a", tmp_path / "elsewhere"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    (inside / "1").touch()
+    (outside / "2").touch()
+    for name, meant in {"b": outside, "c": outside, "d": inside, "e": tmp_path}.items():
+        (tmp_path / "set" / name).symlink_to(meant)
+    (outside / "back").symlink_to(outside)
+    found = [
+        f"{Path(folder).name}/{f}" for folder, _, files in walk(tmp_path / "set") for f in files
+    ]
+    assert sorted(found) == ["a/1", "b/2"]

@@ -24,6 +24,22 @@ def file_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def walk(root: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, through links to folders that lie outside of ``root``, each once.
+
+    Folders inside are met under their own names; links that lead back are not followed.
+    """
+    known = [os.path.realpath(root)]
+    for folder, folders, files in os.walk(root, followlinks=True):
+        for name in [n for n in folders if os.path.islink(os.path.join(folder, n))]:
+            meant = os.path.realpath(os.path.join(folder, name))
+            if any(os.path.commonpath([meant, one]) in (meant, one) for one in known):
+                folders.remove(name)
+            else:
+                known.append(meant)
+        yield folder, folders, files
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write to a temporary file that takes the place of ``path`` when all went well.

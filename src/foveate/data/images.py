@@ -376,6 +376,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
         if asked.duplicates == "leave_out" and found.across:
             found, unused = leave_out_duplicates(chosen, found)
             _check(source.name, listing, chosen, reading, "without duplicates ")
+        unlabelled = _unlabelled(source.name, listing.classes, chosen)
         reading.keep([kept for split in SPLITS for kept in chosen.get(split, [])])
     record = SetRecord(
         name=asked.name,
@@ -411,7 +412,7 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
             f"augmentation: {record.augmentation.reason}",
             normalized(record.moments),
         ],
-        [*listing.warnings, *_warnings(listing, chosen, reading)],
+        [*listing.warnings, *unlabelled, *_warnings(listing, chosen, reading)],
         found,
     )
     record.write(directory)
@@ -450,6 +451,32 @@ def _check(
     for split in {item.split for item in listing.items} - {""} | {TRAIN, TEST}:
         if not chosen.get(split):
             raise DataError(f"{state}no readable image in the {split} part of {name!r}{bad}")
+
+
+def _unlabelled(name: str, classes: list[str], chosen: dict[str, list[Kept]]) -> list[str]:
+    """Classes without a pixel in a split of images with masks, a sentence each.
+
+    Raises:
+        DataError: if a split has no pixel that counts.
+    """
+    said = []
+    for split, kept in chosen.items():
+        counts = [image.mask.pixels for image in kept if image.mask is not None]
+        if not counts:
+            continue
+        pixels = np.sum(counts, axis=0)
+        absent = [called for called, count in zip(classes, pixels, strict=True) if count == 0]
+        if len(absent) == len(classes):
+            raise DataError(
+                f"no pixel in the {split} part of {name!r} counts: its {len(kept):,} masks hold "
+                "labels that are ignored alone"
+            )
+        if absent:
+            named = ", ".join(map(repr, absent[:3]))
+            more = f" and {len(absent) - 3:,} others" if len(absent) > 3 else ""
+            use = "cannot be learnt" if split == TRAIN else "counts only where it is predicted"
+            said.append(f"no pixel of {named}{more} in the {split} part: such a class {use}")
+    return said
 
 
 def _warnings(listing: Listing, chosen: dict[str, list[Kept]], reading: Reading) -> list[str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from foveate._files import walk
 from foveate.data.findings import LeftOut, printable
 from foveate.data.pixels.decode import NEEDS_PACKAGE
 from foveate.data.sources.base import DataError
@@ -72,6 +73,8 @@ class _Search:
         self.left_out: list[LeftOut] = []
 
     def add(self, name: str) -> None:
+        if not name:
+            raise DataError("no images are named by '': give files, folders or lists of images")
         path = Path(name).expanduser().absolute()
         if path.is_dir():
             before = len(self.images) + self._count(TWICE)
@@ -86,7 +89,7 @@ class _Search:
             self._take(path, 1)
 
     def _walk(self, root: Path) -> None:
-        for folder, folders, files in os.walk(root):
+        for folder, folders, files in walk(root):
             here = Path(folder)
             hidden = [each for each in folders if each.startswith(".")]
             folders[:] = sorted(

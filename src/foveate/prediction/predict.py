@@ -158,6 +158,8 @@ def _options(info: ModelInfo, top_k: int | None, score_threshold: float | None) 
 
 
 def _check_out(folder: Path) -> None:
+    if "\0" in str(folder):
+        raise ValueError(f"no folder can be called {str(folder)!r}: there is a NUL byte in it")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out {str(folder)!r} is a file: name a folder for the results")
     if folder.is_dir() and any(folder.iterdir()):

@@ -274,3 +274,87 @@ def test_a_set_goes_on_with_the_same_masks_or_not_at_all(tmp_path):
     rewrite(root / "masks" / "val" / "val1.png", lambda labels: labels * 0)
     with pytest.raises(DataError, match=r"val1\.png' has changed"):
         prepare_masks(place, str(root), (16, 16))
+
+
+def test_what_stands_for_two_things_is_refused(tmp_path):
+    root = make_scenes(tmp_path / "set")
+    image = root / "images" / "train" / "train0.png"
+    shutil.copy(image, image.with_suffix(".bmp"))
+    assert "have one mask, 'masks/train/train0.png'" in refusal(root)
+    image.with_suffix(".bmp").unlink()
+    (root / "classes.txt").write_text("ground\n\ngreen\nblue\n")
+    assert "line 2 is blank" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"abc"', "expected a list of names"),
+        ('[["a"], ["b"], ["c"]]', "needs a name for each class"),
+        ('{"a": 0, "b": 1, "c": 1}', "two classes one number"),
+        ('{"a": 0, "b": 1, "c": 2.5}', "the number of a class is 2.5"),
+        ('{"classes": ["a", "b", "c"], "ignore_index": 1.7}', "ignore_index must be"),
+        ('{"classes": ["a", "b", "c"], "ignore_index": 999999999999}', "ignore_index must be"),
+    ],
+)
+def test_lists_of_classes_are_not_guessed_at(tmp_path, text, said):
+    root = make_scenes(tmp_path / "set", names=False)
+    (root / "classes.json").write_text(text)
+    assert said in refusal(root)
+    (root / "classes.json").unlink()
+    assert "ignore_label must be" in refusal(root, ignored=10**12)
+
+
+def test_minus_one_is_ignored_where_masks_hold_it(tmp_path):
+    root = make_scenes(tmp_path / "set")
+    mask = root / "masks" / "train" / "train0.png"
+    labels = np.asarray(Image.open(mask)).astype(np.int32)
+    mask.unlink()
+    Image.fromarray(np.where(labels == 255, -1, labels)).save(mask.with_suffix(".tif"))
+    found = read(root, ignored=-1)
+    assert np.array_equal(found.train.mask(0), labels)
+
+
+def test_classes_without_a_pixel_are_said_and_a_split_of_ignored_pixels_is_refused(tmp_path):
+    root = make_scenes(tmp_path / "set")
+    for mask in (root / "masks" / "train").iterdir():
+        rewrite(mask, lambda labels: np.where(labels == 2, 0, labels).astype(np.uint8))
+    warnings = read(root).findings.warnings
+    assert warnings == ("no pixel of 'blue' in the train part: such a class cannot be learnt",)
+    for mask in (root / "masks" / "val").iterdir():
+        rewrite(mask, lambda labels: labels * 0 + 255)
+    assert "no pixel in the test part" in refusal(root)
+
+
+def test_a_damaged_mask_is_not_said_to_be_its_image(tmp_path):
+    root = make_scenes(tmp_path / "set")
+    (root / "masks" / "train" / "train0.png").write_bytes(b"")
+    assert read(root).skipped[0]["reason"] == "of its mask: not an image"
+
+
+@pytest.mark.parametrize(
+    ("val", "said"),
+    [
+        (b"a\n", "'a' is in the lists of two splits"),
+        (b"\n", "val.txt is empty"),
+        (b"\xff\xfe", "val.txt is no list of images that can be read"),
+    ],
+)
+def test_lists_of_splits_that_cannot_be_meant_are_refused(tmp_path, val, said):
+    root = make_scenes(
+        tmp_path / "set", {"": 3}, layout="{kind}", kinds=("JPEGImages", "SegmentationClass")
+    )
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for kind in ("JPEGImages", "SegmentationClass"):
+        (root / kind / "0.png").rename(root / kind / "a.png")
+    (lists / "train.txt").write_text("a\n1\n")
+    (lists / "val.txt").write_bytes(val)
+    assert said in refusal(root)
+
+
+def test_a_link_to_the_folder_around_it_is_not_followed(tmp_path):
+    root = make_scenes(tmp_path / "set")
+    for kind in ("images", "masks"):
+        (root / kind / "train" / "loop").symlink_to(root / kind / "train")
+    assert len(read(root).train) == 6

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from foveate._files import walk
 from foveate.data.findings import printable
 from foveate.data.pixels.decode import NEEDS_PACKAGE
 from foveate.data.sources.base import DataError, split_named
@@ -32,7 +33,7 @@ class ImageFiles:
         """Paths relative to the root, ``/`` between folders, in order."""
         suffixes = {*Image.registered_extensions(), *NEEDS_PACKAGE} - {".pdf", ".svg"}
         found = []
-        for folder, folders, files in os.walk(self.root):
+        for folder, folders, files in walk(self.root):
             folders[:] = sorted(
                 f for f in folders if not f.startswith(".") and f.lower() not in _HIDDEN
             )

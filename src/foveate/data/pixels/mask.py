@@ -110,9 +110,9 @@ class Labels:
 
     def __init__(self, values: Mapping[int, int], colors: Mapping[Color, int], said: str) -> None:
         self.values, self.colors, self.said = dict(values), dict(colors), said
-        self._table = np.full(max([*values, 255]) + 1, _UNKNOWN, dtype=np.int16)
+        self._table = np.full(max([*values, 255]) + 2, _UNKNOWN, dtype=np.int16)  # from -1
         for value, label in values.items():
-            self._table[value] = label
+            self._table[value + 1] = label
 
     def read(self, mask: Image.Image, path: Path) -> np.ndarray:
         """Labels (H, W), uint8.
@@ -121,8 +121,8 @@ class Labels:
             DataError: if a value or a color has no class; it names both, and the file.
         """
         values = self._of_colors(mask, path) if mask.mode == "RGB" else values_of(mask)
-        within = (values >= 0) & (values < len(self._table))
-        labels = self._table[np.where(within, values, 0)]
+        within = (values >= -1) & (values < len(self._table) - 1)
+        labels = self._table[np.where(within, values, 0) + 1]
         labels[~within] = _UNKNOWN
         if (labels == _UNKNOWN).any():
             wrong = values[labels == _UNKNOWN]

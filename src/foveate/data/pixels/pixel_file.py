@@ -19,6 +19,7 @@ from foveate._files import replacing
 from foveate.data.duplicates import Hashed
 from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import reason
+from foveate.data.pixels.mask import AmbiguousTurnError
 from foveate.data.pixels.reader import Decoded, NeedsRangeError, Reader, read_or_error
 from foveate.data.sources.base import TRAIN, DataError, Item, Listing
 from foveate.data.sources.mask_folder import MaskFolder
@@ -160,8 +161,12 @@ class MaskedReading(Reading):
             labels, kinds = self.source.read_labels(item.name, image.place[1:3])
         except DataError:
             raise
-        except Exception as error:
+        except AmbiguousTurnError as error:
             self._leave_out(item, error)
+            return
+        except Exception as error:
+            why = reason(error, self.source.mask_of(item.name))
+            self._leave_out(item, ValueError(f"of its mask: {why}"))
             return
         self.kinds.update(kinds)
         count = len(self.listing.classes)

@@ -20,6 +20,9 @@ from foveate.data.sources.base import DataError
 Color = tuple[int, int, int]
 
 _LINES = ("classes.txt", "names.txt", "class_names.txt", "labels.txt")
+MOST = 65535
+"""The largest label that a mask can hold."""
+
 FILES = ("classes.json", "class_dict.csv", "labelmap.txt", *_LINES)
 
 
@@ -60,12 +63,19 @@ def read_class_list(root: Path) -> ClassList | None:
         elif found[0] == "labelmap.txt":
             listed = _of_labelmap(found[0], text)
         else:
-            lines = [line.strip() for line in text.splitlines()]
-            listed = ClassList(found[0], tuple(line for line in lines if line))
+            lines = [line.strip() for line in text.rstrip().splitlines()]
+            if "" in lines:
+                raise ValueError(f"line {lines.index('') + 1} is blank, and a line is a class")
+            listed = ClassList(found[0], tuple(lines))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
         raise DataError(f"{path} is no list of classes that can be read: {error}") from None
     if not listed.names:
         raise DataError(f"{path} names no class")
+    for name in listed.names:
+        if type(name) not in (str, int, float):
+            raise DataError(f"{path} needs a name for each class, got {name!r}")
     names = tuple(printable(str(name)) for name in listed.names)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -80,24 +90,50 @@ def read_class_list(root: Path) -> ClassList | None:
 
 def _of_json(file: str, values: Any) -> ClassList:
     if isinstance(values, Mapping) and "classes" in values:
-        names = values["classes"]
+        names = _list_of(values["classes"])
         colors = values.get("colors", values.get("palette", ()))
         if names and isinstance(names[0], Mapping):
             colors = [each["color"] for each in names if "color" in each]
             names = [each["name"] for each in names]
         ignored = next((values[k] for k in ("ignore_index", "ignore_label") if k in values), None)
-        of = () if ignored is None else (int(ignored),)
+        if ignored is not None:
+            check_ignored(ignored, "ignore_index")
+        of = () if ignored is None else (ignored,)
         return ClassList(file, tuple(names), tuple(map(_color, colors)), frozenset(of))
     if isinstance(values, Mapping):
         by_number = (
             {int(number): name for number, name in values.items()}
             if all(str(key).isdecimal() for key in values)
-            else {int(number): name for name, number in values.items()}
+            else {_whole(number): name for name, number in values.items()}
         )
+        if len(by_number) < len(values):
+            raise ValueError("it gives two classes one number")
         if sorted(by_number) != list(range(len(by_number))):
             raise ValueError(f"the numbers of its classes are {sorted(by_number)}, not 0, 1, ...")
         return ClassList(file, tuple(by_number[number] for number in range(len(by_number))))
-    return ClassList(file, tuple(map(str, values)))
+    return ClassList(file, tuple(_list_of(values)))
+
+
+def check_ignored(value: Any, name: str) -> None:
+    """Refuse a label that no mask can hold.
+
+    Raises:
+        DataError: naming it.
+    """
+    if type(value) is not int or not -1 <= value <= MOST:
+        raise DataError(f"{name} must be a whole number, -1 to {MOST:,}, got {value!r}")
+
+
+def _list_of(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        raise ValueError(f"expected a list of names, got {values!r}")
+    return values
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int:
+        raise ValueError(f"the number of a class is {number!r}")
+    return number
 
 
 def _of_csv(file: str, text: str) -> ClassList:

@@ -45,7 +45,7 @@ from foveate.data.sources.base import (
     settle_splits,
     split_named,
 )
-from foveate.data.sources.class_list import read_class_list
+from foveate.data.sources.class_list import check_ignored, read_class_list
 
 _IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit", "rgb")
 _MASKS = (
@@ -97,6 +97,8 @@ class MaskFolder(Source):
     grows = True
 
     def __init__(self, path: str, ignored: int | None = None) -> None:
+        if ignored is not None:
+            check_ignored(ignored, "ignore_label")
         self.name, self.ignored = path, ignored
         self.root = Path(path).expanduser()
         if not self.root.is_dir():
@@ -118,6 +120,10 @@ class MaskFolder(Source):
 
     def read(self, name: str, side: tuple[int, int] | None = None) -> Raw:
         return open_file(self.root / name, side)
+
+    def mask_of(self, name: str) -> str:
+        """The path of an image's mask below the root."""
+        return self._paired.masks[name]
 
     def read_labels(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
         """The labels of an image, (H, W) uint8, and what reading them took.
@@ -252,17 +258,26 @@ class MaskFolder(Source):
             path = lists / f"{stem}.txt"
             if not path.is_file():
                 continue
-            for line in path.read_text(encoding="utf-8").split():
+            try:
+                lines = path.read_text(encoding="utf-8-sig").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path} is no list of images that can be read: {error}") from None
+            if not lines and split in (TRAIN, TEST):
+                raise DataError(f"{path} is empty: list the names of its images, or remove it")
+            for line in lines:
                 if line not in by_stem:
                     raise DataError(f"{path} lists {line!r}, which has no image with a mask")
-                found[by_stem[line]] = split
+                if found.setdefault(by_stem[line], split) != split:
+                    raise DataError(f"{line!r} is in the lists of two splits in {lists}")
         return found
 
     def _files(self, folder: str) -> tuple[list[str], list[str]]:
         """Image files below a folder, and what is none."""
         images, others = [], []
         for where, folders, files in os.walk(self.root / folder, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and not _around(where, name)
+            )
             for file in sorted(files):
                 path = str((Path(where) / file).relative_to(self.root))
                 suffix = os.path.splitext(file)[1].lower()
@@ -289,6 +304,12 @@ class MaskFolder(Source):
             return Values(zip(paths, pool.map(look, paths), strict=True))
 
 
+def _around(where: str, name: str) -> bool:
+    """Whether a folder is a link to one that it stands in."""
+    inside, meant = os.path.realpath(where), os.path.realpath(os.path.join(where, name))
+    return os.path.commonpath([inside, meant]) == meant
+
+
 def _mask_of(image: str, folders: _Folders) -> str:
     return os.path.splitext(image.replace(folders.images, folders.masks, 1))[0] + ".png"
 
@@ -301,7 +322,7 @@ def _match(images: list[str], masks: list[str], folders: _Folders) -> dict[str, 
     """By image, its mask.
 
     Raises:
-        DataError: if an image has several.
+        DataError: if an image has several, or two have one.
     """
 
     def key(name: str, folder: str) -> str:
@@ -323,4 +344,11 @@ def _match(images: list[str], masks: list[str], folders: _Folders) -> dict[str, 
             )
         if fitting:
             found[image] = fitting[0]
+    owner: dict[str, str] = {}
+    for image, mask in found.items():
+        if (other := owner.setdefault(mask, image)) != image:
+            raise DataError(
+                f"images {printable(other)!r} and {printable(image)!r} have one mask, "
+                f"{printable(mask)!r}: which of them it is of cannot be told"
+            )
     return found
