@@ -322,9 +322,7 @@ def _fit(
     selection = None if part is None else measuring_batches(plan, part, images, model)
     info = info_of(plan, entry, images, model)
     recipe = recipe_of(plan)
-    return train(
-        model, task, learning, held_out, recipe, folder, report, selection, info=info
-    )
+    return train(model, task, learning, held_out, recipe, folder, report, selection, info=info)
 
 
 def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) -> Batches:
