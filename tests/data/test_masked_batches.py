@@ -70,3 +70,5 @@ def test_options_are_checked():
         options_of("photo", True, {"flip": 1})
     with pytest.raises(ValueError, match="expected scale="):
         options_of("photo", True, {"scale": [2, 1]})
+    with pytest.raises(ValueError, match="expected scale="):
+        options_of("photo", True, {"scale": [1, float("inf")]})

@@ -92,3 +92,17 @@ def test_results_keep_the_ending_of_their_image_where_they_must():
     assert file_names([one, other], ".png") == ["s/a.png", "b.png"]
     alike = Named("S/A.png", Path("x"))
     assert file_names([one, other, alike], ".png") == ["s/a.jpg.png", "b.png.png", "S/A.png.png"]
+
+
+def test_an_empty_name_is_not_the_folder_at_hand():
+    with pytest.raises(DataError, match="no images are named by ''"):
+        names("")
+
+
+def test_folders_behind_links_are_looked_into(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (4, 4)).save(other / "c.png")
+    (folder / "linked").symlink_to(other)
+    (other / "back").symlink_to(other)
+    assert [name for name in names(folder) if "linked" in name] == ["linked/c.png"]

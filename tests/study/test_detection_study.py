@@ -174,6 +174,7 @@ def test_settings_that_do_not_fit_are_refused(settings, said):
         ({"augment": "affine"}, "unknown augment 'affine'"),
         ({"augment_kwargs": {"color_jitter": 1}}, "detection has no option 'color_jitter'"),
         ({"augment_kwargs": {"scale": [2, 1]}}, "expected scale="),
+        ({"augment_kwargs": {"scale": [1, float("inf")]}}, "expected scale="),
         ({"head_kwargs": {"depth": 3}}, "depth"),
     ],
 )

@@ -69,7 +69,7 @@ def options_of(kind: str, mirror: bool, given: dict[str, Any]) -> Options:
         options = options._replace(hflip=0.5 if mirror else 0.0)
     try:
         low, high = map(float, options.scale)
-        sound = 0 < low <= high and 0 <= float(options.hflip or 0) <= 1
+        sound = 0 < low <= high < float("inf") and 0 <= float(options.hflip or 0) <= 1
         sound = sound and 0 <= float(options.color_jitter) < 1
     except (TypeError, ValueError):
         sound = False

@@ -152,9 +152,10 @@ def _options(info: ModelInfo, top_k: int | None, score_threshold: float | None) 
             raise ValueError(f"{name} is for {task}, and the model is of {info.task}")
     if top_k is not None:
         positive(top_k, "top_k")
-    if score_threshold is not None and not 0 <= score_threshold <= 1:
+    least = SCORE_THRESHOLD if score_threshold is None else score_threshold
+    if type(least) not in (int, float) or not 0 <= least <= 1:
         raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold!r}")
-    return Options(top_k or TOP_K, SCORE_THRESHOLD if score_threshold is None else score_threshold)
+    return Options(top_k or TOP_K, least)
 
 
 def _check_out(folder: Path) -> None:

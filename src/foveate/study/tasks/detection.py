@@ -80,7 +80,7 @@ def options_of(kind: str, mirror: bool, given: Mapping[str, Any]) -> Options:
     options = options._replace(**given)
     try:
         low, high = map(float, options.scale)
-        sound = 0 < low <= high and 0 <= float(options.hflip) <= 1
+        sound = 0 < low <= high < float("inf") and 0 <= float(options.hflip) <= 1
     except (TypeError, ValueError):
         sound = False
     if not sound:
