@@ -50,7 +50,7 @@ def test_help_does_not_wait_for_torch():
     assert "profile" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare", "predict"])
+@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare", "predict", "export"])
 def test_help_of_a_command_does_not_wait_for_torch(command):
     code = (
         f"import sys; sys.argv = ['foveate', {command!r}, '--help']\n"

@@ -1,0 +1,163 @@
+"""Exports every mechanism and a small form of every family, for the table of docs/deploy.md.
+
+``python tools/export_sweep.py`` tries what ``docs/deploy-table.json`` does not have yet, in a process
+each, and keeps each result there; ``python tools/export_sweep.py page`` only writes the table. ONNX and OpenVINO get free batch, height and width, ExecuTorch and LiteRT fixed sizes,
+Core ML is converted alone. It takes hours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+FOUND = ROOT / "docs" / "deploy-table.json"
+PAGE = ROOT / "docs" / "deploy.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+FREE = ("batch", "height", "width")
+FORMATS = {"onnx": FREE, "openvino": FREE, "executorch": (), "litert": (), "coreml": ()}
+TITLES = {
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
+    "litert": "LiteRT",
+    "coreml": "Core ML",
+}
+IMAGE, MAP = (192, 144), (18, 27)
+SECONDS = 1800
+
+sys.path.insert(0, str(ROOT))
+
+
+def subjects() -> dict[str, str]:
+    """What is tried: names of models and mechanisms, with their kind."""
+    from tests.models.small import SMALL
+
+    import foveate
+
+    mechanisms = {
+        name: "mechanism"
+        for name in foveate.list_attention()
+        if foveate.describe(name).role != "aligner"
+    }
+    return {**dict.fromkeys(SMALL, "model"), **mechanisms}
+
+
+def sweep(formats: list[str]) -> None:
+    """Try what has no result yet, format by format."""
+    kinds = subjects()
+    for format_ in formats:
+        for name in kinds:
+            found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+            if format_ in found.get(name, {}):
+                continue
+            result = _in_a_process(name, format_)
+            print(name, format_, result, flush=True)
+            found.setdefault(name, {})[format_] = result
+            FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
+def _in_a_process(name: str, format_: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "one", name, format_]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"reason": f"took more than {SECONDS} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        return {"reason": said[-1][:300]}
+    return json.loads(lines[-1])
+
+
+def one(name: str, format_: str) -> dict[str, Any]:
+    """What an export of one subject comes to: the difference and the size, or the reason."""
+    import torch
+    from tests.models.small import SMALL
+    from tests.models.test_contract import lively
+
+    import foveate
+    from foveate.checks.subject import examine
+    from foveate.deploy.export import FORMATS as WRITERS
+
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    size: tuple[int, int]
+    if name in SMALL:
+        model, size, channels = lively(name, SMALL[name]), IMAGE, 3
+    else:
+        subject = examine(name)
+        options = {} if subject.role == "gate" else {"role": "mixer"}
+        model, size, channels = subject.build(**options), MAP, subject.dim
+    suffix = WRITERS[format_].suffix
+    with TemporaryDirectory() as folder:
+        try:
+            result = foveate.export(
+                model,
+                Path(folder) / f"model{suffix}",
+                size=size,
+                dynamic=FORMATS[format_],
+                channels=channels,
+            )
+        except ValueError as error:
+            return {"reason": " ".join(str(error).split())[:300]}
+    return {"difference": result.difference, "bytes": result.bytes, "seconds": result.seconds}
+
+
+def write_page() -> None:
+    """Put the table between the marks of the page."""
+    found = json.loads(FOUND.read_text())
+    lines, reasons, held = [], [], dict.fromkeys(FORMATS, 0)
+    tried = dict.fromkeys(FORMATS, 0)
+    for kind in ("model", "mechanism"):
+        lines += [
+            "",
+            f"| {'small form of' if kind == 'model' else 'mechanism'} | "
+            f"{' | '.join(TITLES.values())} |",
+            f"|---|{'--:|' * len(FORMATS)}",
+        ]
+        for name in (name for name, what in subjects().items() if what == kind):
+            cells = []
+            for format_ in FORMATS:
+                result = found.get(name, {}).get(format_)
+                tried[format_] += result is not None
+                held[format_] += result is not None and "reason" not in result
+                if result is not None and "reason" in result:
+                    reasons.append(f"* `{name}`, {TITLES[format_]}: {result['reason']}")
+                cells.append(_cell(result))
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    counts = ", ".join(
+        f"{TITLES[format_]} {held[format_]} of {tried[format_]}"
+        for format_ in FORMATS
+        if tried[format_]
+    )
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    body = [BEGIN, "", f"Of what was tried, these hold: {counts}.", *lines, ""]
+    if reasons:
+        body += ["What does not hold, and why:", "", *reasons, ""]
+    PAGE.write_text(before + "\n".join(body) + END + after)
+
+
+def _cell(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "–"
+    if "reason" in result:
+        return "no"
+    difference = result["difference"]
+    return "converted" if difference is None else f"{difference:.1e}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["one"]:
+        print(json.dumps(one(sys.argv[2], sys.argv[3])))
+    elif sys.argv[1:] == ["page"]:
+        write_page()
+    else:
+        sweep(sys.argv[1:] or list(FORMATS))
