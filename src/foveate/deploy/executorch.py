@@ -25,6 +25,7 @@ class ExecuTorch(Format):
     suffix = ".pte"
     extra = "executorch"
     packages = ("executorch.exir", "torchao")
+    imported = ("executorch.runtime",)
     free = ()
     precisions = ("float32", "int8")
 

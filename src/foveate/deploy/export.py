@@ -108,9 +108,9 @@ class ExportResult:
                 f"difference {self.difference:.1e} (bound {self.bound:.0e})"
             )
         if self.accuracy is not None:
-            before, after, images = self.accuracy
+            before, after, count = self.accuracy
             lines.append(
-                f"accuracy on {images:,} images: {before:.1%} before quantization, {after:.1%} after"
+                f"accuracy on {count:,} images: {before:.1%}, after quantization {after:.1%}"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 

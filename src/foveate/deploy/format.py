@@ -39,6 +39,7 @@ class Format(ABC):
         suffix: of the file.
         extra: of this package, that installs what is needed.
         packages: modules that are needed.
+        imported: modules that the runtime is.
         free: axes that a file can take at any length.
         precisions: that a file can be written in.
         runs_here: whether the runtime is one of this machine's.
@@ -50,6 +51,7 @@ class Format(ABC):
     suffix: ClassVar[str]
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
+    imported: ClassVar[tuple[str, ...]] = ()
     free: ClassVar[tuple[Axis, ...]] = AXES
     precisions: ClassVar[tuple[Precision, ...]] = ("float32", "float16")
     runs_here: ClassVar[bool] = True

@@ -22,6 +22,7 @@ class LiteRt(Format):
     suffix = ".tflite"
     extra = "litert"
     packages = ("litert_torch", "ai_edge_litert")
+    imported = ("ai_edge_litert.interpreter",)
     free = ()
     precisions = ("float32",)
 

@@ -28,6 +28,7 @@ class Onnx(Format):
     suffix = ".onnx"
     extra = "export"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    imported = ("onnxruntime",)
     precisions = ("float32", "float16", "int8")
 
     def write(self, deployment: Deployment, path: Path) -> Written:

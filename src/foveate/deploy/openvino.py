@@ -24,6 +24,7 @@ class OpenVino(Format):
     suffix = ".xml"
     extra = "openvino"
     packages = ("openvino",)
+    imported = ("openvino",)
 
     def write(self, deployment: Deployment, path: Path) -> Written:
         import openvino
