@@ -252,3 +252,15 @@ def test_profile_table(run):
 )
 def test_refusals_take_one_line(refused, arguments, message):
     assert message in refused(*arguments.split())
+
+
+def test_export_writes_a_file_and_says_what_was_checked(run, refused, tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = str(tmp_path / "cbam.onnx")
+    out = run("export", "cbam", "-o", file, "--size", "12", "--dynamic", "none")
+    assert "ONNX opset" in out
+    assert "largest relative difference" in out
+    assert "the weights are random" in out
+    assert "does not say a format" in refused("export", "cbam", "-o", str(tmp_path / "a.zip"))
+    assert "say where to" in refused("export", "cbam")
+    assert "two sequences" in refused("export", "dot_product", "-o", file)

@@ -37,6 +37,7 @@ from foveate.deploy.openvino import OpenVino
 from foveate.deploy.program import Deployment, ExportError, first_line
 from foveate.deploy.request import Request, Size, free_axes
 from foveate.deploy.verify import BOUNDS, Difference, difference, expected_outputs, verify
+from foveate.saved.info import ModelInfo
 
 FORMATS: dict[str, Format] = {
     each.name: each for each in (Onnx(), OpenVino(), ExecuTorch(), LiteRt(), CoreMl())
@@ -126,6 +127,7 @@ def export(
     int8: str | os.PathLike[str] | None = None,
     evaluate: str | os.PathLike[str] | None = None,
     channels: int | None = None,
+    info: ModelInfo | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Write ``model`` for another runtime, and hold the file to the model there.
@@ -160,7 +162,9 @@ def export(
         evaluate: images with classes, such as a folder with one folder a class, on which the
             accuracy before and after quantization is counted.
         channels: of the images; None for what the model reads.
-        metadata: further words to keep with the file, such as the names of the classes.
+        info: of a trained model, as :func:`foveate.load` gives it: its size is the model's own, and
+            the names of its classes and how images are normalised are kept with the file.
+        metadata: further words to keep with the file.
 
     Returns:
         What was written and what the check found; printed, some sentences.
@@ -179,9 +183,12 @@ def export(
     if evaluate is not None and int8 is None:
         raise ValueError("evaluate counts what quantization costs: give int8 as well")
     precision = "float16" if half else "float32" if int8 is None else "int8"
+    if info is not None:
+        size, channels = size or info.input.size, channels or len(info.input.mean)
     request = _request(model, format_, size, dynamic, precision, channels)
     format_.check_installed()
-    words = {**own_words(model), **(metadata or {})}
+    told = own_words(model) if info is None else words_of(info)
+    words = {**told, **(metadata or {})}
     if int8 is None:
         return carried_out(Deployment.of(model, request), format_, place, words, began)
     prepare = _preparation(request, words)
@@ -347,6 +354,18 @@ def own_words(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "pretrained_cfg", None) or {}
     names = ("architecture", "tag", "mean", "std", "interpolation", "crop_pct")
     return {name: config[name] for name in names if name in config}
+
+
+def words_of(info: ModelInfo) -> dict[str, Any]:
+    """What a trained model's file says that whoever runs an export needs: classes and images."""
+    return {
+        "task": info.task,
+        "architecture": info.architecture.backbone,
+        "classes": list(info.classes),
+        "fit": info.input.fit,
+        "mean": list(info.input.mean),
+        "std": list(info.input.std),
+    }
 
 
 def _format_of(path: str | os.PathLike[str], to: str | None) -> tuple[Format, Path]:
