@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,11 @@ from foveate import registry
 from foveate.cli import main
 from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
+from foveate.saved.info import Architecture
+from foveate.saved.rebuild import rebuild
 from foveate.study.plan import SETTINGS, TYPES, read_plan
+from foveate.training.checkpoint import save_weights
+from tests.saved.test_info import CLASSIFIER
 
 
 @pytest.fixture
@@ -264,3 +270,23 @@ def test_export_writes_a_file_and_says_what_was_checked(run, refused, tmp_path):
     assert "does not say a format" in refused("export", "cbam", "-o", str(tmp_path / "a.zip"))
     assert "say where to" in refused("export", "cbam")
     assert "two sequences" in refused("export", "dot_product", "-o", file)
+
+
+@pytest.mark.filterwarnings("ignore:.*has changed since")
+def test_a_trained_model_is_exported_by_its_file(run, refused, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    own = f"{Path(__file__).parent / 'study' / 'own_model.py'}:build"
+    built = Architecture("own", own, {"width": 4}, digest="0" * 64)
+    colored = replace(CLASSIFIER.input, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    info = replace(CLASSIFIER, architecture=built, input=colored)
+    save_weights(rebuild(built, len(info.classes), code=own), tmp_path / "model.safetensors", info)
+    file = str(tmp_path / "model.onnx")
+    out = run("export", str(tmp_path), "-o", file, "--host", own)
+    assert "random" not in out
+    words = {each.key: each.value for each in onnx.load(file).metadata_props}
+    assert json.loads(words["foveate.classes"]) == list(info.classes)
+    assert json.loads(words["foveate.mean"]) == list(info.input.mean)
+    height, width = info.input.size
+    assert words["foveate.images"] == f"batch x {height} x {width}"
+    said = refused("export", str(tmp_path), "-o", file, "--weights", "a.safetensors")
+    assert "takes no --weights" in said
