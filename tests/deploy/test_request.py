@@ -30,7 +30,7 @@ def test_a_model_is_traced_at_lengths_that_free_axes_do_not_have_by_chance():
 
 def test_axes_are_named():
     assert free_axes(["width", "batch"]) == ("batch", "width")
-    with pytest.raises(ValueError, match="got 'heigth'; did you mean 'height'"):
-        free_axes(["heigth"])
+    with pytest.raises(ValueError, match="got 'heights'; did you mean 'height'"):
+        free_axes(["heights"])
     with pytest.raises(ValueError, match="several names"):
         free_axes("batch")
