@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,11 @@ from foveate import registry
 from foveate.cli import main
 from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
+from foveate.saved.info import Architecture
+from foveate.saved.rebuild import rebuild
 from foveate.study.plan import SETTINGS, TYPES, read_plan
+from foveate.training.checkpoint import save_weights
+from tests.saved.test_info import CLASSIFIER
 
 
 @pytest.fixture
@@ -50,7 +56,10 @@ def test_help_does_not_wait_for_torch():
     assert "profile" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["list", "describe", "profile", "compare", "predict", "runs"])
+@pytest.mark.parametrize(
+    "command",
+    ["list", "describe", "profile", "compare", "train", "predict", "runs", "export"],
+)
 def test_help_of_a_command_does_not_wait_for_torch(command):
     code = (
         f"import sys; sys.argv = ['foveate', {command!r}, '--help']\n"
@@ -252,3 +261,35 @@ def test_profile_table(run):
 )
 def test_refusals_take_one_line(refused, arguments, message):
     assert message in refused(*arguments.split())
+
+
+def test_export_writes_a_file_and_says_what_was_checked(run, refused, tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = str(tmp_path / "cbam.onnx")
+    out = run("export", "cbam", "-o", file, "--size", "12", "--dynamic", "none")
+    assert "ONNX opset" in out
+    assert "largest relative difference" in out
+    assert "the weights are random" in out
+    assert "does not say a format" in refused("export", "cbam", "-o", str(tmp_path / "a.zip"))
+    assert "say where to" in refused("export", "cbam")
+    assert "two sequences" in refused("export", "dot_product", "-o", file)
+
+
+@pytest.mark.filterwarnings("ignore:.*has changed since")
+def test_a_trained_model_is_exported_by_its_file(run, refused, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    own = f"{Path(__file__).parent / 'study' / 'own_model.py'}:build"
+    built = Architecture("own", own, {"width": 4}, digest="0" * 64)
+    colored = replace(CLASSIFIER.input, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    info = replace(CLASSIFIER, architecture=built, input=colored)
+    save_weights(rebuild(built, len(info.classes), code=own), tmp_path / "model.safetensors", info)
+    file = str(tmp_path / "model.onnx")
+    out = run("export", str(tmp_path), "-o", file, "--host", own)
+    assert "random" not in out
+    words = {each.key: each.value for each in onnx.load(file).metadata_props}
+    assert json.loads(words["foveate.classes"]) == list(info.classes)
+    assert json.loads(words["foveate.mean"]) == list(info.input.mean)
+    height, width = info.input.size
+    assert words["foveate.images"] == f"batch x {height} x {width}"
+    said = refused("export", str(tmp_path), "-o", file, "--weights", "a.safetensors")
+    assert "takes no --weights" in said

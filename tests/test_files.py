@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from foveate._files import read_json, replacing, walk, write_json
+from foveate._files import read_json, replacing, replacing_several, walk, write_json
 
 
 def test_a_file_takes_its_place_only_when_all_went_well(tmp_path):
@@ -48,3 +48,26 @@ def test_walks_through_links_outside_once_and_not_back(tmp_path):
         f"{Path(folder).name}/{f}" for folder, _, files in walk(tmp_path / "set") for f in files
     ]
     assert sorted(found) == ["a/1", "b/2"]
+
+
+def test_several_files_take_their_places_together(tmp_path):
+    path = tmp_path / "a.xml"
+    (tmp_path / "a.bin").write_text("old")
+
+    def fail(folder):
+        (folder / "a.bin").write_text("new")
+        raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"), replacing_several(path) as folder:
+        fail(folder)
+    assert (tmp_path / "a.bin").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    with replacing_several(path) as folder:
+        (folder / "a.bin").write_text("new")
+        (folder / "a.xml").mkdir()
+    assert (tmp_path / "a.bin").read_text() == "new"
+    with replacing_several(path) as folder:  # a folder takes the place of one
+        (folder / "a.xml").mkdir()
+        (folder / "a.xml" / "inside").touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.xml"]
+    assert (path / "inside").exists()

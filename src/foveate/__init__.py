@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foveate import checks as checks
     from foveate import contracts as contracts
     from foveate import data as data
+    from foveate import deploy as deploy
     from foveate import heads as heads
     from foveate import integrations as integrations
     from foveate import layout as layout
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from foveate.analysis.profile import Profile as Profile
     from foveate.analysis.profile import profile as profile
     from foveate.attention.adapt import create_attention as create_attention
+    from foveate.deploy.export import ExportResult as ExportResult
+    from foveate.deploy.export import export as export
     from foveate.models import list_backbones as list_backbones
     from foveate.prediction.predict import predict as predict
     from foveate.published import load_published as load_published
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 # The module that defines each public class and function.
 _HOME = {
     "AttentionMap": "analysis.attention_map",
+    "ExportResult": "deploy.export",
     "Profile": "analysis.profile",
     "Spec": "registry",
     "added": "surgery.recipe",
@@ -76,6 +80,7 @@ _HOME = {
     "count_flops": "analysis.flops",
     "create_attention": "attention.adapt",
     "describe": "registry",
+    "export": "deploy.export",
     "finish": "surgery.recipe",
     "freeze": "surgery.recipe",
     "fuse": "surgery.fuse",
@@ -101,6 +106,7 @@ _MODULES = [
     "checks",
     "contracts",
     "data",
+    "deploy",
     "heads",
     "integrations",
     "layout",

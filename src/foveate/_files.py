@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def file_path(path: str | os.PathLike[str]) -> Path:
+def file_path(path: str | os.PathLike[str], example: str = "model.safetensors") -> Path:
     """``path``, if it can be a file's.
+
+    Args:
+        path: where a file is to be.
+        example: a file name to propose where it is a folder.
 
     Raises:
         ValueError: if it is a folder, or holds a NUL byte.
@@ -20,7 +25,7 @@ def file_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"no file can be called {os.fspath(path)!r}: there is a NUL byte in it")
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file: {path / 'model.safetensors'}")
+        raise ValueError(f"{path} is a folder; name a file: {path / example}")
     return path
 
 
@@ -59,6 +64,38 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def replacing_several(path: Path) -> Iterator[Path]:
+    """A folder beside ``path``, whose content takes its place beside ``path`` when all went well.
+
+    For writers that make several files, or a folder: what is called like ``path`` comes last, so
+    that whoever sees it finds the others. Whatever goes wrong, nothing half-written is left.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = beside.with_suffix(".old")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        yield beside
+        for made in sorted(beside.iterdir(), key=lambda made: made.name == path.name):
+            place = path.with_name(made.name)
+            if made.is_file():
+                with open(made, "rb") as file:
+                    os.fsync(file.fileno())
+            if place.is_dir():  # only an empty folder can be replaced
+                place.rename(aside)
+            os.replace(made, place)
+    except OSError as error:
+        if error.filename is None or str(beside) in os.fsdecode(error.filename):
+            error.filename = str(path)
+        raise
+    finally:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        for folder in (beside, aside):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from foveate import __version__
 
 try:
-    from foveate.cli import compare, describe, predict, profile, runs, train
+    from foveate.cli import compare, describe, export, predict, profile, runs, train
     from foveate.cli import list as list_
     from foveate.cli._parser import Parser, refuse
 except ModuleNotFoundError:
@@ -27,6 +27,7 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "runs": runs,
+    "export": export,
 }
 """Modules with ``HELP``, ``add_arguments(parser)`` and ``run(options) -> exit code``."""
 
@@ -45,7 +46,7 @@ def _run(arguments: list[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     parser = Parser(
         prog="foveate",
-        description="Visual attention: look up, measure, compare.",
+        description="Visual attention: look up, measure, compare, export.",
         version=__version__,
     )
     commands = parser.add_subcommands(required=True, title="commands", metavar="COMMAND")

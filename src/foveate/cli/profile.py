@@ -30,6 +30,13 @@ def add_arguments(parser: Parser) -> None:
     add("--batch", type=int, default=1, help="samples in a batch")
     add("--device", default="cpu", help="where to run, such as cuda")
     add("--repeats", type=int, default=30, help="timed calls")
+    add(
+        "--runtime",
+        metavar="NAMES",
+        help="measure one image in each of these runtimes, in turn: of torch,onnxruntime,openvino,"
+        "executorch,litert",
+    )
+    add("--threads", type=int, default=1, help="that each runtime may use (with --runtime)")
     add_imports(parser)
     add("--json", action="store_true", help="print JSON instead of a table")
 
@@ -41,6 +48,8 @@ def run(options: Options) -> int:
     from foveate.analysis.profile import profile
 
     extra = key_values(options.option, "--option")
+    if options.runtime:
+        return _in_runtimes(options, extra)
     costs = []
     for name in options.names:
         module, size = by_name(
@@ -62,6 +71,40 @@ def run(options: Options) -> int:
     first = costs[0][1]
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     print(f"batch of {first.batch_size}, {threads}, {first.device}")
+    return 0
+
+
+def _in_runtimes(options: Options, extra: dict[str, Any]) -> int:
+    """A row a runtime of each model."""
+    from foveate.analysis.by_name import by_name
+    from foveate.analysis.profile import device_name
+    from foveate.deploy.measure import profile_runtimes
+
+    runtimes = [name.strip() for name in options.runtime.split(",")]
+    found = []
+    for name in options.names:
+        module, (channels, *size) = by_name(
+            name, options.size or (), dim=options.dim, num_heads=options.num_heads, options=extra
+        )
+        if not isinstance(channels, int):
+            raise ValueError(f"{name} takes two sequences, and runtimes are measured on images")
+        rows = profile_runtimes(
+            module, runtimes, (size[0], size[1]), channels=channels, threads=options.threads
+        )
+        found += [(name, _size((channels, *size)), row) for row in rows]
+    if options.json:
+        print_json([{"name": name, "input": size, **row.to_dict()} for name, size, row in found])
+        return 0
+    print_table(
+        ("name", "input", "runtime", "latency (quartiles)", "peak memory", "file", "difference"),
+        [(name, size, row.runtime, *row.texts()) for name, size, row in found],
+        right=True,
+    )
+    for name, _, row in found:
+        if row.note:
+            print(f"{name} in {row.runtime}: {row.note}")
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    print(f"one image, float32, {threads}, {device_name()}; memory of a process of its own")
     return 0
 
 

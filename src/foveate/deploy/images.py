@@ -1,0 +1,133 @@
+"""Images of the user's for quantization: to calibrate with, and to count right answers on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from foveate.data.pixels.decode import open_file
+from foveate.data.sources.base import TEST
+from foveate.data.sources.open import open_source
+from foveate.deploy.request import Request
+
+CALIBRATION = 128
+"""Images to calibrate with, at most."""
+_BATCH = 16
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+
+
+class Preparation(NamedTuple):
+    """From an image to the model's input: resized to fill, the middle cut out, normalised.
+
+    Attributes:
+        request: whose size and channels.
+        mean: of each channel, of images in [0, 1].
+        std: standard deviation, likewise.
+    """
+
+    request: Request
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """``(1, C, H, W)``."""
+        height, width = self.request.size
+        image = image.convert("L" if self.request.channels == 1 else "RGB")
+        share = max(height / image.height, width / image.width)
+        size = (max(width, round(image.width * share)), max(height, round(image.height * share)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
+        x = torch.from_numpy(pixels.copy()).reshape(height, width, -1).permute(2, 0, 1)
+        mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.mean, self.std))
+        return ((x - mean[:, None, None]) / std[:, None, None])[None]
+
+
+class Accuracy(NamedTuple):
+    """Shares of right answers before and after quantization.
+
+    Attributes:
+        before: of the model.
+        after: of the file.
+        images: how many were asked.
+    """
+
+    before: float
+    after: float
+    images: int
+
+
+def calibration_images(folder: str | Path, prepare: Preparation) -> list[Tensor]:
+    """Up to :data:`CALIBRATION` images of a folder and those inside, spread over it.
+
+    Raises:
+        ValueError: if there is no image that can be read.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"no folder of images at {str(folder)!r}")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    step = max(1, len(files) // CALIBRATION)
+    found = []
+    for path in files[::step][:CALIBRATION]:
+        try:
+            found.append(prepare(open_file(path, prepare.request.size).image))
+        except Exception:  # Pillow's decoders raise errors of many kinds
+            continue
+    if not found:
+        raise ValueError(f"there is no image that can be read in {root}")
+    return found
+
+
+class Labelled:
+    """The held-out images of a set with their classes, or all where it holds none out.
+
+    Args:
+        name: of a folder with one folder a class, or what else ``foveate compare --data`` takes.
+        prepare: for the model.
+        classes: that the model tells apart, by their number or in its order by name.
+    """
+
+    def __init__(self, name: str, prepare: Preparation, classes: int | Sequence[str]) -> None:
+        self.source = open_source(str(name))
+        listing = self.source.list()
+        held_out = [item for item in listing.items if item.split == TEST]
+        self.items, self.prepare = held_out or listing.items, prepare
+        order = listing.classes if isinstance(classes, int) else list(classes)
+        count = classes if isinstance(classes, int) else len(order)
+        unknown = [each for each in listing.classes if each not in order]
+        if unknown or len(listing.classes) > count:
+            raise ValueError(
+                f"{name} has {len(listing.classes)} classes, and the model {count}"
+                + (f"; it does not know {unknown[0]!r}" if unknown else "")
+            )
+        self.places = [order.index(each) for each in listing.classes]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images ``(B, C, H, W)`` and labels ``(B,)``."""
+        for first in range(0, len(self.items), _BATCH):
+            items = self.items[first : first + _BATCH]
+            images = [self.prepare(self.source.read(item.name).image) for item in items]
+            yield torch.cat(images), torch.tensor([self.places[item.label] for item in items])
+
+    def accuracies(
+        self, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]
+    ) -> Accuracy:
+        """Of two programs that give logits."""
+        right = [0, 0]
+        for images, labels in self.batches():
+            for place, run in enumerate((before, after)):
+                right[place] += int((run(images).argmax(1) == labels).sum())
+        count = len(self.items)
+        return Accuracy(right[0] / count, right[1] / count, count)
+
+
+def one_by_one(run: Callable[[Tensor], Iterable[Tensor]]) -> Callable[[Tensor], Tensor]:
+    """First outputs of a batch by a program that takes one image."""
+    return lambda images: torch.cat([next(iter(run(image))) for image in images.split(1)])

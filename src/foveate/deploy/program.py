@@ -1,0 +1,224 @@
+"""The deployed form of a model, and the graph that exporters read.
+
+The form is a copy: fused, in evaluation mode, on the CPU. What it computes from no image (index
+tables, masks, weights of weights) is computed once and kept in the graph as a constant.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from foveate.deploy.fold import fold_constants
+from foveate.deploy.request import Request, Size
+from foveate.models import Detector
+from foveate.models.detector import RCNN
+from foveate.surgery.fuse import fuse
+
+
+class ExportError(ValueError):
+    """A model could not be exported; the message says what and where."""
+
+
+class Deployment:
+    """A model as it is to be deployed, and what it is asked for.
+
+    Args:
+        reference: what the file is checked against.
+        module: what is written.
+        request: sizes and precision.
+        notes: what was left out or kept, a sentence each.
+        calibration: images for quantization, one a tensor.
+    """
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        module: nn.Module,
+        request: Request,
+        notes: Sequence[str] = (),
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
+        self.reference, self.module = reference, module
+        self.request, self.notes, self.calibration = request, list(notes), calibration
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, request: Request, calibration: Sequence[Tensor] = ()
+    ) -> Deployment:
+        """A copy of ``model``, fused; the copy that is not is what it is checked against."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            module = as_exported(fuse(copied(model)))
+        notes = [str(each.message) for each in said if issubclass(each.category, UserWarning)]
+        if isinstance(model, Detector):
+            notes.append(_WITHOUT[isinstance(model, RCNN)])
+        return cls(as_exported(copied(model)), module, request, notes, calibration)
+
+    def images(self, size: Size, seed: int) -> Tensor:
+        """Random images, or of those that it is calibrated with."""
+        if not self.calibration:
+            return images_of(size, self.request, seed)
+        count = len(self.calibration)
+        return torch.cat([self.calibration[(seed + i) % count] for i in range(size.batch)])
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """What the user's model gives."""
+        return list(self.reference(images))
+
+    @cached_property
+    def output_names(self) -> list[str]:
+        """One a tensor of the output."""
+        images = images_of(self.request.stated, self.request)
+        with torch.no_grad():
+            if isinstance(self.reference, Exported):
+                return names_of(_call(self.reference.model, images))
+            return names_of(self.reference(images))
+
+    @cached_property
+    def traced(self) -> ExportedProgram:
+        """The graph as it was recorded, in which every step knows its module."""
+        return self._recorded(self.module)
+
+    @cached_property
+    def program(self) -> ExportedProgram:
+        """The graph with constants folded."""
+        folded = self.traced.module()
+        with torch.no_grad():
+            fold_constants(folded)
+        return self._recorded(folded)
+
+    def module_with(self, operator: str) -> str:
+        """The first module that used an operator; empty if none did."""
+        wanted = operator.rpartition("::")[2].split(".")[0]
+        # An operator may only appear once others are taken apart.
+        for program in (self.traced, self.traced.run_decompositions()):
+            for node in program.graph.nodes:
+                name = str(node.target).removeprefix("aten.").split(".")[0]
+                if node.op == "call_function" and name == wanted:
+                    stack = list(node.meta.get("nn_module_stack", {}).values())
+                    paths = [path.removeprefix("model").lstrip(".") for path, _ in stack]
+                    return next((path for path in reversed(paths) if path), "the model")
+        return ""
+
+    def _recorded(self, module: nn.Module) -> ExportedProgram:
+        request = self.request
+        free = dict.fromkeys(request.free, Dim.DYNAMIC)
+        places = {0: "batch", 2: "height", 3: "width"}
+        shape = {place: free[axis] for place, axis in places.items() if axis in free}
+        try:
+            with torch.no_grad(), quiet():
+                return torch.export.export(
+                    module, (images_of(request.traced, request),), dynamic_shapes=(shape,)
+                )
+        except Exception as error:
+            raise ExportError(
+                f"torch.export cannot record the model at {request}: {first_line(error)}"
+            ) from error
+
+
+class Exported(nn.Module):
+    """A model whose outputs are a tuple of tensors, whatever they were.
+
+    Args:
+        model: gives a tensor, or several in tuples, lists and mappings.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(_call(self.model, images)))
+
+
+_WITHOUT = {
+    False: "without the postprocessing: the outputs are those of the head, level by level",
+    True: "without proposals and what follows them: the outputs are the maps of the pyramid and "
+    "those of the proposals' head",
+}
+
+
+def _call(model: nn.Module, images: Tensor) -> Any:
+    """A model's outputs; a detector's before anything is sorted out, which runtimes lack."""
+    if isinstance(model, RCNN):
+        pyramid = model.pyramid(images)
+        return {"pyramid": pyramid, "proposals": model.rpn_head(pyramid)}
+    return model.dense(images) if isinstance(model, Detector) else model(images)
+
+
+def as_exported(model: nn.Module) -> nn.Module:
+    """``model`` with a flat output, in evaluation mode, learning nothing."""
+    return Exported(model).eval().requires_grad_(False)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32, whose memory is laid out as exporters expect."""
+    copy_ = copy.deepcopy(model).to("cpu", torch.float32)
+    return copy_.to(memory_format=torch.contiguous_format)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of an output, in its order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for each in value.values() for tensor in tensors_of(each)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [tensor for each in value for tensor in tensors_of(each)]
+    if value is None:
+        return []
+    raise ExportError(f"outputs must be tensors, and the model gives {type(value).__name__}")
+
+
+def names_of(value: Any, name: str = "") -> list[str]:
+    """Names for :func:`tensors_of`: keys and numbers of where each stood."""
+    if isinstance(value, Tensor):
+        return [name or "output"]
+    parts: Any = {}
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, Sequence):
+        parts = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    join = f"{name}_" if name else "output_" if not isinstance(value, Mapping) else ""
+    return [found for key, each in parts for found in names_of(each, f"{join}{key}")]
+
+
+def images_of(size: Size, request: Request, seed: int = 0) -> Tensor:
+    """Random images, normalised."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (size.batch, request.channels, size.height, size.width)
+    return torch.randn(shape, generator=generator)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and progress of exporters, which nobody can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,70 @@
+"""The formats beside ONNX, each where its packages are installed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import foveate
+from foveate.deploy.export import FORMATS
+from tests.deploy.networks import Network
+
+SLIDE = "slide"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_openvino(half, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model = Network(SLIDE).eval()
+    result = foveate.export(
+        model,
+        tmp_path / "model.xml",
+        size=(32, 48),
+        dynamic=("batch", "height", "width"),
+        half=half,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    assert result.difference is not None
+    assert result.difference < (2e-2 if half else 1e-5)
+    assert any("default precision" in note for note in result.notes)
+    read = openvino.Core().read_model(result.path)
+    assert float(read.get_rt_info(["foveate", "difference"]).value) == result.difference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("executorch", "executorch.exir"), ("litert", "litert_torch"), ("coreml", "coremltools")],
+)
+def test_formats_of_fixed_sizes(name, package, tmp_path):
+    pytest.importorskip(package)
+    format_ = FORMATS[name]
+    path = tmp_path / f"model{format_.suffix}"
+    result = foveate.export(Network(SLIDE), path, size=(32, 48))
+    assert result.path == path
+    assert path.exists()
+    assert result.shape == "1 x 32 x 48"
+    if not format_.runs_here:
+        assert result.difference is None
+        return
+    assert result.difference is not None
+    assert result.difference < 1e-5
+    words = json.loads(path.with_name(path.name + ".json").read_text())
+    assert json.loads(words["foveate.difference"]) == result.difference
+    again = foveate.export(Network(SLIDE), path, size=(32, 48))  # takes the old one's place
+    assert again.difference is not None
+
+
+@pytest.mark.slow
+def test_an_mlpackage_takes_the_place_of_another(tmp_path):
+    pytest.importorskip("coremltools")
+    path = tmp_path / "model.mlpackage"
+    for _ in range(2):
+        foveate.export(torch.nn.Conv2d(3, 4, 3), path, size=16)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.mlpackage"]
+    (tmp_path / "other.mlpackage").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        foveate.export(torch.nn.Conv2d(3, 4, 3), tmp_path / "other.mlpackage", size=16)
