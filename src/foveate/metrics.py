@@ -24,6 +24,15 @@ class Metric(NamedTuple):
     higher_is_better: bool
     bounds: tuple[float, float]
 
+    @property
+    def words(self) -> str:
+        """The name as a sentence has it: ``balanced accuracy``, ``mean IoU``, ``mask AP``."""
+        return " ".join(_WRITTEN.get(word, word) for word in self.name.split("_"))
+
+
+_WRITTEN = {"iou": "IoU", "ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+"""How words of metrics' names are written, where not in small letters."""
+
 
 ACCURACY = Metric("accuracy", "%", True, (0.0, 1.0))
 """The share of images whose class is found."""

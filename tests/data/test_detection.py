@@ -194,6 +194,12 @@ def test_most_images_of_another_size_are_a_warning(tmp_path):
     assert "most images are left out: 4 of 6" in found.findings.warnings
 
 
+def test_images_that_a_limit_leaves_aside_are_not_lost(tmp_path):
+    found = prepared(annotated.make_coco(tmp_path / "set"), limit=1)
+    assert len(found.train) == 1
+    assert not any("most images" in warning for warning in found.findings.warnings)
+
+
 # Batches
 
 

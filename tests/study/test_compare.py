@@ -311,7 +311,7 @@ def test_folds_tuning_selection_and_the_images_kept_for_the_very_end(tmp_path, c
     assert [p.name for p in run.glob("tuned/*") if p.suffix == ".json"] != []
     assert not list(run.rglob("last.ckpt"))
     assert not list(run.rglob("best.safetensors"))
-    assert "balanced_accuracy" in capsys.readouterr().out
+    assert "balanced accuracy" in capsys.readouterr().out
     # Used once: going on does not measure them again.
     stamps = {path: path.stat().st_mtime_ns for path in run.rglob("final.npz")}
     assert len(stamps) == 4

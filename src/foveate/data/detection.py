@@ -208,7 +208,11 @@ def _begin(directory: Path, asked: _Asked, progress: Progress | None) -> SetReco
             normalized(record.moments),
             *([f"masks are drawn from the boxes: {masks}"] if masks in MASKS[2:] else []),
         ],
-        [*annotations.warnings, *fitting.warnings(), *_warnings(splits, record, annotations)],
+        [
+            *annotations.warnings,
+            *fitting.warnings(),
+            *_warnings(splits, record, annotations, len(reading.left_out)),
+        ],
         equal,
     )
     record.write(directory)
@@ -299,8 +303,9 @@ def _background(splits: dict[str, AnnotatedImages]) -> list[str]:
 
 
 def _warnings(
-    splits: dict[str, AnnotatedImages], record: SetRecord, annotations: Annotations
+    splits: dict[str, AnnotatedImages], record: SetRecord, annotations: Annotations, unread: int
 ) -> list[str]:
+    """What to look at first; images that a limit leaves aside are not lost."""
     found = []
     for split in splits:
         counts = [] if record.objects is None else record.objects.count(split).sum(0)
@@ -310,7 +315,7 @@ def _warnings(
             more = f" and {len(absent) - 3:,} others" if len(absent) > 3 else ""
             named = ", ".join(map(repr, absent[:3]))
             found.append(f"no object of {named}{more} in the {split} part: {use}")
-    read = sum(map(len, splits.values()))
+    read = record.listed - unread
     lost = len({image.name for image in annotations.images}) - read
     if lost > read:
         found.append(f"most images are left out: {lost:,} of {lost + read:,}")

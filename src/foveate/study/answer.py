@@ -74,7 +74,7 @@ def _lead(made: Comparison, metric: Metric) -> str:
         else f"{made.first} is {apart} {way} {made.second} in"
     )
     return (
-        f"{said} held-out {metric.name} (95 % interval "
+        f"{said} held-out {metric.words} (95 % interval "
         f"{'of the difference ' if level else ''}{show_range(made.low, made.high, metric)}; "
         f"{made.seeds} seeds{images})"
     )

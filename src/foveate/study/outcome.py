@@ -30,8 +30,7 @@ class StudyResult:
     @property
     def head(self) -> tuple[str, ...]:
         """The titles of the table's columns."""
-        name = self.results.metric.name
-        name = name.replace("_", " ")
+        name = self.results.metric.words
         return ("attention", f"{name}, 95 %", "params", "mult-adds", "latency", "memory")
 
     @property

@@ -242,7 +242,7 @@ class ProgressBars(ProgressLines):
         task = self._tasks[name]
         if isinstance(event, EpochRecord):
             score = show_value(event.score, plan.metric)
-            note = f"epoch {event.epoch}/{plan.epochs}, {plan.metric.name} {score}"
+            note = f"epoch {event.epoch}/{plan.epochs}, {plan.metric.words} {score}"
             self._bars.update(task, note=note)
         else:
             done = event.epoch * event.batches + event.batch

@@ -460,7 +460,7 @@ def _said_of(trial: TrialRecord) -> str:
         )
         if holds
     ]
-    said = f"{trial.metric.name} {show_value(trial.score, trial.metric)}"
+    said = f"{trial.metric.words} {show_value(trial.score, trial.metric)}"
     return f"{said} ({', '.join(notes)})" if notes else said
 
 

@@ -363,7 +363,7 @@ class _Words:
         best = self.value(next(iter(means.values())))
         first = [name for name, mean in means.items() if self.value(mean) == best]
         have = "has" if len(first) == 1 else "have"
-        return f"{_join(first)} {have} the {self.best} mean {self.metric.name}, {best}"
+        return f"{_join(first)} {have} the {self.best} mean {self.metric.words}, {best}"
 
     def headline(self, tested: Sequence[Comparison], leader: str, controls: Sequence[str]) -> str:
         shown = [comparison for comparison in tested if comparison.shown]
@@ -422,7 +422,7 @@ class _Words:
         if against_control and room < low <= tested[0].widest:
             said.append(
                 f"No mechanism can be that much better: {tested[0].second} is "
-                f"{self.points(room)} from the {self.best} {self.metric.name} there is."
+                f"{self.points(room)} from the {self.best} {self.metric.words} there is."
             )
         open_ = [c for c in tested if not c.shown]
         needed = [c for c in open_ if c.seeds_needed is not None]

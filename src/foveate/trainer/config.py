@@ -197,9 +197,40 @@ def _own_fields() -> list[Any]:
     return [each for each in fields(TrainConfig) if each.name != "plan"]
 
 
+_IN_A_TRAINING: dict[str, dict[str, str]] = {
+    "metric": {
+        "help": plans.SETTINGS["metric"].help.replace(
+            "what mechanisms are judged by", "what the model is judged by"
+        )
+    },
+    "weights": {
+        "help": "what to start from: a file of weights, the folder of an earlier training, or timm "
+        "for those that timm has of the model; in segmentation and detection of its backbone or of "
+        "the whole; none trains from scratch"
+    },
+    "at": {
+        "help": "where attention goes in the model: branch or stage, behind which it is inserted; "
+        "or what it replaces: attention, gate, conv, depthwise or a glob of modules"
+    },
+    "where": {"help": "globs of the places that attention is put into"},
+    "freeze": {
+        "help": "norms (batch norms keep statistics and weights) or nothing",
+        "default": "nothing",
+    },
+    "added_lr_scale": {
+        "help": "learning rate of what attention puts into the model over that of the rest"
+    },
+    "start": {
+        "help": "of what attention puts into the model: identity (scaled by zero; what is replaced "
+        "stays beside) or plain"
+    },
+    "threads": {"help": "CPU threads of a process", "default": "all cores, shared by devices"},
+}
+"""What is said otherwise of a plan's setting where nothing is compared and there is no host."""
+
 SETTINGS: dict[str, Setting] = {
     **{each.name: each.metadata["setting"] for each in _own_fields()},
-    **{name: plans.SETTINGS[name] for name in SHARED},
+    **{name: plans.SETTINGS[name]._replace(**_IN_A_TRAINING.get(name, {})) for name in SHARED},
 }
 """What each setting of a training states, by its name."""
 

@@ -72,7 +72,7 @@ class Shown(AbstractContextManager["Shown"]):
         loss = event.values["train_loss"]
         self.say(
             f"epoch {event.epoch}/{self.epochs}: training loss {loss:.3f}, "
-            f"{self.metric.name} {found} ({event.seconds:.1f} s){left and ', ' + left}"
+            f"{self.metric.words} {found} ({event.seconds:.1f} s){left and ', ' + left}"
         )
 
     def _left(self, done: float) -> str:

@@ -91,7 +91,7 @@ class TrainedModel:
         found = show_value(record.metrics[metric.name], metric)
         chosen = "the last" if self.config.plan.select == "last" else "the best on images apart"
         said = [
-            f"{self.config.model}: {metric.name} {found} on the held-out images after epoch "
+            f"{self.config.model}: {metric.words} {found} on the held-out images after epoch "
             f"{record.reported_epoch} of {self.config.plan.epochs}, {chosen}; "
             f"{record.parameters / 1e6:.2f} M parameters, {record.images_per_second:.0f} images "
             f"a second",

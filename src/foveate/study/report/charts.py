@@ -73,13 +73,13 @@ def frames(points: int) -> tuple[Frame, Frame]:
 
 def axis_title(metric: Metric) -> str:
     """The metric with its unit, as an axis says it."""
-    return f"held-out {metric.name}" + (f" ({metric.unit})" if metric.unit else "")
+    return f"held-out {metric.words}" + (f" ({metric.unit})" if metric.unit else "")
 
 
 def costs(results: Results) -> Markup | None:
     """The section with the score against latency and against multiply-adds."""
     metric = results.metric
-    name = metric.name.capitalize()
+    name = metric.words[0].upper() + metric.words[1:]
     charts = [
         _chart(f"{name} against latency", "latency, ms a batch", latency_points(results), metric),
         _chart(

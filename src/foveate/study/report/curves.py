@@ -84,7 +84,7 @@ def _axes(drawn: Sequence[Curve], metric: Metric) -> tuple[Axis, Axis]:
 
 def _chart(curve: Curve, x: Axis, y: Axis, metric: Metric) -> Markup:
     said = (
-        f"{curve.label}: held-out {metric.name} from {curve.mean[0]:.4g} after epoch "
+        f"{curve.label}: held-out {metric.words} from {curve.mean[0]:.4g} after epoch "
         f"{curve.epoch[0]} to {curve.mean[-1]:.4g} {metric.unit} after epoch {curve.epoch[-1]}"
     )
     steps = [

@@ -27,7 +27,7 @@ def _columns(metric: Metric) -> tuple[Column, ...]:
     return (
         Column("Mechanism", "", "text"),
         Column(
-            f"Held-out {metric.name}",
+            f"Held-out {metric.words}",
             metric.unit,
             "descending" if metric.higher_is_better else "ascending",
         ),
@@ -84,7 +84,7 @@ def _majority(results: Results, columns: int) -> Markup | None:
 
 def _table_note(results: Results) -> str:
     return (
-        f"Held-out {results.metric.name} is the mean over seeds with its 95 % interval; dots "
+        f"Held-out {results.metric.words} is the mean over seeds with its 95 % interval; dots "
         f"are the seeds.{_sampling(results)}{_timing(results)} Choose a column's name to sort by "
         "it."
     )
