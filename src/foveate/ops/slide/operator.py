@@ -59,6 +59,7 @@ slide_attention = Operator(
     arguments=Arguments,
     parameters=("key_weight", "key_bias", "value_weight", "value_bias"),
     portable=_portable,
+    exported=_portable,
     any_derivative=_any_derivative,
     native=Body(_native, _native_backward),
     triton=_triton,

@@ -58,6 +58,7 @@ window_attention = Operator(
     arguments=Arguments,
     parameters=("bias",),
     portable=_portable,
+    exported=_portable,
     any_derivative=_any_derivative,
     native=Body(_native, _native_backward),
     triton=None,
