@@ -13,6 +13,8 @@ from foveate import ops
 from foveate.ops._operator import Flags
 from foveate.ops.local import api as local_api
 from foveate.ops.local import operator as local_operator
+from foveate.ops.window import api as window_api
+from foveate.ops.window import operator as window_operator
 
 FREE = torch.export.Dim.DYNAMIC
 TRACED = (2, 29, 34)  # batch, height, width
@@ -119,3 +121,52 @@ def test_local_attention_with_a_key_mask_is_exported():
     call = Call(ops.local_attention, {"key_mask": seen}, {"kernel_size": 3, "border": "mask"})
     exported = torch.export.export(call, (q, k, v)).module()
     torch.testing.assert_close(exported(q, k, v), call(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+WINDOWS = [
+    ({"window_size": 4}, True),
+    ({"window_size": (5, 3), "shift_size": (2, 1)}, True),
+    ({"window_size": (None, 4)}, False),
+    ({"window_size": (4, 2), "spread": True}, False),
+]
+"""Options, and whether there is a bias."""
+
+
+def window_bias(options: dict[str, Any], bias: bool) -> dict[str, Tensor]:
+    if not bias:
+        return {}
+    side = options["window_size"]
+    cells = side * side if isinstance(side, int) else side[0] * side[1]
+    return {"bias": torch.randn(2, cells, cells)}
+
+
+@pytest.mark.parametrize(("options", "bias"), WINDOWS, ids=[str(x) for x, _ in WINDOWS])
+def test_window_attention_is_exported(options, bias):
+    tensors = window_bias(options, bias)
+    call = Call(ops.window_attention, tensors, options)
+    for size in ((2, 8, 12), (1, 9, 7), (3, 5, 13)):
+        q, k, v = maps(size, values=3)
+        given = {"shift_size": 0, "spread": False, "bias": None, "scale": None} | options | tensors
+        a = window_api._checked(q, k, v, **given, dropout_p=0.0)
+        actual = window_operator.window_attention.exported(a, Flags(False, False))[0]
+        torch.testing.assert_close(actual, call(q, k, v), rtol=1e-4, atol=1e-5)
+    exported = program(call)
+    for size in ((1, 9, 7), (3, 8, 12), (2, 5, 31)):
+        torch.testing.assert_close(exported(*maps(size)), call(*maps(size)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [3, (2, 5)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_slide_attention_is_exported(kernel, shared):
+    torch.manual_seed(1)
+    taps = 9 if kernel == 3 else 10
+    tensors = {
+        "key_weight": torch.randn(taps, taps, 4),
+        "key_bias": torch.randn(2, taps, 4),
+        "value_weight": torch.randn(taps, taps, 4),
+        "value_bias": torch.randn(1 if shared else 2, taps, 4),
+    }
+    call = Call(ops.slide_attention, tensors, {"kernel_size": kernel})
+    exported = program(call)
+    for size in ((1, 1, 1), (3, 8, 12), (2, 2, 31)):
+        torch.testing.assert_close(exported(*maps(size)), call(*maps(size)), rtol=1e-4, atol=1e-5)
