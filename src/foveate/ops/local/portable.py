@@ -1,4 +1,4 @@
-"""Local attention in plain PyTorch, the fast portable form: any device, differentiable, exportable.
+"""Local attention in plain PyTorch, the fast portable form: on any device, differentiable.
 
 Equals ``reference.py``. The map is cut into small tiles of queries. All keys that the windows of
 one tile can reach lie in one block a little larger than the tile, so a tile is one dense product,
