@@ -126,7 +126,7 @@ def by_onnxruntime(path: Path, x: Tensor) -> Run:
 
 
 def by_openvino(path: Path, x: Tensor) -> Run:
-    import openvino
+    import openvino  # pyrefly: ignore[missing-import]
 
     settings = {
         "INFERENCE_NUM_THREADS": 1,
@@ -140,10 +140,10 @@ def by_openvino(path: Path, x: Tensor) -> Run:
 
 
 def by_executorch(model: nn.Module, x: Tensor) -> Run:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
-    from executorch.runtime import Runtime
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyrefly: ignore[missing-import]
+    from executorch.exir import to_edge_transform_and_lower  # pyrefly: ignore[missing-import]
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass  # pyrefly: ignore[missing-import]
+    from executorch.runtime import Runtime  # pyrefly: ignore[missing-import]
 
     exported = torch.export.export(model, (x,)).run_decompositions({})
     lowered = to_edge_transform_and_lower(
