@@ -32,8 +32,8 @@ def use_backend(name: str) -> Iterator[None]:
     A compiled one raises where its kernel cannot take the arguments, in place of falling back.
     Gradients computed inside obey it too, and so do, elsewhere, those of what was computed inside.
     In code that ``torch.compile`` made, each call obeys what holds where it runs, but Triton
-    kernels that were traced stay. What is exported is portable, and so is, in compiled code,
-    window attention off the CPU.
+    kernels that were traced stay. What is exported has a form of its own; in compiled code window
+    attention off the CPU is portable.
     """
     token = _requested.set(one_of(name, BACKENDS, "backend"))
     try:

@@ -109,6 +109,7 @@ class Operator(Generic[A]):
             are the schema.
         parameters: names of what has a gradient beside q, k and v; one alone may be None.
         portable: output, and what is kept if the flags ask for it.
+        exported: the same in the form for exported programs.
         any_derivative: the same by a form that has derivatives of every order and mode.
         native: the CPU kernels.
         triton: loads a module with the ``forward`` and ``backward`` of a :class:`Body`; None: there
@@ -127,6 +128,7 @@ class Operator(Generic[A]):
     arguments: type[A]
     parameters: tuple[str, ...]
     portable: Callable[[A, Flags], Result]
+    exported: Callable[[A, Flags], Result]
     any_derivative: Callable[[A], Result]
     native: Body
     triton: Callable[[], ModuleType] | None
@@ -184,7 +186,7 @@ class Operator(Generic[A]):
             choose(self.name, unsupported_in_transform)
             return self.any_derivative(a)
         if torch.compiler.is_exporting():
-            return self.portable(a, Flags(return_kept, training=False))
+            return self.exported(a, Flags(return_kept, training=False))
         if self.opaque_on and a.q.device.type != self.opaque_on:
             if not torch.compiler.is_compiling():  # the compiler does not see what is requested
                 self.backend(a)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveate.ops._backends import COMPILED
 from foveate.ops._operator import Body, Flags, Given, Operator, Result, product_flops
-from foveate.ops.local import native, portable
+from foveate.ops.local import export, native, portable
 from foveate.ops.local._arguments import Arguments
 
 _LONGEST = 512  # side of a window by Triton; longer ones would break its arithmetic
@@ -31,6 +31,12 @@ def _portable(a: Arguments, flags: Flags) -> Result:
         not local_attention.unsupported(a, name) for name in COMPILED
     )
     return portable.local_attention(a, with_lse=flags.return_kept or compiled_may_follow)
+
+
+def _exported(a: Arguments, flags: Flags) -> Result:
+    if a.dropout_p or a.key_mask is not None:
+        return _portable(a, flags)
+    return export.local_attention(a)
 
 
 def _native(a: Arguments, flags: Flags) -> Result:
@@ -60,6 +66,7 @@ local_attention = Operator(
     arguments=Arguments,
     parameters=("bias",),
     portable=_portable,
+    exported=_exported,
     any_derivative=portable.local_attention,
     native=Body(_native, _native_backward),
     triton=_triton,

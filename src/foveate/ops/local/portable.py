@@ -1,10 +1,8 @@
-"""Local attention in plain PyTorch, the fast portable form: any device, differentiable, exportable.
+"""Local attention in plain PyTorch, the fast portable form: on any device, differentiable.
 
 Equals ``reference.py``. The map is cut into small tiles of queries. All keys that the windows of
 one tile can reach lie in one block a little larger than the tile, so a tile is one dense product,
-masked to each query's own window. Both axes are planned alone (:class:`_Axis`) and combined. With a
-dilation ``d`` the positions of equal remainder modulo ``d`` form a class; tiles and windows stay
-within a class.
+masked to each query's own window.
 
 The tiles go through ``F.scaled_dot_product_attention`` where only the output is wanted, and
 otherwise through a softmax written out. A NaN or an infinity in a key or value reaches the queries
@@ -19,9 +17,6 @@ S keys that a tile can reach; t = Th*Tw, s = Sh*Sw.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +24,15 @@ from torch import Tensor
 from foveate.ops import _dropout
 from foveate.ops._torch import in_transform
 from foveate.ops.local._arguments import Arguments
+from foveate.ops.local._tiles import (
+    Axis,
+    combine,
+    looked_up,
+    places,
+    plan,
+    seen_keys,
+    taps,
+)
 
 
 def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -41,21 +45,21 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
     q, k, v, kernel_size, bias, border, key_mask = (
         a.q, a.k, a.v, a.kernel_size, a.bias, a.border, a.key_mask
     )  # fmt: skip
-    rows = _plan(q.shape[1], kernel_size[0], a.dilation[0], border, q.device)
-    cols = _plan(q.shape[2], kernel_size[1], a.dilation[1], border, q.device)
+    rows = _axis(q.shape[1], kernel_size[0], a.dilation[0], border, q.device)
+    cols = _axis(q.shape[2], kernel_size[1], a.dilation[1], border, q.device)
     if key_mask is not None:  # what a masked key holds must not matter, not even a NaN
         k = k.where(key_mask[..., None, None], 0)
         v = v.where(key_mask[..., None, None], 0)
     spoiled = _hold_no_numbers(k, v)
-    q_places = _places(rows.queries, cols.queries, q.shape[2])  # (nh, nw, t)
-    k_places = _places(rows.keys, cols.keys, q.shape[2])  # (nh, nw, s)
-    inside = _combine(rows.inside, cols.inside)  # (nh, nw, s)
+    q_places = places(rows.queries, cols.queries, q.shape[2])  # (nh, nw, t)
+    k_places = places(rows.keys, cols.keys, q.shape[2])  # (nh, nw, s)
+    inside = combine(rows.inside, cols.inside)  # (nh, nw, s)
     if border == "zero":  # one zero vector behind the map serves all places outside
         k_places = k_places.where(inside, q.shape[1] * q.shape[2])
     q_tiles = _tiles(q, q_places)  # (B, h, nh, nw, t, D)
     k_tiles = _tiles(k, k_places, behind=border == "zero")  # (B, h, nh, nw, s, D)
     v_tiles = _tiles(v, k_places, behind=border == "zero")
-    seen = _seen(rows, cols, kernel_size)  # (nh, nw, t, s)
+    seen = seen_keys(rows, cols, kernel_size)  # (nh, nw, t, s)
     if border == "mask":
         seen = seen & inside[:, :, None]
     if key_mask is not None:
@@ -64,7 +68,7 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
 
     per_query = bias is not None and bias.dim() != 3
     if not (with_lse or a.dropout_p or per_query or spoiled or q.dtype is torch.float64):
-        table = None if bias is None else _table(bias.to(q.dtype), rows, cols)
+        table = None if bias is None else looked_up(bias.to(q.dtype), rows, cols)
         out = _fused(q_tiles, k_tiles, v_tiles, table, a.scale, seen)
         if table is not None:  # whose -inf hide keys as well
             seen = seen & (table != float("-inf"))
@@ -82,10 +86,10 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
         logits = logits.float()
     if per_query:
         per_tap = _tiles(bias.flatten(-2), q_places)  # (B, h, nh, nw, t, kh*kw)
-        index = _taps(rows, cols, kernel_size).expand(logits.shape)
+        index = taps(rows, cols, kernel_size).expand(logits.shape)
         logits = logits + per_tap.gather(-1, index)
     elif bias is not None:
-        logits = logits + _table(bias, rows, cols)
+        logits = logits + looked_up(bias, rows, cols)
     logits = logits.masked_fill(~seen, float("-inf"))
 
     top = logits.detach().amax(-1, keepdim=True)
@@ -96,7 +100,7 @@ def local_attention(a: Arguments, *, with_lse: bool = True) -> tuple[Tensor, Ten
     total = total.masked_fill(~some, 1)
     if a.dropout_p:
         query = _numbers(rows, cols, q.shape[0], q.shape[2], q.shape[3])  # (B, h, nh, nw, t, 1)
-        kept = _dropout.kept(a.seed, query, _taps(rows, cols, kernel_size), a.dropout_p)
+        kept = _dropout.kept(a.seed, query, taps(rows, cols, kernel_size), a.dropout_p)
         weights = weights.where(kept, 0) * (1 / (1 - a.dropout_p))
     weights = weights.to(v.dtype)
     sums = _sums_of_any(weights, v_tiles, seen) if spoiled else weights @ v_tiles
@@ -140,53 +144,9 @@ def _sums_of_any(weights: Tensor, v: Tensor, seen: Tensor) -> Tensor:
     return out.masked_fill(found, float("nan"))
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """One axis cut into n tiles of T queries, each reaching S keys."""
-
-    queries: Tensor  # (n, T) positions; tiles beyond the end repeat the last
-    keys: Tensor  # (n, S) positions within the map
-    inside: Tensor  # (n, S) False where the key lies outside the map
-    taps: Tensor  # (n, T, S) which tap of the query's window the key is; may be out of range
-    offsets: Tensor  # (n, T, S) (key - query) / dilation
-    order: Tensor  # (length,) where each position's result lies among the n * T
-
-
-def _plan(length: int, kernel: int, dilation: int, border: str, device: torch.device) -> _Axis:
-    def count(stop: int) -> Tensor:
-        return torch.arange(stop, device=device)
-
-    longest = (length + dilation - 1) // dilation  # positions of the first, longest class
-    tile = _tile(kernel, longest)
-    reach = tile + kernel - 1
-    if isinstance(length, int):
-        tiles = (longest + tile - 1) // tile
-        reach = min(reach, longest) if border == "shift" else reach
-    else:  # one more than needed: a count that may be 1 would tie an export to larger maps
-        tiles = (longest + tile - 1) // tile + 1
-    remainder = count(dilation)[:, None, None]  # (d, 1, 1)
-    members = (length + dilation - 1 - remainder) // dilation  # (d, 1, 1) positions of the class
-    query = count(tiles)[:, None] * tile + count(tile)
-    query = query.minimum(members - 1)  # (d, n, T), counted within the class
-    start = query - kernel // 2
-    if border == "shift":
-        start = start.clamp(min=0).minimum(members - kernel)
-    key = start[..., :1] + count(reach)  # (d, n, S)
-    position = key * dilation + remainder
-    inside = (position >= 0) & (position < length)
-    if border == "reflect":
-        position = position.abs()
-        position = length - 1 - (length - 1 - position).abs()
-    position = position.clamp(0, length - 1)
-    everywhere = count(length)
-    return _Axis(
-        queries=(query * dilation + remainder).clamp(min=0).flatten(0, 1),
-        keys=position.flatten(0, 1),
-        inside=inside.flatten(0, 1),
-        taps=(key[..., None, :] - start[..., None]).flatten(0, 1),
-        offsets=(key[..., None, :] - query[..., None]).flatten(0, 1),
-        order=everywhere % dilation * (tiles * tile) + everywhere // dilation,
-    )
+def _axis(length: int, kernel: int, dilation: int, border: str, device: torch.device) -> Axis:
+    longest = (length + dilation - 1) // dilation
+    return plan(length, kernel, dilation, border, _tile(kernel, longest), device)
 
 
 def _tile(kernel: int, length: int) -> int:
@@ -206,11 +166,6 @@ def _tile(kernel: int, length: int) -> int:
     return min(range(min(4, longest), longest + 1), key=cost)
 
 
-def _places(row: Tensor, col: Tensor, width: int) -> Tensor:
-    """``(nh, X), (nw, Y) -> (nh, nw, X*Y)``: where in the flattened map."""
-    return (row[:, None, :, None] * width + col[None, :, None, :]).flatten(2)
-
-
 def _tiles(x: Tensor, places: Tensor, *, behind: bool = False) -> Tensor:
     """``(B, H, W, h, D) -> (B, h, nh, nw, t, D)``; with a zero vector ``behind`` the map."""
     x = x.permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, h, H*W, D)
@@ -219,7 +174,7 @@ def _tiles(x: Tensor, places: Tensor, *, behind: bool = False) -> Tensor:
     return x.index_select(2, places.flatten()).unflatten(2, places.shape)
 
 
-def _untile(x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
+def _untile(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """``(B, h, nh, nw, t, D) -> (B, H, W, h, D)``."""
     high, wide = rows.queries.shape[1], cols.queries.shape[1]
     tile = rows.order[:, None] // high * x.shape[3] + cols.order // wide
@@ -228,41 +183,7 @@ def _untile(x: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
     return x.unflatten(2, tile.shape).permute(0, 2, 3, 1, 4)
 
 
-def _combine(row: Tensor, col: Tensor) -> Tensor:
-    """``(nh, Sh), (nw, Sw) -> (nh, nw, s)``: both hold."""
-    return (row[:, None, :, None] & col[None, :, None, :]).flatten(2)
-
-
-def _outer(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
-    """``(nh, Th, Sh), (nw, Tw, Sw)``, each shaped to broadcast to ``(nh, nw, Th, Tw, Sh, Sw)``."""
-    return row[:, None, :, None, :, None], col[None, :, None, :, None, :]
-
-
-def _seen(rows: _Axis, cols: _Axis, kernel: Sequence[int]) -> Tensor:
-    """Which keys of its tile lie in a query's window: ``(nh, nw, t, s)``."""
-    row, col = _outer(
-        (rows.taps >= 0) & (rows.taps < kernel[0]), (cols.taps >= 0) & (cols.taps < kernel[1])
-    )
-    return (row & col).flatten(4).flatten(2, 3)
-
-
-def _taps(rows: _Axis, cols: _Axis, kernel: Sequence[int]) -> Tensor:
-    """Each key's tap in each query's window, brought into range: ``(nh, nw, t, s)``."""
-    row, col = _outer(rows.taps.clamp(0, kernel[0] - 1), cols.taps.clamp(0, kernel[1] - 1))
-    return (row * kernel[1] + col).flatten(4).flatten(2, 3)
-
-
-def _table(table: Tensor, rows: _Axis, cols: _Axis) -> Tensor:
-    """A relative table ``(h, 2*kh-1, 2*kw-1)`` looked up: ``(h, nh, nw, t, s)``."""
-    last = (table.shape[1] - 1, table.shape[2] - 1)
-    row = (rows.offsets + last[0] // 2).clamp(0, last[0])  # (nh, Th, Sh)
-    col = (cols.offsets + last[1] // 2).clamp(0, last[1])
-    values = table.index_select(1, row.flatten()).index_select(2, col.flatten())
-    values = values.unflatten(2, col.shape).unflatten(1, row.shape)  # (h, nh, Th, Sh, nw, Tw, Sw)
-    return values.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
-
-
-def _numbers(rows: _Axis, cols: _Axis, batch: int, width: int, heads: int) -> Tensor:
+def _numbers(rows: Axis, cols: Axis, batch: int, width: int, heads: int) -> Tensor:
     """Every query's number, ``((b * H + y) * W + x) * heads + head``: ``(B, h, nh, nw, t, 1)``."""
     height = rows.order.shape[0]
     row, col = rows.queries[:, None, :, None], cols.queries[:, None, :]  # (nh, nw, Th, Tw)

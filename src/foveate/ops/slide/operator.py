@@ -18,13 +18,17 @@ from types import ModuleType
 from torch import Tensor
 
 from foveate.ops._operator import Body, Flags, Given, Operator, Result, product_flops
-from foveate.ops.slide import native, portable
+from foveate.ops.slide import export, native, portable
 from foveate.ops.slide._arguments import Arguments, probabilities_shape
 
 
 def _portable(a: Arguments, flags: Flags) -> Result:
     out, probabilities = _any_derivative(a)
     return out, probabilities if flags.training else None
+
+
+def _exported(a: Arguments, flags: Flags) -> Result:
+    return _portable(a, flags) if a.dropout_p else (export.slide_attention(a), None)
 
 
 def _any_derivative(a: Arguments) -> Result:
@@ -59,6 +63,7 @@ slide_attention = Operator(
     arguments=Arguments,
     parameters=("key_weight", "key_bias", "value_weight", "value_bias"),
     portable=_portable,
+    exported=_exported,
     any_derivative=_any_derivative,
     native=Body(_native, _native_backward),
     triton=_triton,

@@ -1,4 +1,4 @@
-"""Slide attention in plain PyTorch, the fast portable form: any device, differentiable, exportable.
+"""Slide attention in plain PyTorch, the fast portable form: on any device, differentiable.
 
 Equals ``reference.py``. The products are ordered so that no shift channel's convolved map is ever
 built: a tap's share of every logit is one dense product, ``(q * k shifted) @ w``, and its share of

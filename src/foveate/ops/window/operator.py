@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foveate.ops._operator import Body, Flags, Given, Operator, Result, product_flops
-from foveate.ops.window import native, portable
+from foveate.ops.window import export, native, portable
 from foveate.ops.window._arguments import Arguments
 from foveate.ops.window.windows import Windows
 
@@ -30,6 +30,10 @@ def _limits(backend: str, a: Arguments) -> str:
 
 def _portable(a: Arguments, flags: Flags) -> Result:
     return portable.window_attention(a), None
+
+
+def _exported(a: Arguments, flags: Flags) -> Result:
+    return _portable(a, flags) if a.dropout_p else (export.window_attention(a), None)
 
 
 def _any_derivative(a: Arguments) -> Result:
@@ -58,6 +62,7 @@ window_attention = Operator(
     arguments=Arguments,
     parameters=("bias",),
     portable=_portable,
+    exported=_exported,
     any_derivative=_any_derivative,
     native=Body(_native, _native_backward),
     triton=None,
