@@ -137,6 +137,25 @@ def test_weights_are_taken_as_far_as_they_fit_and_this_is_said(trained, tmp_path
         warm_start(model, str(tmp_path / "none.pth"), "pyramid_pico")
 
 
+def test_a_training_starts_from_anothers_weights(tmp_path, capsys):
+    """With the size and normalization of that one: a step too small to matter changes nothing."""
+    data = make_folder(tmp_path / "data", {"a": 12, "b": 12}, (40, 40))
+    given = {
+        **TINY, "data": str(data), "limit": None, "attention": "slide", "batch_size": 6,
+        "image_size": 32, "samples": 0, "select": "last",
+    }  # fmt: skip
+    first = train(out=tmp_path / "first", **given)
+    again = train(
+        out=tmp_path / "again", weights=str(first.root),
+        **{**given, "epochs": 1, "lr": 1e-9, "image_size": None},
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "100.0% of the numbers of Pyramid are taken from it" in said
+    assert "images are normalized as in its training" in said
+    assert again.config.plan.image_size == (32, 32)
+    assert again.record.metrics["loss"] == pytest.approx(first.record.metrics["loss"], rel=1e-4)
+
+
 def test_segmentation(tmp_path):
     data = make_scenes(tmp_path / "scenes", {"train": 6, "val": 3}, size=(40, 48))
     ended = train(

@@ -15,7 +15,8 @@ import timm
 from torch import Tensor, nn
 
 from foveate.published import read_weights
-from foveate.saved.load import model_file
+from foveate.saved.info import ImageInput
+from foveate.saved.load import model_file, read_info
 
 TIMM = "timm"
 """In place of a file: the weights that timm has under the model's name."""
@@ -84,8 +85,23 @@ def warm_start(model: nn.Module, weights: str, name: str) -> list[str]:
             f"under their names and in their shapes; missing are {_some(found.fresh)}"
         )
     found.part.load_state_dict(found.taken, strict=False)
+    before = input_of(weights)
+    if before is not None and len(before.mean) == 3:
+        config = dict(getattr(model, "pretrained_cfg", None) or {})
+        model.pretrained_cfg = {**config, "mean": before.mean, "std": before.std}  # pyrefly: ignore
+        said.append("images are normalized as in its training")
     said += [str(warning.message) for warning in caught if warning.category is UserWarning]
     return [f"weights {weights}: {sentence}" for sentence in [*dict.fromkeys(said), *_told(found)]]
+
+
+def input_of(weights: str) -> ImageInput | None:
+    """How a model of ours got its images, if ``weights`` are of one whose file says so."""
+    if weights == TIMM:
+        return None
+    try:
+        return read_info(model_file(weights)).input
+    except (OSError, ValueError):
+        return None  # of another program; what is wrong with it is said where it is read
 
 
 def _told(found: _Fit) -> list[str]:

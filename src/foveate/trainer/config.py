@@ -272,13 +272,18 @@ def read_config(values: Mapping[str, Any], where: str = "the configuration") -> 
             raise PlanError(f"{error} (in {where})") from None
     task = shared.get("task", "classification")
     head, host = _model(own.get("model", "pyramid_pico"), task, where)
-    entry = own.get("attention")
+    entry, options = own.get("attention"), dict(own.get("model_kwargs", {}))
+    if shared.get("weights") is not None and _takes_attention(host):
+        host = f"timm/{host}"  # weights are of a model as a whole, its mechanism among its options
+        if entry is not None:
+            given = {"attention": entry.name, "attention_kwargs": entry.kwargs}
+            options, entry = {**given, "start": shared.get("start", "identity"), **options}, None
     plan = {
         "attention": [] if entry is None else [plans.entry_value(entry)],
         "controls": ["none"] if entry is None else [],
         "seeds": [own.get("seed", 0)],
         "host": host,
-        "host_kwargs": own.get("model_kwargs", {}),
+        "host_kwargs": options,
         "match": None,
         **({} if head is None else {"head": head}),
         **{key: value for key, value in shared.items() if not _is_default(key, value, host)},
@@ -328,7 +333,13 @@ def complete(config: TrainConfig) -> TrainConfig:
     Raises:
         PlanError: if the device, or what is to be imported, is not there.
     """
-    whole = plans.complete(config.plan)
+    plan = config.plan
+    if plan.image_size is None and plan.weights is not None:
+        from foveate.study.warm_start import input_of  # late: it imports PyTorch
+
+        before = input_of(plan.weights)
+        plan = replace(plan, image_size=None if before is None else before.size)
+    whole = plans.complete(plan)
     here = config.devices or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = config.plan.threads or max(1, plans.cores() // here)
     return replace(config, plan=replace(whole, threads=threads, workers=1))

@@ -59,7 +59,7 @@ from foveate.trainer.config import (
 from foveate.trainer.progress import Shown
 from foveate.trainer.recipes import list_recipes, recipe_file
 from foveate.trainer.record import TrainingRecord
-from foveate.trainer.samples import write_samples
+from foveate.trainer.samples import SAMPLES, write_samples
 from foveate.training import CHECKPOINT, WEIGHTS, Distribution, Recipe
 from foveate.training import train as run_training
 from foveate.training.history import best_epoch
@@ -102,6 +102,8 @@ class TrainedModel:
                 f"best.safetensors is of epoch {record.best_epoch}, {show_value(best, metric)}: "
                 "chosen on the held-out images, so its figure flatters it"
             )
+        if self.config.samples and self.config.strategy == "ddp":
+            said.append(f"predictions of held-out images: {self.root}/{SAMPLES}/index.html")
         return [*said, f"model: {self.path}"]
 
     def __repr__(self) -> str:
