@@ -22,6 +22,7 @@ from foveate.study.warm_start import warm_start
 from foveate.trainer.recipes import list_recipes, recipe_file
 from foveate.trainer.record import TrainingRecord
 from foveate.trainer.run import train
+from foveate.trainer.runs import list_trainings
 from foveate.training import CHECKPOINT
 from tests.data.annotated import make_coco
 from tests.data.folders import make_folder
@@ -112,7 +113,11 @@ def test_one_that_was_killed_ends_in_the_same_numbers(trained, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (root / "training.json").exists()
+    found = list_trainings([tmp_path])[0]
+    assert (found.state, found.total, found.host) == ("interrupted", 2, "pyramid_pico")
+    assert found.done in (1, 2)
     ended = train(resume=root)
+    assert list_trainings([root])[0].said == "finished"
     assert ended.record.metrics == trained.record.metrics
     mine, theirs = load_file(ended.path), load_file(trained.path)
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from foveate.cli._parser import Options, Parser
 from foveate.cli._printing import print_json, print_table
 
-HELP = "Studies that lie in a folder: how far they are, and what they came to."
+HELP = "Studies and trainings that lie in a folder: how far they are, and what they came to."
 
 
 def add_arguments(parser: Parser) -> None:
@@ -18,17 +18,19 @@ def add_arguments(parser: Parser) -> None:
 def run(options: Options) -> int:
     """Print the runs, the latest first."""
     from foveate.study.runs import list_runs
+    from foveate.trainer.runs import list_trainings
 
     folders = options.folders or ["runs"]
-    runs = list_runs(folders)
+    runs = [*list_runs(folders), *list_trainings(folders)]
+    runs.sort(key=lambda run: (run.begun or "", str(run.root)), reverse=True)
     if options.json:
         print_json([run.to_dict() for run in runs])
         return 0
     if not runs:
-        print(f"no studies in {' '.join(map(str, folders))}")
+        print(f"no studies and no trainings in {' '.join(map(str, folders))}")
         return 0
     print_table(
-        ("run", "begun (UTC)", "state", "task", "host", "data", "verdict"),
+        ("run", "begun (UTC)", "state", "task", "model", "data", "result"),
         [
             (
                 str(run.root), (run.begun or "-").replace("T", " "), run.said, run.task or "-",

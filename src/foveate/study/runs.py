@@ -40,6 +40,7 @@ class Found(NamedTuple):
         data: a name or path.
         answer: the verdict's first sentence, of a finished study.
         damage: which file cannot be read, and why.
+        unit: what is counted.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Found(NamedTuple):
     data: str | None = None
     answer: str | None = None
     damage: str | None = None
+    unit: str = "trials"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -66,7 +68,7 @@ class Found(NamedTuple):
         over = self.done + self.failed
         parts: list[str] = [self.state]
         if self.state != "finished":
-            parts.append(f"{over} of {self.total} trials")
+            parts.append(f"{over} of {self.total} {self.unit}")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
@@ -102,9 +104,9 @@ def _look(root: Path) -> Found:
     try:
         plan = load_plan(root / "plan.yaml")
     except PlanError as error:
-        return Found(root, "damaged", _begun(root), damage=str(error))
+        return Found(root, "damaged", begun(root), damage=str(error))
     known = Found(
-        root, "interrupted", _begun(root), total=len(plan.trials), task=plan.task, host=plan.host,
+        root, "interrupted", begun(root), total=len(plan.trials), task=plan.task, host=plan.host,
         data=plan.data,
     )  # fmt: skip
     try:
@@ -112,7 +114,7 @@ def _look(root: Path) -> Found:
     except ValueError as error:
         return known._replace(state="damaged", damage=str(error))
     known = known._replace(done=count["done"], failed=count["failed"])
-    if _is_locked(root):
+    if is_locked(root):
         return known._replace(state="running")
     if count.total() < known.total or not _is_reported(root):
         return known
@@ -131,7 +133,7 @@ def _statuses(root: Path, plan: Plan) -> Iterator[str]:
             raise ValueError(f"{path} cannot be read ({error})") from error
 
 
-def _is_locked(root: Path) -> bool:
+def is_locked(root: Path) -> bool:
     """Whether a process is at work there; one that another user owns cannot be told."""
     if not (root / LOCK).exists():
         return False
@@ -175,13 +177,14 @@ def _answer_again(root: Path, plan: Plan) -> str | None:
     )
 
 
-def _begun(root: Path) -> str | None:
+def begun(root: Path, file: str = "plan.yaml") -> str | None:
+    """When a run began, in UTC, to the second; by ``file`` where nothing says it."""
     try:
         return str(json.loads((root / "environment.json").read_text())["started"])[:19]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     try:
-        seconds = (root / "plan.yaml").stat().st_mtime
+        seconds = (root / file).stat().st_mtime
     except OSError:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")[:19]

@@ -59,10 +59,11 @@ from foveate.trainer.config import (
 from foveate.trainer.progress import Shown
 from foveate.trainer.recipes import list_recipes, recipe_file
 from foveate.trainer.record import TrainingRecord
+from foveate.trainer.runs import EPOCHS, note_epoch
 from foveate.trainer.samples import SAMPLES, write_samples
-from foveate.training import CHECKPOINT, WEIGHTS, Distribution, Recipe
+from foveate.training import CHECKPOINT, WEIGHTS, Distribution, EpochRecord, Progress, Recipe
 from foveate.training import train as run_training
-from foveate.training.history import best_epoch
+from foveate.training.history import Report, best_epoch
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,7 +221,7 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
         measuring_batches(plan, images.test, images, model),
         _recipe(config),
         root,
-        show if processes.is_first() else lambda event: None,
+        _told(root, show) if processes.is_first() else lambda event: None,
         None if part is None else measuring_batches(plan, part, images, model),
         info=info,
         distribution=Distribution(config.devices, config.nodes, config.strategy, config.timeout),
@@ -242,8 +243,20 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
             write_samples(root, model, info, images, config.samples, plan.device)
         record.write(root)
         (root / CHECKPOINT).unlink(missing_ok=True)
+        (root / EPOCHS).unlink(missing_ok=True)
         drop_pixels(root / "data")
     return TrainedModel(root, config, record)
+
+
+def _told(root: Path, show: Shown) -> Report:
+    """Show where a training is, and note the epochs that are over."""
+
+    def report(event: Progress | EpochRecord) -> None:
+        show(event)
+        if isinstance(event, EpochRecord):
+            note_epoch(root, event.epoch)
+
+    return report
 
 
 def _images(root: Path, plan: Plan, show: Shown) -> ImageSet:
