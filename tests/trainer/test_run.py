@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -81,6 +82,17 @@ def test_what_is_refused_leaves_nothing(tmp_path):
     (tmp_path / "other" / "thesis.tex").write_text("...")
     with pytest.raises(PlanError, match="is no training's directory; choose another --out"):
         train(out=tmp_path / "other", **TINY)
+
+
+def test_a_full_disk_is_said_and_how_to_go_on(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foveate.trainer.run.run_training", full)
+        with pytest.raises(ValueError, match=r"disk is full: last.ckpt .* --resume .*run"):
+            train(out=tmp_path / "run", **TINY)
+    assert len(train(resume=tmp_path / "run").record.history) == 2
 
 
 @pytest.mark.slow

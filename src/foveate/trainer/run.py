@@ -13,6 +13,7 @@ Files are written beside and put in place, so a reader sees them whole or not at
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -182,6 +183,13 @@ def _train(
             again = address or root
             print(f"stopped; go on with: foveate train --resume {again}", file=sys.stderr)
             raise KeyboardInterrupt from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"the disk is full: {error.filename or 'a file'} could not be written; what was "
+                f"written is kept: free some space, then foveate train --resume {address or root}"
+            ) from error
         except ValueError:
             if new and not (root / CHECKPOINT).exists():  # refused before anything was learnt
                 shutil.rmtree(root, ignore_errors=True)
