@@ -17,9 +17,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import foveate
+from foveate.saved.rebuild import rebuild
 from foveate.study.compare import compare
 from foveate.study.entry import PlanError
 from foveate.study.warm_start import warm_start
+from foveate.trainer import run
+from foveate.trainer.config import read_config
 from foveate.trainer.recipes import list_recipes, recipe_file
 from foveate.trainer.record import TrainingRecord
 from foveate.trainer.run import train
@@ -184,6 +187,16 @@ def test_segmentation(tmp_path):
     assert info.task == "segmentation"
     assert model(torch.zeros(1, 3, 40, 48)).shape == (1, 3, 40, 48)
     assert (tmp_path / "run" / "samples" / "masks").is_dir()
+
+
+def test_a_head_has_its_published_size(tmp_path):
+    """That of a study, on a small host, is small; nothing here says that it should be."""
+    config = read_config(
+        {"task": "segmentation", "model": "upernet:resnet10t", "data": "x", "image_size": 32}
+    )
+    built = run._published_head(config, 3)
+    assert (built.head_options, built.plain) == ({}, False)
+    assert rebuild(built, 3).head.conv_seg.in_channels == 512
 
 
 def test_detection(tmp_path):

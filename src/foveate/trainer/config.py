@@ -273,7 +273,7 @@ def read_config(values: Mapping[str, Any], where: str = "the configuration") -> 
     task = shared.get("task", "classification")
     head, host = _model(own.get("model", "pyramid_pico"), task, where)
     entry, options = own.get("attention"), dict(own.get("model_kwargs", {}))
-    if shared.get("weights") is not None and _takes_attention(host):
+    if shared.get("weights") is not None and takes_attention(host):
         host = f"timm/{host}"  # weights are of a model as a whole, its mechanism among its options
         if entry is not None:
             given = {"attention": entry.name, "attention_kwargs": entry.kwargs}
@@ -309,11 +309,11 @@ def _model(name: str, task: str, where: str) -> tuple[str | None, str]:
         )
     host = rest if known else name
     if known or own_host(host) is None:
-        host = host if _takes_attention(host) else f"timm/{host}"
+        host = host if takes_attention(host) else f"timm/{host}"
     return (head if known else None), host
 
 
-def _takes_attention(host: str) -> bool:
+def takes_attention(host: str) -> bool:
     """Whether it is one of the backbones whose blocks take a mechanism by name."""
     return host.startswith("pyramid_")
 

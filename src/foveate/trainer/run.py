@@ -33,6 +33,8 @@ from foveate._files import write_text
 from foveate._random import seed_all
 from foveate.arguments import nearest
 from foveate.data.images import ImageSet, drop_pixels
+from foveate.saved.info import Architecture
+from foveate.saved.rebuild import rebuild
 from foveate.study.entry import PlanError
 from foveate.study.host import own_host
 from foveate.study.kinds import KINDS
@@ -40,7 +42,7 @@ from foveate.study.lock import lock
 from foveate.study.mirror import is_address, mirrored
 from foveate.study.model_info import info_of
 from foveate.study.numbers import show_value
-from foveate.study.own_host import create_host, model_channels, put_in
+from foveate.study.own_host import architecture, create_host, model_channels, put_in
 from foveate.study.parts import with_selection
 from foveate.study.plan import Plan, read_file
 from foveate.study.tasks import task_of
@@ -56,6 +58,7 @@ from foveate.trainer.config import (
     difference,
     load_config,
     read_config,
+    takes_attention,
 )
 from foveate.trainer.progress import Shown
 from foveate.trainer.recipes import list_recipes, recipe_file
@@ -106,6 +109,8 @@ class TrainedModel:
             )
         if self.config.samples and self.config.strategy == "ddp":
             said.append(f"predictions of held-out images: {self.root}/{SAMPLES}/index.html")
+        elif self.config.samples:
+            said.append(f"no {SAMPLES}: with {self.config.strategy} the model lies in parts")
         return [*said, f"model: {self.path}"]
 
     def __repr__(self) -> str:
@@ -222,6 +227,9 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
         processes.hand_down(root)
         processes.announce(root)
     info = info_of(plan, entry, images, model)
+    built = _published_head(config, images.channels)
+    if built is not None:
+        info = replace(info, architecture=replace(built, imports=plan.imports))
     result = run_training(
         model,
         work.training(plan, images),
@@ -283,14 +291,31 @@ def _model(config: TrainConfig, images: ImageSet) -> tuple[nn.Module, list[str]]
     plan, classes, channels = config.plan, len(images.classes), images.channels
     entry, own = plan.entries[0], own_host(plan.host)
     if own is None:
-        return build(plan, entry, classes, channels), []
-    model = create_host(plan, classes, channels, pretrained=False).model
+        small = "the head is small, as the model is, unless --head-kwargs says otherwise"
+        return build(plan, entry, classes, channels), [small] * (plan.task != "classification")
+    built = _published_head(config, channels)
+    model = (
+        create_host(plan, classes, channels, pretrained=False).model
+        if built is None
+        else rebuild(built, classes)
+    )
     said = [] if plan.weights is None else warm_start(model, plan.weights, own.name)
     put_in(model, plan, entry, model_channels(plan, channels))
     if plan.freeze == "norms":
         freeze_norms(model)
         said.append("batch norms keep their statistics and weights (freeze: norms)")
     return model.to(memory_format=torch.channels_last), said  # pyrefly: ignore
+
+
+def _published_head(config: TrainConfig, channels: int) -> Architecture | None:
+    """A head of its published size on a model of timm's; a study's are small as its hosts are."""
+    own = own_host(config.plan.host)
+    if own is None or own.kind != "timm" or config.plan.task == "classification":
+        return None
+    if takes_attention(own.name):
+        return None
+    built = architecture(config.plan, channels)
+    return replace(built, head_options=config.plan.head_kwargs, plain=False)
 
 
 def _about(config: TrainConfig, images: ImageSet, model: nn.Module) -> str:
