@@ -38,12 +38,13 @@ class DiskFullError(StudyError):
     Args:
         root: the run directory.
         file: what could not be written.
+        command: that goes on.
     """
 
-    def __init__(self, root: Path, file: str) -> None:
+    def __init__(self, root: Path | str, file: str, command: str = "compare") -> None:
         super().__init__(
             f"the disk is full: {file} could not be written; what was written is kept: free some "
-            f"space, then foveate compare --resume {root}"
+            f"space, then foveate {command} --resume {root}"
         )
 
 
@@ -80,7 +81,7 @@ class Run:
                 raise StudyError(
                     f"{root} is there already and is no run directory; choose another --out"
                 )
-            with _alone_in(root):  # of two processes that begin at once, one writes its plan
+            with alone_in(root):  # of two processes that begin at once, one writes its plan
                 if not (root / "plan.yaml").exists():
                     write_text(root / "plan.yaml", plan.to_yaml())
                     return cls(root, plan, new=True)
@@ -127,12 +128,17 @@ class Run:
         Raises:
             StudyError: if another process is at work in it.
         """
-        with _told(self.root, "make it writable, or copy the run elsewhere"), _alone_in(self.root):
+        with _told(self.root, "make it writable, or copy the run elsewhere"), alone_in(self.root):
             yield
 
 
 @contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
+def alone_in(root: Path) -> Iterator[None]:
+    """Keep other processes out of a run directory.
+
+    Raises:
+        StudyError: if another process is at work in it.
+    """
     with lock(root / LOCK, 1.0) as ours:
         if not ours:
             raise StudyError(f"another process is at work in {root}; wait for it to end")

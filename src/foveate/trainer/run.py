@@ -18,8 +18,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from os import PathLike
@@ -38,13 +37,13 @@ from foveate.saved.rebuild import rebuild
 from foveate.study.entry import PlanError
 from foveate.study.host import own_host
 from foveate.study.kinds import KINDS
-from foveate.study.lock import lock
 from foveate.study.mirror import is_address, mirrored
 from foveate.study.model_info import info_of
 from foveate.study.numbers import show_value
 from foveate.study.own_host import architecture, create_host, model_channels, put_in
 from foveate.study.parts import with_selection
 from foveate.study.plan import Plan, read_file
+from foveate.study.run import DiskFullError, alone_in
 from foveate.study.tasks import task_of
 from foveate.study.trial import build, learning_batches, measuring_batches, recipe_of, set_up
 from foveate.study.warm_start import warm_start
@@ -179,7 +178,7 @@ def _train(
         processes.await_first(root)
         return _trained(root, whole, Shown(whole.plan.epochs, whole.plan.metric))
     new = _begin(root, whole)
-    with _alone_in(root):
+    with alone_in(root):
         try:
             with Shown(whole.plan.epochs, whole.plan.metric) as show:
                 show.say(f"run directory: {address or root}")
@@ -191,10 +190,7 @@ def _train(
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise ValueError(
-                f"the disk is full: {error.filename or 'a file'} could not be written; what was "
-                f"written is kept: free some space, then foveate train --resume {address or root}"
-            ) from error
+            raise DiskFullError(address or root, error.filename or "a file", "train") from error
         except ValueError:
             if new and not (root / CHECKPOINT).exists():  # refused before anything was learnt
                 shutil.rmtree(root, ignore_errors=True)
@@ -451,11 +447,3 @@ def _of_file(path: Path, settings: Mapping[str, Any]) -> TrainConfig:
     if recipe is not None and "data" not in values:
         raise PlanError(f"{path} says how to train and not on what: give data (--data)")
     return read_config(values, str(path))
-
-
-@contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    with lock(root / ".lock", 1.0) as ours:
-        if not ours:
-            raise PlanError(f"another process is at work in {root}; wait for it to end")
-        yield
