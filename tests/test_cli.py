@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foveate import registry
-from foveate.cli import main
+from foveate.cli import COMMANDS, main
 from foveate.cli._parser import Parser
 from foveate.registry import describe, list_attention
 from foveate.saved.info import Architecture
@@ -56,10 +56,7 @@ def test_help_does_not_wait_for_torch():
     assert "profile" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["list", "describe", "profile", "compare", "train", "predict", "runs", "export"],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_does_not_wait_for_torch(command):
     code = (
         f"import sys; sys.argv = ['foveate', {command!r}, '--help']\n"
@@ -69,6 +66,17 @@ def test_help_of_a_command_does_not_wait_for_torch(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_a_default_once_and_never_as_null(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "default: null" not in text
+    assert "type: " not in text
+    for paragraph in text.split("\n  -"):
+        assert paragraph.count("(default:") <= 1, paragraph
 
 
 def test_help_of_compare_states_every_setting_with_its_default(capsys):

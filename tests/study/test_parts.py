@@ -76,3 +76,15 @@ def test_images_with_masks_have_no_class_of_their_own_to_go_by(tmp_path):
     assert sorted(np.concatenate([fold.held_out for fold in folds(images, 7, (16, 16))])) == [
         *range(14)
     ]
+
+
+def test_classes_of_pixels_are_weighed_by_the_folds_own_training_masks(tmp_path):
+    scenes = make_scenes(tmp_path / "scenes", {"train": 6, "val": 3})
+    images = prepare_masks(tmp_path / "data", str(scenes), (16, 16))
+    classes = len(images.classes)
+    for fold in folds(images, 3, (16, 16)):
+        part = fold.images.train
+        labels = np.concatenate([part.mask(index).ravel() for index in range(len(part))])
+        expected = np.bincount(labels[labels < classes], minlength=classes)
+        assert fold.images.class_pixels == tuple(expected)
+        assert fold.images.class_pixels != images.class_pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterable
@@ -12,8 +13,22 @@ import jsonargparse
 Options = jsonargparse.Namespace
 
 
+class _Help(jsonargparse.DefaultHelpFormatter):
+    """Says a default once: not where the words do, nor where it is nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        words, default = action.help or "", action.default
+        nothing = default is None or default is False or default in ([], argparse.SUPPRESS)
+        if "(default:" in words or nothing:
+            return f"{words} (required)" if action.required and action.option_strings else words
+        return f"{words} (default: %(default)s)"
+
+
 class Parser(jsonargparse.ArgumentParser):
     """Answers what it cannot read in one line, with the nearest option, and exit code 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)

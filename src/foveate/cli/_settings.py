@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foveate.cli._parser import Parser, key_values
+from foveate.metrics import Metric
 from foveate.study.entry import Entry, read_value
 from foveate.study.plan import Setting
 
@@ -65,7 +66,7 @@ def _form(name: str, kind: Any) -> dict[str, Any]:
     """How many arguments a field takes, and what the help calls them."""
     if kind == dict[str, Any]:
         return {"nargs": "+", "metavar": "KEY=VALUE"}
-    word = "NAME" if kind in _TEXT else "N"
+    word = "true|false" if kind is bool else "NAME" if kind in (*_TEXT, Metric) else "N"
     several = kind not in (str, str | None, Entry | None) and "tuple" in str(kind)
     number = "*" if name == "controls" else "+"  # nothing but the controls may be left out
     return {"nargs": number if several else None, "metavar": word}

@@ -104,7 +104,10 @@ def folds(images: ImageSet, count: int | None, size: tuple[int, int]) -> list[Fo
         rows = np.flatnonzero(fold == number)
         held_out = Part(splits, rows.tolist())
         found = moments(learning, size, images.channels)
-        made.append(Fold(replace(images, train=learning, test=held_out, moments=found), rows))
+        own = replace(images, train=learning, test=held_out, moments=found)
+        if images.class_pixels is not None:
+            own = replace(own, class_pixels=_class_pixels(learning, len(images.classes)))
+        made.append(Fold(own, rows))
     return made
 
 
@@ -124,6 +127,15 @@ def with_selection(images: ImageSet) -> tuple[ImageSet, Images]:
     learning, chosen = stratified_split(images.train.labels, SELECTION)
     part = Part([images.train], chosen)
     return replace(images, train=Part([images.train], learning)), part
+
+
+def _class_pixels(part: Part, classes: int) -> tuple[int, ...]:
+    """Of each class, in the masks of a part."""
+    counts = np.zeros(classes, dtype=int)
+    for index in range(len(part)):
+        labels = part.mask(index)
+        counts += np.bincount(labels[labels < classes], minlength=classes)
+    return tuple(counts.tolist())
 
 
 def _fold_numbers(labels: np.ndarray, count: int, classes: Sequence[str] | None) -> np.ndarray:
