@@ -45,6 +45,8 @@ def test_a_file_with_free_axes_computes_what_the_model_does(tmp_path):
         torch.testing.assert_close(run(result.path, x), model.eval()(x), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
+    assert b".py" not in result.path.read_bytes()  # nothing of where it was made
+
     words = {each.key: each.value for each in onnx.load(result.path).metadata_props}
     assert float(words["foveate.difference"]) == result.difference
     assert json.loads(words["foveate.classes"])[4] == "é"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import onnx
@@ -63,8 +64,15 @@ def test_onnx_in_eight_bits(tmp_path):
     assert result.accuracy.images == 12
     assert result.difference is not None
     assert 0 < result.difference < 0.2
-    kinds = {node.op_type for node in onnx.load(result.path).graph.node}
-    assert "QuantizeLinear" in kinds
+    graph = onnx.load(result.path).graph
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    rounding = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    constants = {each.name: each for each in graph.initializer}
+    for node in rounding:  # scales are where runtimes look for them
+        assert node.input[1] in constants
+    for each in constants.values():
+        large = math.prod(each.dims) >= 256
+        assert not (large and each.data_type == onnx.TensorProto.FLOAT), each.name
     words = {each.key: each.value for each in onnx.load(result.path).metadata_props}
     assert json.loads(words["foveate.accuracy"])["images"] == 12
     assert any("calibrated with 12 images" in note for note in result.notes)

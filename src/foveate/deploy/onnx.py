@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from foveate.deploy.program import Deployment, ExportError, first_line, quiet
 
 OPSET = 20
 """The first in which grids and windows that overhang are sampled as PyTorch does."""
+_LARGE = 256  # numbers in a constant that is worth halving
 _MOST_BYTES = 2**31 - 2**16  # of a message of protobuf, less what is said of the file
 
 
@@ -68,6 +71,7 @@ class Onnx(Format):
             raise _explained(error, deployment, self) from error
         assert made is not None
         _name_axes(made.model, deployment)
+        _forget_origins(made.model)
         model = onnx_ir.to_proto(made.model)
         model.producer_name = "foveate"
         return model
@@ -96,9 +100,20 @@ class Onnx(Format):
             file.write(said.SerializeToString())
 
 
+def _forget_origins(model: Any) -> None:
+    """Drop what the exporter notes at every step: paths of this machine, two megabytes of them."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+
+
 _EIGHT_BITS = (
     "convolutions and matrix products have 8-bit weights (by channel) and 8-bit inputs (by tensor, "
-    "between the least and the largest value of the calibration); the rest computes in float32"
+    "between the least and the largest value of the calibration); the rest computes in float32, "
+    "its weights and tables kept in float16"
 )
 
 
@@ -128,11 +143,36 @@ def _quantized(model: Any, deployment: Deployment, path: Path) -> Any:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-        return onnx.load(path)
+        eight = onnx.load(path)
+        _halve(eight.graph)
+        return eight
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     finally:
         path.unlink(missing_ok=True)
+
+
+def _halve(graph: Any) -> None:
+    """Keep large constants of float32 in float16; runtimes widen them once, when they load.
+
+    Scales of quantization stay. What is beyond float16 is a mask's, and its largest does as well.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    most = np.finfo(np.float16).max
+    rounding = ("QuantizeLinear", "DequantizeLinear")
+    scales = {node.input[1] for node in graph.node if node.op_type in rounding}
+    widened = []
+    for constant in graph.initializer:
+        name, large = constant.name, math.prod(constant.dims) >= _LARGE
+        if constant.data_type != TensorProto.FLOAT or not large or name in scales:
+            continue
+        values = numpy_helper.to_array(constant).clip(-most, most).astype(np.float16)
+        constant.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
+        widened.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    steps = [*widened, *graph.node]
+    del graph.node[:]
+    graph.node.extend(steps)
 
 
 def _name_axes(model: Any, deployment: Deployment) -> None:
