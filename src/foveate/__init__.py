@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from foveate import ops as ops
     from foveate import prediction as prediction
     from foveate import published as published
+    from foveate import reduction as reduction
     from foveate import registry as registry
     from foveate import saved as saved
     from foveate import study as study
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
     from foveate.models import list_backbones as list_backbones
     from foveate.prediction.predict import predict as predict
     from foveate.published import load_published as load_published
+    from foveate.reduction.whole import reduce as reduce
     from foveate.registry import Spec as Spec
     from foveate.registry import describe as describe
     from foveate.registry import list_attention as list_attention
+    from foveate.registry import list_reducers as list_reducers
     from foveate.registry import register as register
     from foveate.saved.load import load as load
     from foveate.study.compare import compare as compare
@@ -87,11 +90,13 @@ _HOME = {
     "insert": "surgery.change",
     "list_attention": "registry",
     "list_backbones": "models",
+    "list_reducers": "registry",
     "load": "saved.load",
     "load_published": "published",
     "places": "surgery.places",
     "predict": "prediction.predict",
     "profile": "analysis.profile",
+    "reduce": "reduction.whole",
     "register": "registry",
     "replace": "surgery.change",
     "restore": "surgery.recipe",
@@ -115,6 +120,7 @@ _MODULES = [
     "ops",
     "prediction",
     "published",
+    "reduction",
     "registry",
     "saved",
     "study",

@@ -1,13 +1,15 @@
 """The roles of attention: what a mechanism takes, gives back and can show.
 
 Everything that works on *any* mechanism (surgery, comparison, profiling, pictures, export, the
-common checks) is written against these four contracts. B batch, C channels, H height, W width,
-N tokens, h heads, T queries, S memory positions, M memory channels.
+common checks) is written against the contracts of four roles. The fifth, the reducer, changes a
+whole vision transformer and not a layer. B batch, C channels, H height, W width, N tokens, h heads,
+T queries, S memory positions, M memory channels.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -24,11 +26,12 @@ __all__ = [
     "MapOfTokens",
     "Mixer",
     "OneStep",
+    "Reducer",
     "Role",
     "TokenMixer",
 ]
 
-Role = Literal["mixer", "gate", "token_mixer", "aligner"]
+Role = Literal["mixer", "gate", "token_mixer", "aligner", "reducer"]
 """What a mechanism may be; the base classes of this module state what each one promises."""
 
 
@@ -174,6 +177,31 @@ class Aligner(Attention):
     """
 
     role = "aligner"
+
+
+class Reducer(nn.Module):
+    """A vision transformer in, a cheaper one out: fewer tokens, channels or attention maps.
+
+    :func:`foveate.reduce` calls :meth:`reduce` with the options that the user gave. What comes out
+    is a model of the same interface; with the options :attr:`unreduced` it computes what it did.
+    """
+
+    role: ClassVar[Role] = "reducer"
+    unreduced: ClassVar[Mapping[str, Any]] = {}
+    """Options with which nothing is reduced, so that the model computes what it did before."""
+
+    @classmethod
+    def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
+        """``model`` with fewer tokens, channels or maps.
+
+        Raises:
+            ValueError: if the model is of a kind that cannot be reduced, or an option is wrong.
+        """
+        raise NotImplementedError
+
+    def multiply_adds(self, tokens: int) -> int:
+        """Multiply-adds of the blocks in closed form, in eval mode, given so many ``tokens``."""
+        raise NotImplementedError(f"{type(self).__name__} states no closed form")
 
 
 class MapOfTokens(Mixer):

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_args
 
 from foveate.arguments import nearest, one_of
-from foveate.contracts import Attention, Role
+from foveate.contracts import Role
 
 ENTRY_POINTS = "foveate.attention"
 
@@ -32,6 +32,7 @@ TAGS = {
     "published": "loads the published implementation's weights",
     "unordered": "knows no positions: reordering them reorders its output alike",
     "fusable": "has an exact, cheaper form for deployment (foveate.fuse)",
+    "trained": "has weights of its own, to be trained before it is of use",
 }
 
 
@@ -41,9 +42,10 @@ class Spec:
 
     Attributes:
         name: the name users say.
-        cls: the module's class.
-        role: mixer, gate, token_mixer or aligner.
-        family: what it looks at: gates, local, window, full or sequence (or the user's own).
+        cls: the module's class, an Attention or a Reducer of :mod:`foveate.contracts`.
+        role: mixer, gate, token_mixer, aligner or reducer.
+        family: what it looks at: gates, local, window, full or sequence (or the user's own); of a
+            reducer what there is less of afterwards: tokens, channels or maps.
         title: a line that says what it is.
         paper: authors, title, venue and identifier.
         source: published code, as repository@commit; empty where none was published.
@@ -53,7 +55,7 @@ class Spec:
     """
 
     name: str
-    cls: type[Attention]
+    cls: type[Any]
     role: Role
     family: str
     title: str
@@ -103,7 +105,8 @@ def register(
 
     Args:
         name: what users write; lower case with underscores.
-        family: gates, local, window, full, sequence, or a name of your own.
+        family: gates, local, window, full, sequence, or a name of your own; of a reducer tokens,
+            channels or maps.
         title: one line.
         paper: the publication.
         source: published code as ``owner/repository@commit``.
@@ -127,7 +130,7 @@ def register(
         if not hasattr(cls, "role"):
             raise ValueError(
                 f"{cls.__name__} has no role: derive it from foveate.contracts.Mixer (a map to a "
-                "map), Gate, TokenMixer or Aligner"
+                "map), Gate, TokenMixer, Aligner or Reducer"
             )
         role = one_of(cls.role, get_args(Role), f"role of {cls.__name__}")  # pyrefly: ignore
         taken = _SPECS.get(name)
@@ -164,7 +167,8 @@ def list_attention(
     Args:
         pattern: a glob, such as ``"*window*"``.
         family: keep this family only.
-        role: keep this role only.
+        role: keep this role only; reducers, which are of whole models and not of layers, are named
+            where they are asked for.
 
     Raises:
         ValueError: if the family or role is unknown.
@@ -179,8 +183,17 @@ def list_attention(
         for name, spec in _SPECS.items()
         if fnmatch.fnmatchcase(name, pattern)
         and family in (None, spec.family)
-        and role in (None, spec.role)
+        and (spec.role != "reducer" if role is None else spec.role == role)
     )
+
+
+def list_reducers(pattern: str = "*") -> list[str]:
+    """Names of the reducers that match, in alphabetical order; :func:`foveate.reduce` takes them.
+
+    Args:
+        pattern: a glob, such as ``"*vit*"``.
+    """
+    return list_attention(pattern, role="reducer")
 
 
 def option_names(spec: Spec) -> list[str]:
@@ -232,8 +245,10 @@ def _qualified(cls: type) -> str:
 def _load_all() -> None:
     """Import every mechanism of the library, then those that other packages announce."""
     import foveate.attention as families
+    import foveate.reduction as reducers
 
-    for module in pkgutil.walk_packages(families.__path__, families.__name__ + "."):
-        importlib.import_module(module.name)
+    for package in (families, reducers):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()

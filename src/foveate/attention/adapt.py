@@ -211,6 +211,11 @@ class _Constructor:
 def _constructor(mechanism: Mechanism) -> _Constructor:
     if isinstance(mechanism, str):
         spec = describe(mechanism)
+        if spec.role == "reducer":
+            raise ValueError(
+                f"{spec.name} is a reducer, which changes a whole model: "
+                f"foveate.reduce(model, {spec.name!r})"
+            )
         return _Constructor(spec.name, spec.cls, spec.role, inspect.signature(spec.cls).parameters)
     if not callable(mechanism):
         raise TypeError(

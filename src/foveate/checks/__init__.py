@@ -5,6 +5,11 @@ way, registered or not:
 
 >>> from foveate.checks import check_attention
 >>> check_attention("multi_head")
+
+Reducers, which change whole models, have checks of their own:
+
+>>> from foveate.checks import check_reducer
+>>> check_reducer("tome")
 """
 
 from __future__ import annotations
@@ -22,11 +27,13 @@ from foveate.checks import (  # noqa: F401  (importing a theme adds its checks)
     precision,
     quantization,
     recomputation,
+    reducers,
     refusals,
     shapes,
     states,
     transforms,
 )
+from foveate.checks.reducers import HOSTS, ReducerSubject, check_reducer, reducer_subjects
 from foveate.checks.running import (
     CHECKS,
     Check,
@@ -42,12 +49,16 @@ from foveate.checks.tables import EXPECTED_FAILURES
 __all__ = [
     "CHECKS",
     "EXPECTED_FAILURES",
+    "HOSTS",
     "Check",
     "CheckFailure",
+    "ReducerSubject",
     "Subject",
     "check",
     "check_attention",
+    "check_reducer",
     "checks_for",
     "examine",
     "parametrize_with_checks",
+    "reducer_subjects",
 ]

@@ -36,13 +36,13 @@ class Check:
     """
 
     name: str
-    examine: Callable[[Subject], None]
+    examine: Callable[[Any], None]
     roles: tuple[Role, ...]
     tags: frozenset[str]
     without: frozenset[str]
     slow: bool
 
-    def __call__(self, subject: Subject) -> None:
+    def __call__(self, subject: Any) -> None:
         """Run it.
 
         Raises:
@@ -54,7 +54,7 @@ class Check:
             what = str(error) if isinstance(error, CheckFailure) else f"{_named(error)}: {error}"
             raise CheckFailure(f"{self.name} failed for {subject}: {what}") from error
 
-    def applies(self, subject: Subject) -> bool:
+    def applies(self, subject: Any) -> bool:
         """Whether ``subject`` must have the property, by its role and tags."""
         return (
             subject.role in self.roles
@@ -71,10 +71,13 @@ def check(
     tags: Iterable[str] = (),
     without: Iterable[str] = (),
     slow: bool = False,
-) -> Callable[[Callable[[Subject], None]], Check]:
-    """Decorator that adds a function of a :class:`Subject` to the checks."""
+) -> Callable[[Callable[[Any], None]], Check]:
+    """Decorator that adds a function of a :class:`Subject` to the checks.
 
-    def add(function: Callable[[Subject], None]) -> Check:
+    For the role of reducers it is of a :class:`~foveate.checks.reducers.ReducerSubject`.
+    """
+
+    def add(function: Callable[[Any], None]) -> Check:
         name = function.__name__
         made = Check(name, function, tuple(roles), frozenset(tags), frozenset(without), slow)
         CHECKS[name] = made
@@ -83,7 +86,7 @@ def check(
     return add
 
 
-def checks_for(subject: Subject, *, slow: bool = True) -> list[Check]:
+def checks_for(subject: Any, *, slow: bool = True) -> list[Check]:
     """The checks that apply to ``subject``, those that compile and export last."""
     applicable = [c for c in CHECKS.values() if c.applies(subject) and (slow or not c.slow)]
     return sorted(applicable, key=lambda c: c.slow)

@@ -132,6 +132,8 @@ def examine(
         attention = names[0] if names else attention
     if isinstance(attention, str):
         spec = describe(attention)
+        if spec.role == "reducer":
+            raise ValueError(f"{attention} is a reducer: foveate.checks.check_reducer examines it")
         name, role, known = spec.name, spec.role, spec.tags
         factory: Callable[..., nn.Module] = partial(create_attention, name)
     elif callable(attention):

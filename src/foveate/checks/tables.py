@@ -23,6 +23,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "window": {"window_size": 4, "shift_size": 2},
 }
 
+#: Options that make a reducer do something in a model of four blocks and twenty patches.
+REDUCED: dict[str, dict[str, Any]] = {
+    "tome": {"r": 3},
+}
+
 #: Checks that a mechanism is known to fail, each with the reason. Strict: one that passes after
 #: all is reported.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {

@@ -12,8 +12,11 @@ HELP = "Mechanisms that the library knows."
 def add_arguments(parser: Parser) -> None:
     """State what the command takes."""
     parser.add_argument("pattern", nargs="?", default="*", help="a glob, such as '*window*'")
-    parser.add_argument("--family", help="gates, local, window, full, sequence or your own")
-    parser.add_argument("--role", help="mixer, gate, token_mixer or aligner")
+    parser.add_argument(
+        "--family",
+        help="gates, local, window, full, sequence or your own; of reducers tokens, channels, maps",
+    )
+    parser.add_argument("--role", help="mixer, gate, token_mixer, aligner or reducer")
     add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -1,0 +1,235 @@
+"""The blocks of a reduced model, and what they hand on to each other within one forward.
+
+timm's models run ``blocks(x)``, or ``for block in blocks: x = block(x, ...)``. Iterating over
+:class:`ReducedBlocks` starts a forward: what it yields runs one block as the reducer says, and
+hands the reducer's state (sizes of merged tokens, which patches are left) to the next. The state
+belongs to that iteration, so that nothing stays on the module, several forwards may run at once,
+and a block that is computed again for its gradient (``set_grad_checkpointing``) finds the state
+that it had.
+
+The blocks themselves stay the model's own modules under their names (``blocks.0. ...``). What a
+reducer adds to a block is a child of it that has the reducer's name, so that a state dict says
+which reducer it is of.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.contracts import Reducer
+from foveate.reduction._vit import Vit, attention_cost, linear_cost, read
+from foveate.registry import describe, list_reducers
+
+
+class ReducedBlocks(Reducer):
+    """Base of reducers that stand where the blocks of a model stood.
+
+    A subclass states :meth:`layer`, and :meth:`begin` and :meth:`end` where it has a state or
+    something to do at the end; it is built with what :func:`~foveate.reduction._vit.read` gives and
+    its own options, by keyword.
+
+    Args:
+        vit: what is read of the model.
+    """
+
+    def __init__(self, vit: Vit) -> None:
+        super().__init__()
+        self.name = registered_name(type(self))
+        self.dim = vit.dim
+        self.prefix = vit.prefix
+        self.reads_patches = vit.reads_patches
+        self.options: dict[str, Any] = {}
+        self.watch: Watch | None = None
+        for index, block in enumerate(vit.blocks):
+            self.add_module(str(index), block)
+        self.register_load_state_dict_pre_hook(_check_state)
+
+    @classmethod
+    def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
+        blocks = cls(read(model), **options)
+        blocks.options = dict(options)
+        blocks.training = model.training
+        model.blocks = blocks
+        # A function of this module and not a bound one: it is pickled and copied by its name.
+        vars(model)["forward_intermediates"] = refuse_intermediates
+        return model
+
+    def begin(self, x: Tensor) -> Any:
+        """The state before the first block, for tokens (B, N, C)."""
+        return None
+
+    def layer(
+        self, index: int, block: Any, x: Tensor, state: Any, rope: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """Block number ``index`` on ``x``: its output, and the state after it.
+
+        Args:
+            index: from 0.
+            block: the model's own module.
+            x: tokens (B, N, C).
+            state: as :meth:`begin` or the block before has left it; it is not written to.
+            rope: rotary embedding of all patches, where the model has one.
+        """
+        raise NotImplementedError
+
+    def end(self, x: Tensor, state: Any) -> Tensor:
+        """What follows the last block: the tokens that the model's norm gets."""
+        return x
+
+    def counts(self, patches: int) -> list[tuple[int, int]]:
+        """Patches' tokens that the attention and the MLP of each block get, in eval mode."""
+        raise NotImplementedError
+
+    def tokens_out(self, patches: int) -> int:
+        """Patches' tokens that leave the last block, in eval mode."""
+        return self.counts(patches)[-1][1]
+
+    def own_multiply_adds(self, patches: int) -> int:
+        """Multiply-adds of what the reducer does beside the blocks."""
+        return 0
+
+    def multiply_adds(self, tokens: int) -> int:
+        patches = tokens - self.prefix
+        total = self.own_multiply_adds(patches)
+        for block, (attending, mixing) in zip(self.blocks, self.counts(patches), strict=True):
+            total += attention_cost(block.attn, attending + self.prefix)
+            total += linear_cost(block.mlp, mixing + self.prefix)
+        return total
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The model's own modules, in order."""
+        return list(self.children())
+
+    def add_to(self, index: int, module: nn.Module) -> None:
+        """Make ``module`` a child of block ``index``, on its device, under the reducer's name."""
+        block = self.blocks[index]
+        like = next(block.parameters())
+        block.add_module(self.name, module.to(like.device, like.dtype).train(block.training))
+
+    def own(self, block: nn.Module) -> Any:
+        """What :meth:`add_to` added to ``block``."""
+        return getattr(block, self.name)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, int):
+            return self.blocks[index]
+        part = copy.copy(self)  # as timm's prune_intermediate_layers asks for, with the same blocks
+        part._modules = dict(list(self._modules.items())[index])
+        return part
+
+    def __iter__(self) -> Iterator[_Step]:
+        run = _Run()
+        for index, block in enumerate(self._modules.values()):
+            yield _Step(self, run, index, block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self:
+            x = step(x)
+        return x
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class _Run:
+    """One forward: what the blocks hand on."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+
+
+class _Step:
+    """One block in one forward; what else is asked of it, the model's own block answers."""
+
+    def __init__(self, reducer: ReducedBlocks, run: _Run, index: int, block: Any) -> None:
+        self.reducer = reducer
+        self.run = run
+        self.index = index
+        self.block = block
+        self.before: Any = None
+
+    def __call__(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("a reduced model takes no attn_mask: it is of all tokens, not of few")
+        reducer, run = self.reducer, self.run
+        if self.before is None:  # else the block is computed again, from the state that it had
+            self.before = (reducer.begin(x) if self.index == 0 else run.state,)
+        x, run.state = reducer.layer(self.index, self.block, x, self.before[0], rope)
+        return reducer.end(x, run.state) if self.index == len(reducer) - 1 else x
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.block, name)
+
+
+class Watch:
+    """Which token stands for each patch, noted while a model runs.
+
+    Attributes:
+        layers: by the number of the block from which on it holds, (B, N): the number of the token
+            among those of patches, -1 where the patch was dropped.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, Tensor] = {}
+
+    def moved(self, index: int, to: Tensor) -> None:
+        """Note what token each patches' token became at block ``index``; -1 for none."""
+        if not self.layers:
+            self.layers[index] = to
+            return
+        before = list(self.layers.values())[-1]
+        now = to.gather(1, before.clamp_min(0))
+        self.layers[index] = torch.where(before < 0, before, now)
+
+
+def refuse_intermediates(*_: Any, **__: Any) -> Any:
+    """Refuse maps of a model whose blocks give fewer tokens than a map has cells."""
+    raise ValueError(
+        "the blocks of a reduced model give fewer tokens than there are patches, and so no maps: "
+        "take them from the model before it is reduced; foveate.reduction.sources(model, images) "
+        "says which token stands for which patch"
+    )
+
+
+def _check_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse the state of a model that another reducer changed; take that of a plain model."""
+    assert isinstance(module, ReducedBlocks)
+    here = [key.removeprefix(prefix).split(".") for key in state if key.startswith(prefix)]
+    found = {parts[1] for parts in here if len(parts) > 2}
+    others = sorted(found & set(list_reducers()) - {module.name})
+    if others:
+        raise ValueError(
+            f"the state dict is of a model that was reduced by {others[0]!r}, and this one was by "
+            f"{module.name!r}: foveate.reduce the plain model by {others[0]!r} first"
+        )
+    own = module.state_dict(prefix=prefix, keep_vars=True)
+    added = {key: v for key, v in own.items() if key[len(prefix) :].split(".")[1] == module.name}
+    if added and module.name not in found and found:
+        warnings.warn(
+            f"the state dict is of the model before it was reduced by {module.name!r}: what that "
+            f"added ({len(added)} tensors) stays as it is",
+            stacklevel=4,
+        )
+        state.update(added)
+
+
+def registered_name(cls: type) -> str:
+    """The name under which the class of a reducer is registered, else its own."""
+    names = [name for name in list_reducers() if describe(name).cls is cls]
+    return names[0] if names else cls.__name__.lower()

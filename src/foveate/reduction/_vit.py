@@ -1,0 +1,242 @@
+"""What of a vision transformer of timm's is read: its blocks, and their attention step by step.
+
+    x = x + scale1(attention(norm1(x))),   x = x + scale2(mlp(norm2(x)))
+
+with the norms behind the branches in two of the five kinds of block. The attention of all of them
+is ``finish(weigh(softmax(logits(q, k)), v))``, ``q, k, v = project(x)``; a reducer that needs only
+a bias on the logits takes :func:`attend`, which is PyTorch's fused attention where there is one.
+
+Shapes: x (B, N, C); q, k, v (B, h, N, D); logits and weights (B, h, N, N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# By name, since timm need not be imported for what is no model of its.
+_BLOCKS = (
+    "timm.models.vision_transformer.Block",
+    "timm.models.vision_transformer.ResPostBlock",
+    "timm.models.eva.EvaBlock",
+    "timm.models.eva.EvaBlockPostNorm",
+    "timm.models.cait.LayerScaleBlock",
+)
+_ATTENTION = (
+    "timm.layers.attention.Attention",
+    "timm.layers.attention.AttentionRope",
+    "timm.models.eva.EvaAttention",
+    "timm.models.cait.TalkingHeadAttn",
+)
+
+
+class Vit(NamedTuple):
+    """What is read of a vision transformer.
+
+    Attributes:
+        blocks: in order.
+        dim: channels C of a token.
+        prefix: class, distillation and register tokens that stand before the patches' in the
+            blocks; never dropped and never merged.
+        reads_patches: whether what follows the blocks reads the patches' tokens, such as average
+            pooling or class attention, and not the class token alone.
+    """
+
+    blocks: list[nn.Module]
+    dim: int
+    prefix: int
+    reads_patches: bool
+
+
+def read(model: nn.Module) -> Vit:
+    """The blocks and tokens of ``model``.
+
+    Raises:
+        TypeError: if ``model`` is no module.
+        ValueError: if it has no tokens, or its blocks are of a kind that cannot be reduced.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to reduce, got {type(model).__name__}")
+    blocks: Any = getattr(model, "blocks", None)
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if not isinstance(blocks, nn.Module) or prefix is None or not hasattr(model, "patch_embed"):
+        raise ValueError(
+            f"{type(model).__name__} is a model without tokens that could be fewer: reducers take "
+            "timm's vision transformers (vit_*, deit_*, deit3_*, vit_*_dinov2, eva02_*, cait_*)"
+        )
+    for name, block in blocks.named_children():
+        _check_block(model, name, block)
+    dim: Any = model.embed_dim
+    if hasattr(model, "blocks_token_only"):  # CaiT, whose class token joins behind the blocks
+        return Vit(list(blocks.children()), dim, 0, True)
+    pooled = getattr(model, "global_pool", "token") != "token"
+    return Vit(list(blocks.children()), dim, prefix, pooled)
+
+
+def _check_block(model: nn.Module, name: str, block: nn.Module) -> None:
+    """Refuse what is no plain block: a subclass may compute something else."""
+    attention = getattr(block, "attn", block)
+    for path, part, known in (
+        (f"blocks.{name}", block, _BLOCKS),
+        (f"blocks.{name}.attn", attention, _ATTENTION),
+    ):
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        if kind not in known:
+            raise ValueError(
+                f"{path} of this {type(model).__name__} is a {kind}, which reducers do not know; "
+                f"they know {', '.join(known)}"
+            )
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise ValueError(
+                f"something hangs on {path}, which a reduced model would not run: reduce the model "
+                "first (what foveate.insert or foveate.replace put in: foveate.restore)"
+            )
+
+
+def plus_attention(block: Any, x: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+    """``x`` plus the attention branch of ``block``, with ``attention`` in place of its own."""
+    return _plus(block, "1", x, attention)
+
+
+def plus_mlp(block: Any, x: Tensor) -> Tensor:
+    """``x`` plus the MLP branch of ``block``."""
+    return _plus(block, "2", x, block.mlp)
+
+
+def _plus(block: Any, which: str, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    norm = getattr(block, f"norm{which}")
+    scale = getattr(block, f"ls{which}", None)
+    gamma = getattr(block, f"gamma_{which}", None)
+    if scale is not None:
+        y = scale(branch(norm(x)))
+    elif hasattr(block, "gamma_1"):
+        y = branch(norm(x))
+        y = y if gamma is None else gamma * y
+    else:
+        y = norm(branch(x))
+    shared = getattr(block, "drop_path", None)  # CaiT has one for both branches
+    drop_path = getattr(block, f"drop_path{which}") if shared is None else shared
+    return x + drop_path(y)
+
+
+def project(attention: Any, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Queries, keys and values of all heads (B, h, N, D), rotated where ``rope`` is given.
+
+    Args:
+        attention: of a block.
+        x: tokens (B, N, C).
+        rope: rotary embedding of the patches' tokens, as :func:`rope_of` gives it.
+    """
+    heads = attention.num_heads
+    if getattr(attention, "qkv", None) is not None:
+        qkv = _qkv(attention, x).unflatten(-1, (3, heads, -1))  # (B, N, 3, h, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        width = attention.head_dim
+        q, k, v = (part(x).unflatten(-1, (-1, width)).transpose(1, 2) for part in parts)
+    if not _mixes_heads(attention):
+        q, k = attention.q_norm(q), attention.k_norm(k)
+    if rope is not None:
+        q, k = (_rotated(attention, each, rope).type_as(v) for each in (q, k))
+    groups = heads // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return q, k, v
+
+
+def _mixes_heads(attention: Any) -> bool:
+    """Whether it is CaiT's talking-heads attention."""
+    return hasattr(attention, "proj_l")
+
+
+def _qkv(attention: Any, x: Tensor) -> Tensor:
+    if getattr(attention, "q_bias", None) is None:
+        return attention.qkv(x)
+    bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    return F.linear(x, attention.qkv.weight, bias)
+
+
+def _rotated(attention: Any, x: Tensor, rope: Tensor) -> Tensor:
+    from timm.layers import apply_rot_embed_cat
+
+    prefix = attention.num_prefix_tokens
+    half = getattr(attention, "rotate_half", False)
+    patches = apply_rot_embed_cat(x[:, :, prefix:], rope, half=half)
+    return torch.cat([x[:, :, :prefix], patches], dim=2)
+
+
+def rope_of(rope: Tensor | None, position: Tensor | None) -> Tensor | None:
+    """The rotary embedding of the tokens that are left.
+
+    Args:
+        rope: of all patches: (N, E), of each head (h, N, E), or with the batch (B, 1 or h, N, E).
+        position: patch at whose place each token stands (B, M); None while all are there.
+    """
+    if rope is None or position is None:
+        return rope
+    if rope.dim() < 4:
+        rope = rope.view(1, -1, *rope.shape[-2:])
+    rope = rope.expand(position.shape[0], -1, -1, -1)  # (B, 1 or h, N, E)
+    index = position[:, None, :, None].expand(-1, rope.shape[1], -1, rope.shape[3])
+    return rope.gather(2, index)
+
+
+def attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``softmax(logits + bias) v``, (B, h, N, D); ``bias`` broadcasts to the logits."""
+    if _mixes_heads(attention):
+        scores = logits(attention, q, k)
+        scores = scores if bias is None else scores + bias
+        return weigh(attention, scores.softmax(-1), v)
+    dropout_p = attention.attn_drop.p if attention.training else 0.0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+
+
+def logits(attention: Any, q: Tensor, k: Tensor) -> Tensor:
+    """What the softmax is taken of, (B, h, N, N)."""
+    scores = (q * attention.scale) @ k.transpose(-2, -1)
+    if _mixes_heads(attention):
+        scores = attention.proj_l(scores.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return scores
+
+
+def weigh(attention: Any, weights: Tensor, v: Tensor) -> Tensor:
+    """The values' means by ``weights``, after what the attention does to these in training."""
+    if _mixes_heads(attention):
+        weights = attention.proj_w(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return attention.attn_drop(weights) @ v
+
+
+def finish(attention: Any, x: Tensor, y: Tensor) -> Tensor:
+    """The attention's output (B, N, C) from what its heads give, ``y``, for the tokens ``x``."""
+    y = y.transpose(1, 2).flatten(2)
+    if not _mixes_heads(attention):
+        y = attention.norm(y)
+        gate = getattr(attention, "gate", None)
+        y = y if gate is None else y * gate(x).sigmoid()
+    return attention.proj_drop(attention.proj(y))
+
+
+def attention_cost(attention: Any, tokens: int) -> int:
+    """Multiply-adds of an attention over so many tokens."""
+    mixing = 0
+    if _mixes_heads(attention):
+        mixing = 2 * attention.num_heads**2  # a pair of tokens
+    projections = linear_cost(attention, 1) - mixing
+    pairs = tokens * tokens
+    return projections * tokens + pairs * (2 * _width(attention) + mixing)
+
+
+def linear_cost(module: nn.Module, positions: int) -> int:
+    """Multiply-adds of the linear layers inside ``module``, each at so many positions."""
+    weights = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
+    return weights * positions
+
+
+def _width(attention: Any) -> int:
+    """Channels of all heads together, h D."""
+    return attention.proj.in_features
