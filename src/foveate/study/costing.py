@@ -255,16 +255,17 @@ def _match_controls(
     The cost is linear in the width; a mechanism that costs less than a depthwise convolution
     alone leaves the control at that.
     """
-    if not plan.attention:
+    controls = [
+        entry for entry in plan.controls if entry.name == CONTROL and RATIO not in entry.kwargs
+    ]
+    if not plan.attention or not controls:
         return {}
     target = 0.0
     for entry in plan.attention:
         tell(entry.label)
         target = max(target, _cost_of(plan, entry, classes, channels))
     found = {}
-    for entry in plan.controls:
-        if entry.name != CONTROL or RATIO in entry.kwargs:
-            continue
+    for entry in controls:
         tell(entry.label)
         cost_at = partial(_cost_at_ratio, plan, entry, classes, channels)
         least, whole = cost_at(0.0), cost_at(1.0)

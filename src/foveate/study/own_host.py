@@ -21,8 +21,12 @@ from torch import Tensor, nn
 
 from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
+from foveate.contracts import Reducer
 from foveate.data.moments import Moments
 from foveate.published import load_published, read_weights
+from foveate.reduction import reduce, reducer_of
+from foveate.reduction._blocks import registered_name
+from foveate.registry import list_reducers
 from foveate.saved.info import Architecture
 from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry
@@ -221,8 +225,8 @@ def _other_classifier(
 # What is put into it
 
 
-def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> None:
-    """Put what ``entry`` names into the places of ``model`` that the plan chooses.
+def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> nn.Module:
+    """Put what ``entry`` names into the places of ``model`` that the plan chooses, or reduce it.
 
     Args:
         model: the host, changed in place.
@@ -230,13 +234,19 @@ def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> None:
         entry: of it.
         channels: of the images that the model takes.
 
+    Returns:
+        ``model``, or what a reducer makes of it.
+
     Raises:
-        ValueError: if no place matches, or the entry cannot stand there.
+        ValueError: if no place matches, the entry cannot stand there, or the host cannot be
+            reduced.
     """
     if entry.name == UNCHANGED:
         for option in entry.kwargs:
             raise ValueError(f"{UNCHANGED} has no option {option!r}")
-        return
+        return model
+    if is_reducer(entry):
+        return _reduced(model, entry)
     mechanism = PlainConvolution if entry.name == CONTROL else entry.name
     options = {**entry.kwargs, **entry.host}
     where = plan.where[0] if len(plan.where) == 1 else list(plan.where)
@@ -260,6 +270,20 @@ def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> None:
             raise ValueError(f"at {plan.at}: {error}{hint}") from error
     for glob in plan.where:
         _check_glob(model, glob)
+    return model
+
+
+def is_reducer(entry: Entry) -> bool:
+    """Whether ``entry`` makes the host cheaper, in place of putting something into it."""
+    return entry.name in list_reducers()
+
+
+def _reduced(model: nn.Module, entry: Entry) -> nn.Module:
+    """What the reducer makes of ``model``; what it adds is drawn beside what is drawn after it."""
+    seed = int(torch.randint(2**62, (), device="cpu"))
+    with undisturbed():
+        seed_all(seed)
+        return reduce(model, entry.name, **entry.kwargs)
 
 
 def _check_glob(model: nn.Module, glob: str) -> None:
@@ -273,11 +297,22 @@ def _check_glob(model: nn.Module, glob: str) -> None:
 
 def table_of(model: nn.Module) -> list[dict[str, str]]:
     """What was done, a row for places alike; the control by its name."""
+    reducer = reducer_of(model)
+    if reducer is not None:
+        return [_reduction_row(reducer)]
     rows = changes(model).table()
     for row in rows:
         if row["now"].endswith(f":{PlainConvolution.__name__}"):
             row["now"] = LABELS[CONTROL]
     return rows
+
+
+def _reduction_row(reducer: Reducer) -> dict[str, str]:
+    """What reduced a host, in the columns of a table of changes."""
+    empty = dict.fromkeys(("kept", "dropped", "note"), "")
+    now = registered_name(type(reducer))
+    row = {"path": "blocks.*", "n": "1", "was": "all tokens", "now": now, "how": "reduced"}
+    return {**row, "options": reducer.extra_repr(), **empty}
 
 
 def digests(plan: Plan) -> dict[str, str]:

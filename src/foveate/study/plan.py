@@ -518,6 +518,8 @@ def complete(plan: Plan, cluster: Cluster | None = None) -> Plan:
     """
     device = device_of(plan.device) if cluster is None else _device_of(cluster, plan.device)
     own = own_host(plan.host)
+    if only_reduces(plan) and plan.controls == Plan().controls:
+        plan = replace(plan, controls=plan.controls[:1])  # the whole model, and no convolution
     lr = (2e-3 if plan.weights is None else 2e-4) if plan.lr is None else plan.lr
     workers, threads = _shares(plan, device, cluster)
     return replace(
@@ -539,6 +541,14 @@ def complete(plan: Plan, cluster: Cluster | None = None) -> Plan:
         masks=plan.masks or ("given" if _finds_masks(plan) else None),
         imports=tuple(map(_importable, plan.imports)),
     )
+
+
+def only_reduces(plan: Plan) -> bool:
+    """Whether all that is compared makes the host cheaper; nothing is put into it then."""
+    from foveate.registry import list_reducers  # late: it loads PyTorch
+
+    known = set(list_reducers())
+    return bool(plan.attention) and all(entry.name in known for entry in plan.attention)
 
 
 def _finds_masks(plan: Plan) -> bool:

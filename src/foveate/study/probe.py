@@ -26,6 +26,7 @@ from foveate.study.own_host import (
     check_output,
     create_host,
     digests,
+    is_reducer,
     model_channels,
     normalization,
     table_of,
@@ -156,6 +157,9 @@ def _unknown(entry: Entry) -> str:
 
 def _check_names(plan: Plan) -> None:
     for entry in plan.entries:
+        if is_reducer(entry):
+            _check_reduced(plan, entry)
+            continue
         if entry.name in list_attention() and entry.name not in list_for_place():
             role = describe(entry.name).role
             raise ValueError(f"{entry.name} is an {role}; it cannot stand in a backbone")
@@ -176,6 +180,19 @@ def _check_names(plan: Plan) -> None:
             f"attention_kwargs and start); hosts that have: {hosts}; to put mechanisms into the "
             f"places of any model, name it as {FORMS}"
         ) from error
+
+
+def _check_reduced(plan: Plan, entry: Entry) -> None:
+    """A reducer needs a vision transformer, which no host with a place by name is."""
+    if own_host(plan.host) is None:
+        raise ValueError(
+            f"{entry.name} reduces a vision transformer, and host is {plan.host}: name one, as "
+            f"timm/deit_tiny_patch16_224 is ({FORMS})"
+        )
+    if plan.task != "classification":
+        raise ValueError(
+            f"{entry.name} leaves fewer tokens than a map has cells, and {plan.task} needs maps"
+        )
 
 
 def _check_host_options(plan: Plan) -> None:

@@ -36,7 +36,7 @@ from foveate.study.box_predictions import BoxPredictions
 from foveate.study.entry import Entry
 from foveate.study.host import own_host
 from foveate.study.pixel_predictions import PixelPredictions, always, mean_iou
-from foveate.study.plan import Plan
+from foveate.study.plan import Plan, only_reduces
 from foveate.study.provenance import check_settings, read_trial
 from foveate.study.records import (
     AttentionMaps,
@@ -435,6 +435,8 @@ def _note_of_start(plan: Plan) -> str:
             else "the attention's branch starts plain: trials of one seed begin as different "
             "functions"
         )
+    if only_reduces(plan):
+        return "each row is the whole model made cheaper: trials of a seed begin with its weights"
     if plan.start != "identity":
         return "what is put in starts as it is: trials of one seed begin as different functions"
     if plan.at in ("branch", "stage"):
@@ -459,7 +461,8 @@ def _notes_of_own_host(plan: Plan) -> list[str]:
     rate = "at the learning rate of the rest" if scale == 1 else (
         f"at {scale:g} times the learning rate of the rest"
     )  # fmt: skip
-    return [f"the host starts from {from_what}; {frozen}; what is put in learns {rate}"]
+    added = "" if only_reduces(plan) else f"; what is put in learns {rate}"
+    return [f"the host starts from {from_what}; {frozen}{added}"]
 
 
 def read_results(root: Path, plan: Plan) -> Results:

@@ -370,7 +370,7 @@ def build(
     """
     if own_host(plan.host) is not None:
         model = create_host(plan, classes, channels, pretrained).model
-        put_in(model, plan, entry, model_channels(plan, channels))
+        model = put_in(model, plan, entry, model_channels(plan, channels))
     else:
         model = rebuild(architecture_of(plan, entry, channels), classes)
     return model.to(memory_format=torch.channels_last)  # pyrefly: ignore

@@ -296,7 +296,7 @@ def _model(config: TrainConfig, images: ImageSet) -> tuple[nn.Module, list[str]]
         else rebuild(built, classes)
     )
     said = [] if plan.weights is None else warm_start(model, plan.weights, own.name)
-    put_in(model, plan, entry, model_channels(plan, channels))
+    model = put_in(model, plan, entry, model_channels(plan, channels))
     if plan.freeze == "norms":
         freeze_norms(model)
         said.append("batch norms keep their statistics and weights (freeze: norms)")

@@ -1,0 +1,77 @@
+"""Studies of reducers: the rows are one vision transformer, whole and made cheaper."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import foveate
+from foveate.reduction import reducer_of
+from foveate.study.plan import complete, load_plan, read_plan
+from foveate.study.probe import look_at_host, probe
+from foveate.study.results import read_results
+from foveate.study.trial import build, costs
+from tests.study.test_compare import compare
+from tests.study.test_own_host import GREY
+
+HOST = "timm/vit_tiny_patch16_224"
+NARROW = {"patch_size": 4, "img_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2}
+SMALL = {"host": HOST, "host_kwargs": NARROW, "image_size": [16, 16], "device": "cpu", "seeds": 1}
+HALF = "tome:r=4"
+
+
+def plan_of(**settings):
+    return complete(read_plan({**SMALL, "attention": [HALF], **settings}))
+
+
+def test_a_study_of_reducers_leaves_its_whole_result(tmp_path):
+    run = tmp_path / "run"
+    options = [f"{key}={value}" for key, value in NARROW.items()]
+    code = compare(
+        "--host", HOST, "--host-kwargs", *options, "--attention", HALF, "--data", "digits",
+        "--limit", 60, "--image-size", 16, "--epochs", 1, "--seeds", 1, "--out", run,
+    )  # fmt: skip
+    assert code == 0
+    (trial,) = (run / "trials").glob("tome*")
+    model, info = foveate.load(trial)
+    assert (info.architecture.reducer, info.architecture.reducer_options) == ("tome", {"r": 4})
+    assert reducer_of(model) is not None
+    page = (run / "report.html").read_text()
+    assert "the whole model made cheaper" in page
+    rows = read_results(run, load_plan(run / "plan.yaml")).rows
+    cheap, whole = sorted(rows, key=lambda row: row.subject.control)
+    assert cheap.measured.multiply_adds < whole.measured.multiply_adds
+    assert cheap.measured.parameters == whole.measured.parameters
+
+
+def test_the_control_is_the_whole_model_alone():
+    plan = plan_of()
+    assert [entry.name for entry in plan.controls] == ["none"]
+    assert len(plan_of(attention=[HALF, "cbam"]).controls) == 2
+    assert len(plan_of(controls=["none", "depthwise_conv"], attention=["cbam"]).controls) == 2
+
+
+def test_rows_of_a_seed_begin_with_equal_weights():
+    plan = plan_of(attention=[HALF, "tome:r=1"])
+    states = []
+    for entry in plan.entries:
+        torch.manual_seed(3)
+        states.append(build(plan, entry, 10, 1).state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(state[key], value) for key, value in states[0].items())
+    half, little, whole = (
+        costs(plan, build(plan, entry, 10, 1), 1).multiply_adds for entry in plan.entries
+    )
+    assert half < little < whole
+
+
+def test_a_host_with_a_place_by_name_is_refused():
+    plan = plan_of(host="pyramid_pico", host_kwargs={})
+    with pytest.raises(ValueError, match="tome reduces a vision transformer, and host is pyramid"):
+        probe(plan, lambda label: None)
+
+
+def test_a_host_without_tokens_is_refused():
+    plan = plan_of(host="timm/test_resnet", host_kwargs={})
+    with pytest.raises(ValueError, match="without tokens"):
+        look_at_host(plan, 10, 1, GREY, lambda label: None)
