@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class ReducedBlocks(Reducer):
         model.blocks = blocks
         # A function of this module and not a bound one: it is pickled and copied by its name.
         vars(model)["forward_intermediates"] = refuse_intermediates
+        if cls.convert_published is not ReducedBlocks.convert_published:
+            vars(model)["convert_published"] = blocks.convert_published
         return model
 
     def begin(self, x: Tensor) -> Any:
@@ -101,6 +103,10 @@ class ReducedBlocks(Reducer):
             total += attention_cost(block.attn, attending + self.prefix)
             total += linear_cost(block.mlp, mixing + self.prefix)
         return total
+
+    def convert_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published reduced model's state under the names of the model here."""
+        return dict(state)
 
     @property
     def blocks(self) -> list[Any]:
@@ -183,10 +189,17 @@ class Watch:
     Attributes:
         layers: by the number of the block from which on it holds, (B, N): the number of the token
             among those of patches, -1 where the patch was dropped.
+        decisions: in training, by the number of the block that decided, (B, N): 1 for a patch that
+            is kept and 0 for another, with their gradient.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, Tensor] = {}
+        self.decisions: dict[int, Tensor] = {}
+
+    def decided(self, index: int, kept: Tensor) -> None:
+        """Note what block ``index`` decided of each patch."""
+        self.decisions[index] = kept
 
     def moved(self, index: int, to: Tensor) -> None:
         """Note what token each patches' token became at block ``index``; -1 for none."""

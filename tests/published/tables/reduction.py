@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import foveate
 from foveate.reduction import sources
+from foveate.reduction._vit import plus_attention, plus_mlp
+from foveate.reduction.dynamicvit import Predictor, policy_attention, policy_softmax
 from foveate.reduction.tome import match
 from tests.published.golden import Golden, Row
 
 
-def _matching(**kwargs: Any) -> nn.Module:
+def _nothing(**kwargs: Any) -> nn.Module:
     return nn.Identity()
 
 
@@ -49,6 +52,10 @@ def _merging_vit(r: int, prop_attn: bool, img_size: list[int], **kwargs: Any) ->
     return foveate.reduce(vit, "tome", r=r, prop_attn=prop_attn)
 
 
+def _logits(model: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    return {"logits": model(golden.inputs["x"])}
+
+
 def _logits_and_sources(model: nn.Module, golden: Golden) -> dict[str, Tensor]:
     x = golden.inputs["x"]
     token = list(sources(model, x).values())[-1] + 1  # the class token comes first
@@ -57,9 +64,47 @@ def _logits_and_sources(model: nn.Module, golden: Golden) -> dict[str, Tensor]:
     return {"logits": model(x), "size": source.sum(2, keepdim=True), "source": source}
 
 
+def _dropping_vit(
+    pruning_loc: list[int],
+    rho: float,
+    token_ratio: str,
+    distill: bool,
+    norm_eps: float,
+    **kwargs: Any,
+) -> nn.Module:
+    vit = VisionTransformer(**kwargs)
+    return foveate.reduce(vit, "dynamicvit", keep=rho, stages=pruning_loc)
+
+
+def _with_and_without_policy(part: Any, golden: Golden) -> dict[str, Tensor]:
+    x, policy = golden.inputs["x"], golden.inputs["policy"]
+    if isinstance(part, Block):
+        y = plus_attention(part, x, lambda x: policy_attention(part.attn, x, policy))
+        return {"with_policy": plus_mlp(part, y), "without": part(x)}
+    return {"with_policy": policy_attention(part, x, policy), "without": part(x)}
+
+
 ROWS = [
+    Row("dynamicvit_attention", Attention, _with_and_without_policy, mechanism="dynamicvit"),
+    Row("dynamicvit_block", Block, _with_and_without_policy, mechanism="dynamicvit"),
+    Row(
+        "dynamicvit_softmax_policy",
+        _nothing,
+        lambda module, golden: {"p": policy_softmax(*golden.inputs.values())},
+        mechanism="dynamicvit",
+    ),
+    Row(
+        "dynamicvit_predictor",
+        lambda embed_dim: Predictor(embed_dim),
+        lambda module, golden: {"logp": module(*golden.inputs.values())},
+        mechanism="dynamicvit",
+    ),
     *(
-        Row(f"tome_match_{case}", _matching, _merged, mechanism="tome")
+        Row(f"dynamicvit_{case}_eval", _dropping_vit, _logits, mechanism="dynamicvit")
+        for case in ("narrow", "deit_s")
+    ),
+    *(
+        Row(f"tome_match_{case}", _nothing, _merged, mechanism="tome")
         for case in ("cls", "distill", "plain_twice")
     ),
     *(

@@ -1,0 +1,43 @@
+"""Options that reducers share: where in a model, and how much is kept there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def each_stage(stages: Sequence[int] | None, blocks: int) -> list[int]:
+    """The blocks where something happens, in order; after each quarter of ``blocks`` by default.
+
+    Raises:
+        ValueError: if one is no block of the model, or they are not in order.
+    """
+    if stages is None:
+        quarter = blocks // 4
+        stages = [quarter, 2 * quarter, 3 * quarter] if quarter else [0]
+    chosen = list(stages)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in chosen)
+    if not chosen or not whole or not all(0 <= n < blocks for n in chosen):
+        raise ValueError(
+            f"stages must be numbers of blocks, of 0 to {blocks - 1} in this model, got {stages!r}"
+        )
+    if sorted(set(chosen)) != chosen:
+        raise ValueError(f"stages must be in order, each one once, got {stages!r}")
+    return chosen
+
+
+def shares(keep: float | Sequence[float], stages: int) -> list[float]:
+    """The share of all patches that is left after each stage.
+
+    A number is kept of those that come to each stage, so that the s-th leaves its s-th power.
+
+    Raises:
+        ValueError: if a share is not in (0, 1], or there is not one a stage.
+    """
+    each = [keep] if isinstance(keep, int | float) else list(keep)
+    if not each or not all(isinstance(share, int | float) and 0 < share <= 1 for share in each):
+        raise ValueError(f"keep must be above 0 and at most 1, got {keep!r}")
+    if isinstance(keep, int | float):
+        return [float(keep) ** (stage + 1) for stage in range(stages)]
+    if len(each) != stages:
+        raise ValueError(f"keep has {len(each)} shares for {stages} stages: give one a stage")
+    return [float(share) for share in each]

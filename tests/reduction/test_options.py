@@ -1,0 +1,94 @@
+"""What the reducers refuse, in the user's terms."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import foveate
+from foveate.reduction import multiply_adds, sources
+
+
+def small(**options):
+    return VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3, num_classes=5, **options
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("reducer", "options", "words"),
+    [
+        ("dynamicvit", {"keep": 0.0}, "above 0 and at most 1, got 0.0"),
+        ("dynamicvit", {"keep": 1.5}, "above 0 and at most 1, got 1.5"),
+        ("dynamicvit", {"keep": [0.5, -1, 1]}, "above 0 and at most 1"),
+        ("dynamicvit", {"keep": [0.5, 0.4]}, "2 shares for 3 stages"),
+        ("dynamicvit", {"stages": [1, 4]}, "of 0 to 3 in this model"),
+        ("dynamicvit", {"stages": []}, "of 0 to 3 in this model"),
+        ("dynamicvit", {"stages": [2, 1]}, "in order"),
+        ("dynamicvit", {"kepp": 0.5}, "did you mean 'keep'"),
+        ("tome", {"r": -1}, "at least 0"),
+        ("tome", {"r": [1, 2]}, "2 numbers of pairs, and the model has 4 blocks"),
+        ("tom", {}, "did you mean 'tome'"),
+    ],
+)
+def test_wrong_options_are_refused(reducer, options, words):
+    with pytest.raises(ValueError, match=words):
+        foveate.reduce(small(), reducer, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18", "ResNet is a model without tokens"),
+        ("swin_tiny_patch4_window7_224", "SwinTransformer is a model without tokens"),
+        ("beit_base_patch16_224", "blocks.0 of this Beit is a timm.models.beit.Block"),
+    ],
+)
+def test_other_models_are_refused(name, words):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(ValueError, match=words):
+        foveate.reduce(model, "tome")
+
+
+def test_what_is_no_model_or_no_reducer_is_refused():
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module to reduce, got str"):
+        foveate.reduce("deit", "tome")
+    with pytest.raises(TypeError, match=r"foveate\.contracts\.Reducer"):
+        foveate.reduce(small(), nn.Linear)
+    with pytest.raises(ValueError, match=r"foveate\.reduce\(model, 'tome'\)"):
+        foveate.create_attention("tome", 16)
+
+
+def test_plain_models_have_no_sources_and_no_cost_here():
+    with pytest.raises(ValueError, match="have not been reduced"):
+        sources(small(), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="have not been reduced"):
+        multiply_adds(small(), 32)
+
+
+def test_what_would_silently_be_left_out_is_refused():
+    changed = foveate.insert(small(), "squeeze_excitation", example=torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"foveate\.restore"):
+        foveate.reduce(changed, "tome")
+    model = foveate.reduce(small(), "tome", r=1)
+    with pytest.raises(ValueError, match="attn_mask"):
+        model(torch.zeros(1, 3, 32, 32), attn_mask=torch.ones(17, 17))
+    with pytest.raises(ValueError, match="fewer tokens than there are patches"):
+        model.forward_intermediates(torch.zeros(1, 3, 32, 32))
+
+
+def test_the_state_of_the_plain_model_is_said_to_leave_the_rest():
+    model = foveate.reduce(small(), "dynamicvit")
+    with pytest.warns(UserWarning, match="before it was reduced by 'dynamicvit'"):
+        model.load_state_dict(small().state_dict())
+
+
+def test_reducers_are_looked_up_by_name():
+    assert {"dynamicvit", "tome"} <= set(foveate.list_reducers())
+    assert not set(foveate.list_reducers()) & set(foveate.list_attention())
+    assert foveate.list_reducers("tom*") == ["tome"]
+    assert foveate.describe("dynamicvit").to_dict()["role"] == "reducer"
