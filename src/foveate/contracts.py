@@ -189,6 +189,8 @@ class Reducer(nn.Module):
     role: ClassVar[Role] = "reducer"
     unreduced: ClassVar[Mapping[str, Any]] = {}
     """Options with which nothing is reduced, so that the model computes what it did before."""
+    options: Mapping[str, Any] = {}
+    """Those that the user gave."""
 
     @classmethod
     def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
@@ -198,6 +200,18 @@ class Reducer(nn.Module):
             ValueError: if the model is of a kind that cannot be reduced, or an option is wrong.
         """
         raise NotImplementedError
+
+    def undo(self, model: nn.Module) -> None:
+        """Make ``model``, which this has reduced, what it was, with the weights that it has now.
+
+        Raises:
+            ValueError: if what it lost is not there any more.
+        """
+        raise ValueError(f"what {type(self).__name__} took from the model is not there any more")
+
+    def added(self) -> list[nn.Parameter]:
+        """Parameters that the model did not have before."""
+        return []
 
     def multiply_adds(self, tokens: int) -> int:
         """Multiply-adds of the blocks in closed form, in eval mode, given so many ``tokens``."""

@@ -28,7 +28,7 @@ def small(**options):
         ("dynamicvit", {"stages": [1, 4]}, "of 0 to 3 in this model"),
         ("dynamicvit", {"stages": []}, "of 0 to 3 in this model"),
         ("dynamicvit", {"stages": [2, 1]}, "in order"),
-        ("dynamicvit", {"kepp": 0.5}, "did you mean 'keep'"),
+        ("dynamicvit", {"keeps": 0.5}, "did you mean 'keep'"),
         ("tome", {"r": -1}, "at least 0"),
         ("tome", {"r": [1, 2]}, "2 numbers of pairs, and the model has 4 blocks"),
         ("tom", {}, "did you mean 'tome'"),

@@ -44,7 +44,7 @@ class ReducedBlocks(Reducer):
         self.dim = vit.dim
         self.prefix = vit.prefix
         self.reads_patches = vit.reads_patches
-        self.options: dict[str, Any] = {}
+        self.container = vit.container
         self.watch: Watch | None = None
         for index, block in enumerate(vit.blocks):
             self.add_module(str(index), block)
@@ -53,7 +53,6 @@ class ReducedBlocks(Reducer):
     @classmethod
     def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
         blocks = cls(read(model), **options)
-        blocks.options = dict(options)
         blocks.training = model.training
         model.blocks = blocks
         # A function of this module and not a bound one: it is pickled and copied by its name.
@@ -61,6 +60,21 @@ class ReducedBlocks(Reducer):
         if cls.convert_published is not ReducedBlocks.convert_published:
             vars(model)["convert_published"] = blocks.convert_published
         return model
+
+    def undo(self, model: nn.Module) -> None:
+        for block in self.blocks:
+            block._modules.pop(self.name, None)
+        blocks = self.container()
+        for index, block in enumerate(self.blocks):
+            blocks.add_module(str(index), block)
+        blocks.training = self.training
+        model.blocks = blocks
+        for name in ("forward_intermediates", "convert_published"):
+            vars(model).pop(name, None)
+
+    def added(self) -> list[nn.Parameter]:
+        own = [block._modules[self.name] for block in self.blocks if self.name in block._modules]
+        return [parameter for module in own if module for parameter in module.parameters()]
 
     def begin(self, x: Tensor) -> Any:
         """The state before the first block, for tokens (B, N, C)."""

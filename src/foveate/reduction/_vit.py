@@ -39,6 +39,7 @@ class Vit(NamedTuple):
 
     Attributes:
         blocks: in order.
+        container: class of the module that holds them.
         dim: channels C of a token.
         prefix: class, distillation and register tokens that stand before the patches' in the
             blocks; never dropped and never merged.
@@ -47,6 +48,7 @@ class Vit(NamedTuple):
     """
 
     blocks: list[nn.Module]
+    container: type[nn.Sequential] | type[nn.ModuleList]
     dim: int
     prefix: int
     reads_patches: bool
@@ -63,7 +65,9 @@ def read(model: nn.Module) -> Vit:
         raise TypeError(f"expected a torch.nn.Module to reduce, got {type(model).__name__}")
     blocks: Any = getattr(model, "blocks", None)
     prefix = getattr(model, "num_prefix_tokens", None)
-    if not isinstance(blocks, nn.Module) or prefix is None or not hasattr(model, "patch_embed"):
+    container = type(blocks)
+    known = container in (nn.Sequential, nn.ModuleList)
+    if not known or prefix is None or not hasattr(model, "patch_embed"):
         raise ValueError(
             f"{type(model).__name__} is a model without tokens that could be fewer: reducers take "
             "timm's vision transformers (vit_*, deit_*, deit3_*, vit_*_dinov2, eva02_*, cait_*)"
@@ -72,9 +76,9 @@ def read(model: nn.Module) -> Vit:
         _check_block(model, name, block)
     dim: Any = model.embed_dim
     if hasattr(model, "blocks_token_only"):  # CaiT, whose class token joins behind the blocks
-        return Vit(list(blocks.children()), dim, 0, True)
+        return Vit(list(blocks.children()), container, dim, 0, True)
     pooled = getattr(model, "global_pool", "token") != "token"
-    return Vit(list(blocks.children()), dim, prefix, pooled)
+    return Vit(list(blocks.children()), container, dim, prefix, pooled)
 
 
 def _check_block(model: nn.Module, name: str, block: nn.Module) -> None:

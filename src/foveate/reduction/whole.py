@@ -57,7 +57,11 @@ def reduce(model: _Model, reducer: str | type[Reducer], **options: Any) -> nn.Mo
             f"this {type(model).__name__} has been reduced by {type(before).__name__} already: "
             "reduce the model that it was made of"
         )
-    return reducer.reduce(model, **options)
+    reduced = reducer.reduce(model, **options)
+    made = reducer_of(reduced)
+    if made is not None:
+        made.options = dict(options)
+    return reduced
 
 
 def reducer_of(model: nn.Module) -> Reducer | None:

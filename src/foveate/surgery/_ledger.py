@@ -87,26 +87,69 @@ class Step:
         return made
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """One call of ``reduce``, so that it can be made again.
+
+    Attributes:
+        reducer: a registered name, or ``module:name`` of a class.
+        options: that the user gave, of JSON's types.
+    """
+
+    reducer: str
+    options: dict[str, Any]
+
+    @property
+    def change(self) -> Change:
+        """As a row of the table."""
+        return Change("blocks", "blocks", self.reducer, "reduced", self.options)
+
+    @classmethod
+    def read(cls, stated: Any) -> Reduction:
+        """What a recipe states.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        if not (
+            isinstance(stated, Mapping)
+            and set(stated) == {"reducer", "options"}
+            and isinstance(stated["reducer"], str)
+            and isinstance(stated["options"], Mapping)
+        ):
+            raise ValueError(f"the recipe's reduction names no reducer and options: {stated!r}")
+        return cls(stated["reducer"], dict(stated["options"]))
+
+
 class Changes:
     """What was done to a model, place by place; prints as a table.
 
     Attributes:
         steps: the calls, in order.
+        reduction: by what the model was reduced, if it was.
     """
 
-    def __init__(self, steps: list[Step]) -> None:
+    def __init__(self, steps: list[Step], reduction: Reduction | None = None) -> None:
         self.steps = steps
+        self.reduction = reduction
 
     def __iter__(self) -> Iterator[Change]:
-        return (change for step in self.steps for change in step.changes)
+        yield from (change for step in self.steps for change in step.changes)
+        if self.reduction is not None:
+            yield self.reduction.change
 
     def __len__(self) -> int:
-        return sum(len(step.changes) for step in self.steps)
+        return sum(1 for _ in self)
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What :func:`foveate.apply` takes; of JSON's types."""
-        return {"foveate": FORMAT, "steps": [step.recipe() for step in self.steps]}
+        recipe: dict[str, Any] = {
+            "foveate": FORMAT, "steps": [step.recipe() for step in self.steps]
+        }  # fmt: skip
+        if self.reduction is not None:
+            recipe["reduction"] = asdict(self.reduction)
+        return recipe
 
     def table(self) -> list[dict[str, str]]:
         """The rows that are printed: alike changes of one glob together."""
@@ -175,6 +218,16 @@ def steps_of(recipe: Mapping[str, Any] | str) -> list[Step]:
             f"got {sorted(recipe) if isinstance(recipe, Mapping) else type(recipe).__name__}"
         )
     return [_step(step, f"step {number} of the recipe") for number, step in enumerate(steps, 1)]
+
+
+def reduction_of(recipe: Mapping[str, Any] | str) -> Reduction | None:
+    """The reduction that a recipe states; None where it states none.
+
+    Raises:
+        ValueError: if what it states is none.
+    """
+    recipe = json.loads(recipe) if isinstance(recipe, str) else recipe
+    return Reduction.read(recipe["reduction"]) if "reduction" in recipe else None
 
 
 def _step(stated: Any, where: str) -> Step:

@@ -14,6 +14,7 @@ from foveate.arguments import one_of
 from foveate.attention import adapt as adapting
 from foveate.attention.adapt import Adapted, Mechanism, adapt
 from foveate.contracts import Role
+from foveate.reduction.whole import reducer_of
 from foveate.registry import describe, list_attention
 from foveate.surgery import _keep
 from foveate.surgery._geometry import Geometry
@@ -96,7 +97,7 @@ def insert(
     """
     one_of(at, ("branch", "stage"), "place")
     one_of(start, ("identity", "naive"), "start")
-    _not_wrapped(model)
+    _changeable(model)
     watched = trace(model, example)
     found = find(watched).of(at)
     chosen = found.where(where)
@@ -157,7 +158,7 @@ def replace(
         raise ValueError(
             f"the mechanism comes after what it replaces: replace(model, {mechanism!r}, {what!r})"
         )
-    _not_wrapped(model)
+    _changeable(model)
     watched = trace(model, example)
     kind, found, among = _of_what(watched, what)
     chosen = found.where(where)
@@ -186,8 +187,13 @@ def _say_if_again(model: nn.Module, step: Step, chosen: Places) -> None:
         )
 
 
-def _not_wrapped(model: nn.Module) -> None:
-    """Refuse a model whose wrapper would leave the new parameters out of its exchange."""
+def _changeable(model: nn.Module) -> None:
+    """Refuse a wrapper, which would not exchange the new parameters, and a reduced model."""
+    if isinstance(model, nn.Module) and reducer_of(model) is not None:
+        raise ValueError(
+            f"this {type(model).__name__} is reduced, and its tokens form no map any more: "
+            "foveate.restore(model) gives them back"
+        )
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
     if wrapped or any(type(p).__name__ == "DTensor" for p in getattr(model, "parameters", list)()):
         how = f"wrapped in {type(model).__name__}" if wrapped else "sharded"

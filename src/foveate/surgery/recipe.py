@@ -12,8 +12,22 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from foveate.attention.adapt import Mechanism
+from foveate.contracts import Reducer
 from foveate.published import check_fit, of_today
-from foveate.surgery._ledger import Changes, Ledger, Step, Swapped, detach, ledger_of, put, steps_of
+from foveate.reduction.whole import reduce, reducer_of
+from foveate.registry import describe, list_reducers
+from foveate.surgery._ledger import (
+    Changes,
+    Ledger,
+    Reduction,
+    Step,
+    Swapped,
+    detach,
+    ledger_of,
+    put,
+    reduction_of,
+    steps_of,
+)
 from foveate.surgery._norms import hold, is_held, norms_of, release
 from foveate.surgery._standing import Handover, Replacement
 from foveate.surgery._weights_file import DamagedFileError, read_tensors, write_tensors
@@ -21,6 +35,7 @@ from foveate.surgery.change import (
     carry_out,
     forget,
     mechanism_of,
+    name_of,
     of_kind,
     undo,
 )
@@ -32,14 +47,23 @@ _METADATA = "foveate"
 
 
 def changes(model: nn.Module) -> Changes:
-    """What :func:`foveate.insert` and :func:`foveate.replace` did to ``model``.
+    """What ``foveate.insert``, ``foveate.replace`` and ``foveate.reduce`` did to ``model``.
 
     Returns:
         The changes; printed, a table. Their ``recipe`` is what :func:`foveate.apply` takes, and
         can be written as JSON.
     """
     ledger = ledger_of(model)
-    return Changes([] if ledger is None else ledger.steps)
+    reducer, reduction = reducer_of(model), None
+    if reducer is not None:
+        options = json.loads(json.dumps(dict(reducer.options)))  # a tuple reads back as a list
+        reduction = Reduction(_name_of(type(reducer)), options)
+    return Changes([] if ledger is None else ledger.steps, reduction)
+
+
+def _name_of(reducer: type[Reducer]) -> str:
+    names = [name for name in list_reducers() if describe(name).cls is reducer]
+    return names[0] if names else name_of(reducer)
 
 
 def apply(
@@ -67,12 +91,15 @@ def apply(
         ValueError: if the recipe is of another kind or the model lacks a place of it (the first
             that is missing is named); the model is then as it was.
     """
-    steps = steps_of(recipe)
+    steps, reduction = steps_of(recipe), reduction_of(recipe)
     with _as_it_was(model):
         for step in steps:
             mechanism = (mechanisms or {}).get(step.mechanism) or mechanism_of(step.mechanism)
             _again(model, mechanism, step, example)
-    return model
+        if reduction is None:
+            return model
+        named = (mechanisms or {}).get(reduction.reducer) or mechanism_of(reduction.reducer)
+        return reduce(model, named, **reduction.options)  # pyrefly: ignore
 
 
 @contextmanager
@@ -125,9 +152,11 @@ def restore(model: _Model) -> _Model:
 
     Raises:
         ValueError: if a module that was replaced is not there any more, because the model was
-            pickled in between.
+            pickled in between; or if a reducer has taken what cannot be given back.
     """
-    ledger = ledger_of(model)
+    ledger, reducer = ledger_of(model), reducer_of(model)
+    if reducer is not None:
+        reducer.undo(model)
     if ledger is not None:
         frozen = ledger.frozen
         undo(model, ledger)
@@ -138,15 +167,15 @@ def restore(model: _Model) -> _Model:
 
 
 def added(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of what was inserted or replaced, for a learning rate of their own.
+    """The parameters of what was put into a model, for a learning rate of their own.
 
     A mechanism that kept weights counts whole.
     """
-    ledger = ledger_of(model)
-    if ledger is None:
-        return []
-    found = {id(p): p for module in ledger.added for p in module.parameters()}
-    return list(found.values())
+    ledger, reducer = ledger_of(model), reducer_of(model)
+    found = {} if ledger is None else {
+        id(p): p for module in ledger.added for p in module.parameters()
+    }  # fmt: skip
+    return [*found.values(), *([] if reducer is None else reducer.added())]
 
 
 def freeze(model: _Model, frozen: bool = True) -> _Model:
@@ -322,7 +351,7 @@ def load(
         if recipe and recipe != changes(model).recipe:
             if len(changes(model)):
                 raise ValueError("this model was changed in another way than the one in the file")
-            apply(model, recipe, example=example, mechanisms=mechanisms)
+            model = apply(model, recipe, example=example, mechanisms=mechanisms)
         state = of_today(model, state)
         check_fit(model, state)
         model.load_state_dict(state)
