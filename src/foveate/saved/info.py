@@ -19,8 +19,7 @@ from foveate.data.annotations.record import Category, categories_of
 from foveate.data.pixels.decode import ValueRange
 from foveate.surgery._weights_file import DamagedFileError
 
-FORMAT = 2
-"""The latest that can be read. A model that nothing reduced is written in format 1."""
+FORMAT = 1
 KEY = "foveate.model"
 """Of the JSON in the header of a file."""
 
@@ -54,8 +53,6 @@ class Architecture:
             has what its family's published networks for dense predictions have.
         imports: modules or files that register mechanisms of the user's own.
         digest: SHA-256 of the user's file.
-        reducer: what :func:`foveate.reduce` made it cheaper by, if anything.
-        reducer_options: its options.
     """
 
     kind: Kind
@@ -67,8 +64,6 @@ class Architecture:
     plain: bool = False
     imports: tuple[str, ...] = ()
     digest: str | None = None
-    reducer: str | None = None
-    reducer_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ class ModelInfo:
         Raises:
             TypeError: if an option is no plain value; it is named.
         """
-        values = {"format": 1 if self.architecture.reducer is None else 2, **asdict(self)}
+        values = {"format": FORMAT, **asdict(self)}
         values["metrics"] = {
             name: value if isfinite(value) else None for name, value in self.metrics.items()
         }
@@ -144,7 +139,7 @@ class ModelInfo:
             key: value for key, value in built["backbone_options"].items()
             if self.architecture.kind == "own" or key not in _OF_WEIGHTS
         }  # fmt: skip
-        for group in ("backbone_options", "head_options", "options", "reducer_options"):
+        for group in ("backbone_options", "head_options", "options"):
             for key, value in built[group].items():
                 _check_plain(f"{group}: {key}", value)
         return json.dumps(values)
@@ -238,8 +233,6 @@ def _architecture(values: Mapping[str, Any]) -> Architecture:
         fields.flag(values, "plain"),
         fields.texts(values, "imports"),
         None if values["digest"] is None else fields.text(values, "digest"),
-        None if values.get("reducer") is None else fields.text(values, "reducer"),
-        dict(fields.mapping({"reducer_options": {}, **values}, "reducer_options")),
     )
 
 

@@ -75,7 +75,7 @@ def load(
     model = _build(file, info, host, imports)
     example = torch.zeros(2, len(info.input.mean), *info.input.size)
     try:
-        load_state(model, file, example=example)
+        model = load_state(model, file, example=example)
     except DamagedFileError:
         raise
     except ValueError as error:

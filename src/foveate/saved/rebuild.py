@@ -1,5 +1,4 @@
-"""A model from how it is built: by timm, by this library's heads on timm's, or by the user's file;
-reduced where it was.
+"""A model from how it is built: by timm, by this library's heads on timm's, or by the user's file.
 
 Studies build their models by this as well, so that what a file says is what was done.
 """
@@ -17,7 +16,6 @@ import foveate.models  # noqa: F401  registers this library's backbones with tim
 from foveate._user_code import import_file
 from foveate.arguments import nearest
 from foveate.models import create_detector, create_segmenter
-from foveate.reduction import reduce
 from foveate.saved.info import Architecture
 
 
@@ -33,14 +31,6 @@ def rebuild(architecture: Architecture, num_classes: int, code: str | None = Non
         ValueError: if a name is unknown, ``code`` is needed or names no function, or an option
             does not fit.
     """
-    model = _built(architecture, num_classes, code)
-    if architecture.reducer is None:
-        return model
-    return reduce(model, architecture.reducer, **architecture.reducer_options)
-
-
-def _built(architecture: Architecture, num_classes: int, code: str | None) -> nn.Module:
-    """The model before anything reduced it."""
     if architecture.kind == "own":
         if code is None:
             raise ValueError(f"the model is built by code of your own, {architecture.backbone}")

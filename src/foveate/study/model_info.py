@@ -11,14 +11,13 @@ from foveate.data.images import ImageSet
 from foveate.saved.info import Architecture, ModelInfo
 from foveate.study.entry import Entry
 from foveate.study.host import own_host
-from foveate.study.own_host import architecture, is_reducer, normalization
+from foveate.study.own_host import architecture, normalization
 from foveate.study.plan import Plan
 from foveate.study.tasks import task_of
 
 
 def architecture_of(plan: Plan, entry: Entry, channels: int) -> Architecture:
-    """How the model of a trial is built; one of the user's own as it is before ``entry`` is put in,
-    but reduced where that reduces it.
+    """How the model of a trial is built; one of the user's own as it is before ``entry`` is put in.
 
     Args:
         plan: of the study.
@@ -26,10 +25,7 @@ def architecture_of(plan: Plan, entry: Entry, channels: int) -> Architecture:
         channels: of the images.
     """
     if own_host(plan.host) is not None:
-        built = architecture(plan, channels)
-        if not is_reducer(entry):
-            return built
-        return replace(built, reducer=entry.name, reducer_options=entry.kwargs)
+        return architecture(plan, channels)
     options = {
         "in_chans": channels,
         "attention": entry.name,

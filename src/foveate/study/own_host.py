@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
-from foveate.contracts import Reducer
 from foveate.data.moments import Moments
 from foveate.published import load_published, read_weights
-from foveate.reduction import reduce, reducer_of
-from foveate.reduction._blocks import registered_name
+from foveate.reduction import reduce
 from foveate.registry import list_reducers
 from foveate.saved.info import Architecture
 from foveate.saved.rebuild import rebuild
@@ -297,22 +295,11 @@ def _check_glob(model: nn.Module, glob: str) -> None:
 
 def table_of(model: nn.Module) -> list[dict[str, str]]:
     """What was done, a row for places alike; the control by its name."""
-    reducer = reducer_of(model)
-    if reducer is not None:
-        return [_reduction_row(reducer)]
     rows = changes(model).table()
     for row in rows:
         if row["now"].endswith(f":{PlainConvolution.__name__}"):
             row["now"] = LABELS[CONTROL]
     return rows
-
-
-def _reduction_row(reducer: Reducer) -> dict[str, str]:
-    """What reduced a host, in the columns of a table of changes."""
-    empty = dict.fromkeys(("kept", "dropped", "note"), "")
-    now = registered_name(type(reducer))
-    row = {"path": "blocks.*", "n": "1", "was": "all tokens", "now": now, "how": "reduced"}
-    return {**row, "options": reducer.extra_repr(), **empty}
 
 
 def digests(plan: Plan) -> dict[str, str]:
