@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import foveate
+from foveate.data.pixels.decode import Raw
 from foveate.deploy.images import Labelled, Preparation, calibration_images
 from foveate.deploy.request import Request
 from tests.data.folders import make_folder
@@ -23,7 +24,7 @@ PREPARE = Preparation(Request((8, 12)), (0.5, 0.5, 0.5), (0.5, 0.25, 1.0))
 def test_an_image_fills_the_size_and_its_middle_is_cut_out():
     pixels = np.zeros((16, 60, 3), np.uint8)
     pixels[:, 18:42] = 255  # the middle 24 columns, which become the 12 of the input
-    x = PREPARE(Image.fromarray(pixels))
+    x = PREPARE(Raw(Image.fromarray(pixels), pixels.size // 3))
     assert x.shape == (1, 3, 8, 12)
     torch.testing.assert_close(x[0, :, 4, 6], torch.tensor([1.0, 2.0, 0.5]))
     assert x[0, 0].mean() > 0.9

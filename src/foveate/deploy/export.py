@@ -192,6 +192,8 @@ def export(
     if int8 is None:
         return carried_out(Deployment.of(model, request), format_, place, words, began)
     prepare = _preparation(request, words)
+    if info is not None:
+        prepare = prepare._replace(ranges=info.input.ranges)
     deployment = Deployment.of(model, request, calibration_images(int8, prepare))
     deployment.notes += _how_prepared(prepare, len(deployment.calibration))
     asked = None if evaluate is None else Labelled(

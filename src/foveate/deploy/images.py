@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from foveate.data.pixels.decode import open_file
+from foveate.data.batches import Fit, normalized
+from foveate.data.pixels.decode import NeedsRangeError, Raw, ValueRange, open_file, to_8_bits
+from foveate.data.pixels.reader import reduce
 from foveate.data.sources.base import TEST
 from foveate.data.sources.open import open_source
 from foveate.deploy.request import Request
@@ -23,30 +23,36 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", 
 
 
 class Preparation(NamedTuple):
-    """From an image to the model's input: resized to fill, the middle cut out, normalised.
+    """From an image to the model's input, as in training: resized to fill, the middle cut out.
 
     Attributes:
         request: whose size and channels.
         mean: of each channel, of images in [0, 1].
         std: standard deviation, likewise.
+        ranges: of the values of deep images, by kind, as a trained model's file states them.
     """
 
     request: Request
     mean: Sequence[float]
     std: Sequence[float]
+    ranges: Mapping[str, ValueRange] = {}
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """``(1, C, H, W)``."""
-        height, width = self.request.size
-        image = image.convert("L" if self.request.channels == 1 else "RGB")
-        share = max(height / image.height, width / image.width)
-        size = (max(width, round(image.width * share)), max(height, round(image.height * share)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
-        x = torch.from_numpy(pixels.copy()).reshape(height, width, -1).permute(2, 0, 1)
-        mean, std = (torch.tensor(each, dtype=torch.float32) for each in (self.mean, self.std))
-        return ((x - mean[:, None, None]) / std[:, None, None])[None]
+    def __call__(self, raw: Raw) -> Tensor:
+        """``(1, C, H, W)``, normalised.
+
+        Raises:
+            ValueError: if the image is deep and nothing states the range of its values.
+        """
+        try:
+            image, _ = to_8_bits(raw, self.request.channels, dict(self.ranges))
+        except NeedsRangeError as error:
+            raise ValueError(
+                f"an image of {error.kind} values needs the range that is black to white: a model "
+                "that was trained on such images has it in its file (give info)"
+            ) from error
+        x = Fit(self.request.size)(reduce(image, self.request.size))[None]
+        mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return normalized(x, mean, std)
 
 
 class Accuracy(NamedTuple):
@@ -77,7 +83,7 @@ def calibration_images(folder: str | Path, prepare: Preparation) -> list[Tensor]
     found = []
     for path in files[::step][:CALIBRATION]:
         try:
-            found.append(prepare(open_file(path, prepare.request.size).image))
+            found.append(prepare(open_file(path, prepare.request.size)))
         except Exception:  # Pillow's decoders raise errors of many kinds
             continue
     if not found:
@@ -113,7 +119,8 @@ class Labelled:
         """Images ``(B, C, H, W)`` and labels ``(B,)``."""
         for first in range(0, len(self.items), _BATCH):
             items = self.items[first : first + _BATCH]
-            images = [self.prepare(self.source.read(item.name).image) for item in items]
+            size = self.prepare.request.size
+            images = [self.prepare(self.source.read(item.name, size)) for item in items]
             yield torch.cat(images), torch.tensor([self.places[item.label] for item in items])
 
     def accuracies(
