@@ -5,6 +5,6 @@ reduced model stands for which patch of an image, :func:`multiply_adds` what it 
 """
 
 from foveate.reduction._blocks import ReducedBlocks
-from foveate.reduction.whole import multiply_adds, reduce, reducer_of, sources
+from foveate.reduction.whole import multiply_adds, reduce, reducer_of, sources, watching
 
-__all__ = ["ReducedBlocks", "multiply_adds", "reduce", "reducer_of", "sources"]
+__all__ = ["ReducedBlocks", "multiply_adds", "reduce", "reducer_of", "sources", "watching"]

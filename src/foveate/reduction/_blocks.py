@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -97,6 +97,14 @@ class ReducedBlocks(Reducer):
     def end(self, x: Tensor, state: Any) -> Tensor:
         """What follows the last block: the tokens that the model's norm gets."""
         return x
+
+    def penalties(self, watch: Watch) -> dict[str, Tensor]:
+        """What is to be added to the loss in training, by name.
+
+        Args:
+            watch: what the forward of a batch noted.
+        """
+        return {}
 
     def counts(self, patches: int) -> list[tuple[int, int]]:
         """Patches' tokens that the attention and the MLP of each block get, in eval mode."""
@@ -207,9 +215,14 @@ class Watch:
             is kept and 0 for another, with their gradient.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, penalties: Callable[[Watch], dict[str, Tensor]]) -> None:
+        self._penalties = penalties
         self.layers: dict[int, Tensor] = {}
         self.decisions: dict[int, Tensor] = {}
+
+    def penalties(self) -> dict[str, Tensor]:
+        """What the reducer asks for, of what was noted."""
+        return self._penalties(self)
 
     def decided(self, index: int, kept: Tensor) -> None:
         """Note what block ``index`` decided of each patch."""

@@ -7,8 +7,9 @@
               a_ij = (e_ij G_ij + eps/n) / (sum_j e_ij G_ij + eps),  G_ij = m_j, or 1 where i = j
 
 e are the exponentials of the logits less their row's maximum. With the share ``keep`` = rho,
-``rho_s = rho^s`` of the N patches are left at stage s = 1, 2, ... In training a loss draws the mean
-of m to rho_s; without it any number is kept.
+``rho_s = rho^s`` of the N patches are left at stage s = 1, 2, ... In training the mean of m over an
+image is drawn to rho_s by ``2 mean_s (mean(m) - rho_s)^2``, which is among what
+:class:`foveate.tasks.ReducedClassification` minimises; without it any number is kept.
 
 Shapes: x (B, P + N, C), P class and register tokens; m (B, N, 1).
 Cost: that of the blocks on fewer tokens, and about ``1.6 C^2`` multiply-adds a patch that a network
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.reduction._blocks import ReducedBlocks
+from foveate.reduction._blocks import ReducedBlocks, Watch
 from foveate.reduction._options import each_stage, shares
 from foveate.reduction._vit import (
     Vit,
@@ -45,6 +46,7 @@ from foveate.reduction._vit import (
 from foveate.registry import register
 
 _EPS = 1e-6
+_RATIO_WEIGHT = 2.0  # published
 
 
 class Kept(NamedTuple):
@@ -138,6 +140,13 @@ class DynamicViT(ReducedBlocks):
             self.watch.decided(index, policy[..., 0])
         return x, state._replace(policy=policy)
 
+    def penalties(self, watch: Watch) -> dict[str, Tensor]:
+        if not watch.decisions:
+            return {}
+        shares = [self.keep[self.stages.index(stage)] for stage in watch.decisions]
+        ratio = ratio_loss(list(watch.decisions.values()), shares)
+        return {"ratio": _RATIO_WEIGHT / len(shares) * ratio}
+
     def _left(self, patches: int, stage: int) -> int:
         """Patches of the image that a stage leaves: at least one, and no more than it gets."""
         return min(max(1, int(patches * share)) for share in self.keep[: stage + 1])
@@ -202,6 +211,22 @@ class Predictor(nn.Module):
         else:
             mean = (other * policy).sum(1, keepdim=True) / policy.sum(1, keepdim=True)
         return self.out_conv(torch.cat([local, mean.expand(-1, x.shape[1], -1)], -1))
+
+
+def ratio_loss(
+    decisions: Sequence[Tensor], shares: Sequence[float], *, over_batch: bool = False
+) -> Tensor:
+    """The squared difference between the share that is kept and the one asked for, summed.
+
+    Args:
+        decisions: of each stage 1 where a patch is kept and 0 where it is not (B, N).
+        shares: of each stage, what is asked for.
+        over_batch: whether the share is that of all images together and not of each one, so that
+            some may keep more than others.
+    """
+    kept = (each.mean() if over_batch else each.mean(1) for each in decisions)
+    pairs = zip(kept, shares, strict=True)
+    return torch.stack([(mean - share).square().mean() for mean, share in pairs]).sum()
 
 
 def policy_attention(

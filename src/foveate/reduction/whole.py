@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -90,14 +92,24 @@ def sources(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
     Raises:
         ValueError: if nothing has reduced the model's blocks.
     """
+    with watching(model) as watch, torch.no_grad():
+        model(images)
+    return watch.layers
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[Watch]:
+    """Within, a reduced model notes what becomes of its tokens, and what it decides in training.
+
+    Raises:
+        ValueError: if nothing has reduced the model's blocks.
+    """
     blocks = _blocks_of(model)
-    watch = blocks.watch = Watch()
+    watch = blocks.watch = Watch(blocks.penalties)
     try:
-        with torch.no_grad():
-            model(images)
+        yield watch
     finally:
         blocks.watch = None
-    return watch.layers
 
 
 def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:

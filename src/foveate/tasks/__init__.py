@@ -3,6 +3,7 @@
 from foveate.tasks.classification import Classification
 from foveate.tasks.detection import Detection
 from foveate.tasks.detection_metrics import AveragePrecision
+from foveate.tasks.reduced_classification import ReducedClassification
 from foveate.tasks.segmentation import Segmentation
 from foveate.tasks.segmentation_losses import dice_loss, pixel_cross_entropy
 from foveate.tasks.segmentation_metrics import AreaMetric
@@ -13,6 +14,7 @@ __all__ = [
     "AveragePrecision",
     "Classification",
     "Detection",
+    "ReducedClassification",
     "Segmentation",
     "Task",
     "dice_loss",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from timm.data import Mixup
@@ -66,15 +67,21 @@ class Classification:
             )
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, loss = self.mixed(batch)
+        return {"loss": loss(model(x))}
+
+    def mixed(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The images to learn from, mixed where the task says so, and the loss of their logits."""
         x, target = batch
         if self._mixup is not None and len(x) % 2 == 0:
             x, soft = self._mixup(x, target)
-            return {"loss": SoftTargetCrossEntropy()(model(x), soft)}
+            return x, lambda logits: SoftTargetCrossEntropy()(logits, soft)
         if self._mixup is not None:
             warnings.warn(
                 f"a batch of {len(x)} images is not mixed: mixup takes an even number", stacklevel=2
             )
-        return {"loss": F.cross_entropy(model(x), target, label_smoothing=self.label_smoothing)}
+        smoothing = self.label_smoothing
+        return x, lambda logits: F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, K), float32."""

@@ -13,8 +13,14 @@ from torch.nn import functional as F
 import foveate
 from foveate.reduction import sources
 from foveate.reduction._vit import plus_attention, plus_mlp
-from foveate.reduction.dynamicvit import Predictor, policy_attention, policy_softmax
+from foveate.reduction.dynamicvit import (
+    Predictor,
+    policy_attention,
+    policy_softmax,
+    ratio_loss,
+)
 from foveate.reduction.tome import match
+from foveate.tasks.reduced_classification import divergence, tokens_loss
 from tests.published.golden import Golden, Row
 
 
@@ -84,7 +90,26 @@ def _with_and_without_policy(part: Any, golden: Golden) -> dict[str, Tensor]:
     return {"with_policy": policy_attention(part, x, policy), "without": part(x)}
 
 
+def _dropping_losses(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    """The published loss and its parts: labels, share kept (summed), teacher, tokens."""
+    given, options = golden.inputs, golden.kwargs
+    labels = F.cross_entropy(given["pred"], given["labels"].long())
+    decisions = [given[f"s{stage}"] for stage in range(3)]
+    ratio = ratio_loss(decisions, options["keep_ratio"], over_batch=options["dynamic"])
+    taught = divergence(given["pred"], given["cls_t"])
+    how = "mse" if options["mse_token"] else "kl"
+    tokens = tokens_loss(given["token_pred"], given["token_t"], given["mask"][..., 0], how)
+    total = (
+        labels + options["ratio_weight"] * ratio / 3 + options["distill_weight"] * (taught + tokens)
+    )
+    return {"parts": torch.stack([total, labels, ratio, taught, tokens])}
+
+
 ROWS = [
+    *(
+        Row(f"dynamicvit_loss_{case}", _nothing, _dropping_losses, mechanism="dynamicvit")
+        for case in ("kl", "mse", "mse_dynamic")
+    ),
     Row("dynamicvit_attention", Attention, _with_and_without_policy, mechanism="dynamicvit"),
     Row("dynamicvit_block", Block, _with_and_without_policy, mechanism="dynamicvit"),
     Row(
