@@ -6,7 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.reduction import sources
-from foveate.tasks import ReducedClassification
+from foveate.tasks import Classification, ReducedClassification
 
 
 def small():
@@ -24,7 +24,7 @@ def batch():
 
 def test_the_parts_make_the_loss(batch):
     model = foveate.reduce(small(), "dynamicvit", keep=0.5).train()
-    parts = ReducedClassification(3, teacher=small()).losses(model, batch)
+    parts = ReducedClassification(Classification(3), teacher=small()).losses(model, batch)
     assert set(parts) == {"loss", "cross_entropy", "ratio", "distillation", "tokens"}
     rest = sum(value for name, value in parts.items() if name != "loss")
     assert torch.isclose(parts["loss"], rest)
@@ -32,20 +32,25 @@ def test_the_parts_make_the_loss(batch):
 
 def test_a_reducer_that_decides_nothing_learns_from_labels_and_teacher(batch):
     model = foveate.reduce(small(), "tome", r=2).train()
-    assert set(ReducedClassification(3).losses(model, batch)) == {"loss", "cross_entropy"}
-    parts = ReducedClassification(3, teacher=small(), distill_weight=2.0).losses(model, batch)
+    assert set(ReducedClassification(Classification(3)).losses(model, batch)) == {
+        "loss",
+        "cross_entropy",
+    }
+    parts = ReducedClassification(Classification(3), teacher=small(), distill_weight=2.0).losses(
+        model, batch
+    )
     assert set(parts) == {"loss", "cross_entropy", "distillation"}
 
 
 def test_a_model_is_its_own_best_teacher(batch):
     model = foveate.reduce(small(), "tome", r=0)
-    parts = ReducedClassification(3, teacher=small()).losses(model, batch)
+    parts = ReducedClassification(Classification(3), teacher=small()).losses(model, batch)
     assert parts["distillation"].abs() < 1e-6
 
 
 def test_training_keeps_the_share_that_is_asked_for(batch):
     model = foveate.reduce(small(), "dynamicvit", keep=[0.5], stages=[1]).train()
-    task = ReducedClassification(3, teacher=small(), mixup=0.2)
+    task = ReducedClassification(Classification(3, mixup=0.2), teacher=small())
     optimizer = torch.optim.AdamW(foveate.added(model), lr=1e-2)
     torch.manual_seed(0)
     first = None
@@ -62,8 +67,10 @@ def test_training_keeps_the_share_that_is_asked_for(batch):
 
 def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="distill_weight must be at least 0"):
-        ReducedClassification(3, distill_weight=-1.0)
+        ReducedClassification(Classification(3), distill_weight=-1.0)
     with pytest.raises(ValueError, match="did you mean 'mse'"):
-        ReducedClassification(3, tokens="mess")
+        ReducedClassification(Classification(3), tokens="mess")
     with pytest.raises(ValueError, match="have not been reduced"):
-        ReducedClassification(3).losses(small(), (torch.zeros(1, 3, 32, 32), torch.zeros(1)))
+        ReducedClassification(Classification(3)).losses(
+            small(), (torch.zeros(1, 3, 32, 32), torch.zeros(1))
+        )

@@ -217,6 +217,30 @@ def test_a_damaged_record_is_named(tmp_path):
         TrainingRecord.read(tmp_path)
 
 
+VIT = {
+    **TINY, "model": "vit_tiny_patch16_224", "epochs": 1, "samples": 0,
+    "model_kwargs": {"patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3},
+}  # fmt: skip
+
+
+def test_a_model_is_reduced_and_learns_from_what_it_was(tmp_path, capsys):
+    plain = train(out=tmp_path / "plain", **VIT)
+    options = {**VIT, "weights": str(plain.root), "added_lr_scale": 10.0}
+    reduced = train(out=tmp_path / "reduced", reduce="dynamicvit:keep=0.5,stages=[1,2]", **options)
+    assert "the model that it was teaches it, with weight 0.5" in capsys.readouterr().out
+    names = {name.removeprefix("train_") for name in reduced.record.history[0]}
+    assert {"ratio", "distillation", "tokens"} <= names
+    model, _ = foveate.load(reduced.path)
+    assert foveate.changes(model).recipe["reduction"] == {
+        "reducer": "dynamicvit",
+        "options": {"keep": 0.5, "stages": [1, 2]},
+    }
+    with pytest.raises(PlanError, match="reduce is for classification"):
+        read_config({"task": "segmentation", "reduce": "tome"})
+    with pytest.raises(ValueError, match="is a model without tokens"):
+        train(out=tmp_path / "none", reduce="tome", **TINY)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_recipes())
 def test_two_steps_of_a_published_recipe(name, tmp_path):
@@ -231,6 +255,7 @@ def test_two_steps_of_a_published_recipe(name, tmp_path):
     ended = train(
         recipe_file(name), data=str(data), image_size=size, batch_size=2, epochs=1, limit=4,
         samples=0, threads=1, precision="32-true", out=tmp_path / "run", warmup_epochs=0,
+        weights=None,
     )  # fmt: skip
     assert len(ended.record.history) == 1
 

@@ -22,20 +22,25 @@ from torch.nn import functional as F
 
 from foveate.arguments import one_of
 from foveate.reduction import watching
-from foveate.tasks.classification import Classification
+from foveate.tasks.classification import Classification, Evaluator
 
 
-class ReducedClassification(Classification):
-    """:class:`Classification` of a model that :func:`foveate.reduce` gave.
+class ReducedClassification:
+    """A task of classification, learnt by a model that :func:`foveate.reduce` gave.
+
+    ::
+
+        teacher = timm.create_model("deit_small_patch16_224", pretrained=True)
+        model = foveate.reduce(copy.deepcopy(teacher), "dynamicvit", keep=0.7)
+        task = ReducedClassification(Classification(1000), teacher=teacher)
 
     Args:
-        num_classes: K.
+        task: labels, mixing and metrics.
         teacher: the model before it was reduced, with its weights; None learns from labels alone.
             It is copied, and does not learn.
         distill_weight: of what is learnt from the teacher.
         tokens: how tokens that are kept are compared with the teacher's: ``"mse"`` as published for
             DeiT, or ``"kl"`` as for LV-ViT.
-        **options: of :class:`Classification`.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -43,24 +48,31 @@ class ReducedClassification(Classification):
 
     def __init__(
         self,
-        num_classes: int,
+        task: Classification,
         *,
         teacher: nn.Module | None = None,
         distill_weight: float = 0.5,
         tokens: Literal["mse", "kl"] = "mse",
-        **options: Any,
     ) -> None:
-        super().__init__(num_classes, **options)
         if not distill_weight >= 0:
             raise ValueError(f"distill_weight must be at least 0, got {distill_weight!r}")
+        self.task = task
+        self.name, self.metrics = task.name, task.metrics
         self.distill_weight = distill_weight
         self.tokens = one_of(tokens, ("mse", "kl"), "comparison of tokens")
         self.teacher: Any = None
         if teacher is not None:
             self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
 
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, K), float32."""
+        return self.task.predict(model, images)
+
+    def evaluator(self) -> Evaluator:
+        return self.task.evaluator()
+
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        x, loss = self.mixed(batch)
+        x, loss = self.task.mixed(batch)
         whole: Any = model
         with watching(model) as watch:
             features = whole.forward_features(x)

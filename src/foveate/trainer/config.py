@@ -77,6 +77,15 @@ def _mechanism(key: str, value: Any) -> Entry | None:
     return found[0]
 
 
+def _reducer(key: str, value: Any) -> Entry | None:
+    if value is None:
+        return None
+    found = read.entries(key, value)
+    if len(found) != 1:
+        raise PlanError(f"{key} is one reducer, got {value!r}")
+    return found[0]
+
+
 def _seed(key: str, value: Any) -> int:
     return read.whole(key, value, 0)
 
@@ -109,6 +118,22 @@ class TrainConfig:
         default=None,
         metadata=_stated(
             _mechanism, "a mechanism to put into the model, as NAME:key=value; see at and where"
+        ),
+    )
+    reduce: Entry | None = field(
+        default=None,
+        metadata=_stated(
+            _reducer,
+            "a reducer that the model is put through before it learns, as NAME:key=value, such as "
+            "dynamicvit:keep=0.7; foveate list --role reducer names them",
+        ),
+    )
+    distill: float | None = field(
+        default=None,
+        metadata=_stated(
+            read.maybe_number,
+            "weight of what a reduced model learns from the model that it was; 0 for labels alone",
+            "0.5 where it starts from weights, else 0",
         ),
     )
     seed: int = field(default=0, metadata=_stated(_seed, "of everything that is drawn"))
@@ -178,8 +203,9 @@ class TrainConfig:
         """Plain values, as YAML holds them."""
         shared = self.plan.to_dict()
         own = {each.name: getattr(self, each.name) for each in _own_fields()}
-        if self.attention is not None:
-            own["attention"] = plans.entry_value(self.attention)
+        for name in ("attention", "reduce"):
+            if own[name] is not None:
+                own[name] = plans.entry_value(own[name])
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
         first = ("task", "data")
         return {
@@ -271,6 +297,8 @@ def read_config(values: Mapping[str, Any], where: str = "the configuration") -> 
         except PlanError as error:
             raise PlanError(f"{error} (in {where})") from None
     task = shared.get("task", "classification")
+    if own.get("reduce") is not None and task != "classification":
+        raise PlanError(f"reduce is for classification, not for {task} (in {where})")
     head, host = _model(own.get("model", "pyramid_pico"), task, where)
     entry, options = own.get("attention"), dict(own.get("model_kwargs", {}))
     if shared.get("weights") is not None and takes_attention(host):

@@ -13,6 +13,7 @@ Files are written beside and put in place, so a reader sees them whole or not at
 
 from __future__ import annotations
 
+import copy
 import errno
 import logging
 import os
@@ -29,12 +30,13 @@ import torch
 from torch import nn
 
 from foveate._files import write_text
-from foveate._random import seed_all
+from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
 from foveate.data.images import ImageSet, drop_pixels
+from foveate.reduction import reduce
 from foveate.saved.info import Architecture
 from foveate.saved.rebuild import rebuild
-from foveate.study.entry import PlanError
+from foveate.study.entry import Entry, PlanError
 from foveate.study.host import own_host
 from foveate.study.kinds import KINDS
 from foveate.study.mirror import is_address, mirrored
@@ -48,6 +50,7 @@ from foveate.study.tasks import task_of
 from foveate.study.trial import build, learning_batches, measuring_batches, recipe_of, set_up
 from foveate.study.warm_start import warm_start
 from foveate.surgery.recipe import freeze_norms
+from foveate.tasks import ReducedClassification
 from foveate.trainer import processes
 from foveate.trainer.config import (
     CONFIG,
@@ -67,6 +70,7 @@ from foveate.trainer.samples import SAMPLES, write_samples
 from foveate.training import CHECKPOINT, WEIGHTS, Distribution, EpochRecord, Progress, Recipe
 from foveate.training import train as run_training
 from foveate.training.history import Report, best_epoch
+from foveate.training.task import Task
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,8 +218,10 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
         images, part = with_selection(images)
     seed_all(config.seed)
     model, said = _model(config, images)
+    task: Task = task_of(plan).training(plan, images)
+    if config.reduce is not None:
+        model, task = _reduced(config, config.reduce, model, task, said)
     entry = plan.entries[0]
-    work = task_of(plan)
     if processes.is_first():
         for sentence in said:
             show.say(sentence)
@@ -228,7 +234,7 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
         info = replace(info, architecture=replace(built, imports=plan.imports))
     result = run_training(
         model,
-        work.training(plan, images),
+        task,
         learning_batches(plan, model, images, config.seed),
         measuring_batches(plan, images.test, images, model),
         _recipe(config),
@@ -301,6 +307,23 @@ def _model(config: TrainConfig, images: ImageSet) -> tuple[nn.Module, list[str]]
         freeze_norms(model)
         said.append("batch norms keep their statistics and weights (freeze: norms)")
     return model.to(memory_format=torch.channels_last), said  # pyrefly: ignore
+
+
+def _reduced(
+    config: TrainConfig, reducer: Entry, model: nn.Module, task: Any, said: list[str]
+) -> tuple[nn.Module, Task]:
+    """The model put through a reducer, and what it is to learn; adds what is to be said."""
+    teaches = config.plan.weights is not None if config.distill is None else config.distill > 0
+    weight = 0.5 if config.distill is None else config.distill
+    if teaches and config.plan.weights is None:
+        said.append("distill: the model that teaches has no weights but random ones")
+    teacher = copy.deepcopy(model) if teaches else None
+    with undisturbed():
+        seed_all(config.seed)
+        model = reduce(model, reducer.name, **reducer.kwargs)
+    taught = f"; the model that it was teaches it, with weight {weight:g}" if teaches else ""
+    said.append(f"reduced by {reducer.label}{taught}")
+    return model, ReducedClassification(task, teacher=teacher, distill_weight=weight)
 
 
 def _published_head(config: TrainConfig, channels: int) -> Architecture | None:
