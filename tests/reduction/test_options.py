@@ -31,6 +31,9 @@ def small(**options):
         ("dynamicvit", {"keeps": 0.5}, "did you mean 'keep'"),
         ("tome", {"r": -1}, "at least 0"),
         ("tome", {"r": [1, 2]}, "2 numbers of pairs, and the model has 4 blocks"),
+        ("token_pooling", {"clustering": "median"}, "did you mean 'means'"),
+        ("token_pooling", {"iterations": 0}, "iterations must be"),
+        ("token_pooling", {"before": "block", "stages": [0, 2]}, "stages begin at 1"),
         ("tom", {}, "did you mean 'tome'"),
     ],
 )

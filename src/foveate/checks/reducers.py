@@ -244,9 +244,10 @@ def check_any_images(subject: ReducerSubject) -> None:
 
 @check(roles=("reducer",))
 def check_tokens_stand_for_patches(subject: ReducerSubject) -> None:
-    """Prefix tokens pass untouched; each other token is the mean of the patches it stands for.
+    """Prefix tokens pass untouched; each other token is made of the patches it stands for.
 
-    In blocks whose branches give zero, so that only what the reducer does is seen.
+    In blocks whose branches give zero, so that only what the reducer does is seen: a token is one
+    of its patches or a mean of them, of any weights, so that no channel leaves their bounds.
     """
     model = subject.build()
     blocks = reducer_of(model)
@@ -268,15 +269,18 @@ def check_tokens_stand_for_patches(subject: ReducerSubject) -> None:
     prefix, patches = blocks.prefix, tokens.shape[1] - blocks.prefix
     require(tuple(token.shape) == (len(tokens), patches), f"sources has shape {tuple(token.shape)}")
     require_close(left[:, :prefix], tokens[:, :prefix], "prefix tokens")
-    means = _means(tokens[:, prefix:], token)
-    require_close(left[:, -means.shape[1] :], means, "tokens that are left")
+    low, high = _bounds(tokens[:, prefix:], token)
+    left = left[:, -low.shape[1] :]
+    require_close(left, left.clamp(low, high), "tokens that are left, in their patches' bounds")
 
 
-def _means(patches: Tensor, token: Tensor) -> Tensor:
-    """The mean of those patches that each token stands for."""
-    one_hot = torch.nn.functional.one_hot(token.clamp_min(0)) * (token >= 0)[..., None]
-    share = one_hot.to(patches.dtype).transpose(1, 2)
-    return share @ patches / share.sum(-1, keepdim=True)
+def _bounds(patches: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each channel among a token's patches."""
+    stands_for = torch.arange(int(token.max()) + 1)[:, None] == token[:, None]  # (B, tokens, N)
+    stands_for, each = stands_for[..., None], patches[:, None]
+    low = torch.where(stands_for, each, torch.inf).amin(2)
+    high = torch.where(stands_for, each, -torch.inf).amax(2)
+    return low, high
 
 
 @check(roles=("reducer",))

@@ -106,6 +106,14 @@ class ReducedBlocks(Reducer):
         """
         return {}
 
+    def put_back(self, x: Tensor, token: Tensor | None) -> Tensor:
+        """``x`` with ``token`` (B, patches) at each patch of the image; None where all are left."""
+        if token is None:
+            return x
+        patches = x[:, self.prefix :]
+        spread = patches.gather(1, token[..., None].expand(-1, -1, x.shape[2]))
+        return torch.cat([x[:, : self.prefix], spread], 1)
+
     def counts(self, patches: int) -> list[tuple[int, int]]:
         """Patches' tokens that the attention and the MLP of each block get, in eval mode."""
         raise NotImplementedError

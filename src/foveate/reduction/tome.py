@@ -125,11 +125,7 @@ class ToMe(ReducedBlocks):
         return moved if state.token is None else moved.gather(1, state.token)
 
     def end(self, x: Tensor, state: Merged) -> Tensor:
-        if not self.reads_patches or state.token is None:
-            return x
-        patches = x[:, self.prefix :]
-        spread = patches.gather(1, state.token[..., None].expand(-1, -1, x.shape[2]))
-        return torch.cat([x[:, : self.prefix], spread], 1)
+        return self.put_back(x, state.token) if self.reads_patches else x
 
     def counts(self, patches: int) -> list[tuple[int, int]]:
         counts = []

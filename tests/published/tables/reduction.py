@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import foveate
 from foveate.reduction import sources
+from foveate.reduction._clusters import gather, k_medoids_of_rows
 from foveate.reduction._vit import plus_attention, plus_mlp
 from foveate.reduction.dynamicvit import (
     Predictor,
@@ -105,6 +106,39 @@ def _dropping_losses(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
     return {"parts": torch.stack([total, labels, ratio, taught, tokens])}
 
 
+def _clustered(module: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    x, weight = golden.inputs["x"], golden.inputs["token_weights"][..., 0]
+    count, iterations, weighted = (
+        golden.kwargs[name] for name in ("cluster_num", "iterations", "token_weight")
+    )
+    clusters = k_medoids_of_rows(x, weight if weighted else None, count, iterations)
+    return {
+        "centers": gather(x, clusters.place),
+        "center_idx": clusters.place,
+        "assignment": clusters.number,
+    }
+
+
+def _pooling_vit(
+    reduction_loc: list[int],
+    keep_rate: list[float],
+    cluster_iters: int,
+    equal_weight: bool,
+    timm: str,
+    **kwargs: Any,
+) -> nn.Module:
+    return foveate.reduce(
+        VisionTransformer(**kwargs),
+        "token_pooling",
+        keep=keep_rate[0],
+        stages=reduction_loc,
+        iterations=cluster_iters,
+        weighted=not equal_weight,
+        clustering="rows",
+        before="block",
+    )
+
+
 ROWS = [
     *(
         Row(f"dynamicvit_loss_{case}", _nothing, _dropping_losses, mechanism="dynamicvit")
@@ -128,6 +162,11 @@ ROWS = [
         Row(f"dynamicvit_{case}_eval", _dropping_vit, _logits, mechanism="dynamicvit")
         for case in ("narrow", "deit_s")
     ),
+    *(
+        Row(f"tokenpool_kmedoids_{case}", _nothing, _clustered, mechanism="token_pooling")
+        for case in ("equal_it1", "equal_it5", "weighted_it1")
+    ),
+    Row("tokenpool_kmedoids_vit_narrow", _pooling_vit, _logits, mechanism="token_pooling"),
     *(
         Row(f"tome_match_{case}", _nothing, _merged, mechanism="tome")
         for case in ("cls", "distill", "plain_twice")
