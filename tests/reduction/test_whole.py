@@ -11,7 +11,12 @@ import foveate
 from foveate.reduction import reducer_of, sources
 from foveate.surgery import load, save
 
-REDUCERS = [("tome", {"r": (2, 0, 3, 1)}), ("dynamicvit", {"keep": 0.6, "stages": (1, 2)})]
+REDUCERS = [
+    ("tome", {"r": (2, 0, 3, 1)}),
+    ("dynamicvit", {"keep": 0.6, "stages": (1, 2)}),
+    ("evovit", {"keep": 0.6, "layerwise": True}),
+    ("token_pooling", {"keep": 0.6, "clustering": "means"}),
+]
 
 
 def small():

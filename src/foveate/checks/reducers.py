@@ -23,7 +23,7 @@ from foveate.checks.running import check, checks_for, require, require_close
 from foveate.checks.tables import REDUCED
 from foveate.contracts import Reducer
 from foveate.reduction._blocks import ReducedBlocks
-from foveate.reduction.whole import multiply_adds, reduce, reducer_of, sources
+from foveate.reduction.whole import multiply_adds, reduce, reducer_of, sources, watching
 from foveate.registry import describe, list_reducers
 
 _SIZE = (32, 40)
@@ -198,10 +198,20 @@ def check_image_gradients(subject: ReducerSubject) -> None:
     torch.autograd.gradcheck(model, x, fast_mode=True, atol=1e-6, rtol=1e-3)
     model.train()
     torch.manual_seed(0)
-    model(subject.images(dtype=torch.float64)).square().sum().backward()
+    logits = _logits_in_training(model, subject.images(dtype=torch.float64))
+    torch.stack([each.square().sum() for each in logits]).sum().backward()
     for name, parameter in model.named_parameters():
         require(parameter.grad is not None, f"{name} gets no gradient in training")
         require(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite")
+
+
+def _logits_in_training(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The logits of the model, and of heads that it has for training alone."""
+    if not isinstance(reducer_of(model), ReducedBlocks):
+        return [model(x)]
+    with watching(model) as watch:
+        logits = model(x)
+    return [logits, *watch.logits]
 
 
 @check(roles=("reducer",))

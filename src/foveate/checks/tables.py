@@ -26,6 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 #: Options that make a reducer do something in a model of four blocks and twenty patches.
 REDUCED: dict[str, dict[str, Any]] = {
     "dynamicvit": {"keep": 0.6, "stages": (1, 3)},
+    "evovit": {"stages": (1, 3)},
     "token_pooling": {"keep": 0.6, "stages": (1, 3)},
     "tome": {"r": 3},
 }

@@ -221,12 +221,15 @@ class Watch:
             among those of patches, -1 where the patch was dropped.
         decisions: in training, by the number of the block that decided, (B, N): 1 for a patch that
             is kept and 0 for another, with their gradient.
+        logits: in training, of heads beside the model's own; each learns what that one does, and
+            counts as much.
     """
 
     def __init__(self, penalties: Callable[[Watch], dict[str, Tensor]]) -> None:
         self._penalties = penalties
         self.layers: dict[int, Tensor] = {}
         self.decisions: dict[int, Tensor] = {}
+        self.logits: list[Tensor] = []
 
     def penalties(self) -> dict[str, Tensor]:
         """What the reducer asks for, of what was noted."""

@@ -45,6 +45,8 @@ class Vit(NamedTuple):
             blocks; never dropped and never merged.
         reads_patches: whether what follows the blocks reads the patches' tokens, such as average
             pooling or class attention, and not the class token alone.
+        class_token: whether the first of the prefix tokens is a class token.
+        num_classes: of the model's head; 0 without one.
     """
 
     blocks: list[nn.Module]
@@ -52,6 +54,8 @@ class Vit(NamedTuple):
     dim: int
     prefix: int
     reads_patches: bool
+    class_token: bool
+    num_classes: int
 
 
 def read(model: nn.Module) -> Vit:
@@ -74,11 +78,16 @@ def read(model: nn.Module) -> Vit:
         )
     for name, block in blocks.named_children():
         _check_block(model, name, block)
-    dim: Any = model.embed_dim
-    if hasattr(model, "blocks_token_only"):  # CaiT, whose class token joins behind the blocks
-        return Vit(list(blocks.children()), container, dim, 0, True)
-    pooled = getattr(model, "global_pool", "token") != "token"
-    return Vit(list(blocks.children()), container, dim, prefix, pooled)
+    late = hasattr(model, "blocks_token_only")  # CaiT, whose class token joins behind the blocks
+    return Vit(
+        list(blocks.children()),
+        container,
+        dim=model.embed_dim,  # pyrefly: ignore
+        prefix=0 if late else prefix,
+        reads_patches=late or getattr(model, "global_pool", "token") != "token",
+        class_token=not late and getattr(model, "cls_token", None) is not None,
+        num_classes=getattr(model, "num_classes", 0),
+    )
 
 
 def _check_block(model: nn.Module, name: str, block: nn.Module) -> None:

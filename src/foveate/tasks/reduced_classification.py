@@ -3,9 +3,11 @@
     loss = cross entropy + what the reducer asks for
            + w KL(p || t) + w d(tokens kept, the teacher's)
 
-p and t are what the model and the teacher make of an image; what a reducer asks for, such as the
-share of patches that DynamicViT is to keep, it says itself (``penalties``). Tokens are compared
-where the reducer decides about them in training: by the mean of squares, or as distributions by KL.
+p and t are what the model and the teacher make of an image; cross entropy is the mean over the
+model's head and those that a reducer adds for training, as Evo-ViT does for the class token. What a
+reducer asks for, such as the share of patches that DynamicViT is to keep, it says itself
+(``penalties``). Tokens are compared where the reducer decides about them in training: by the mean
+of squares, or as distributions by KL.
 
 The weights are those of DynamicViT (w = 0.5), whose published loss this is
 (raoyongming/DynamicViT@1322e626, MIT).
@@ -77,7 +79,8 @@ class ReducedClassification:
         with watching(model) as watch:
             features = whole.forward_features(x)
         logits = whole.forward_head(features)
-        parts = {"cross_entropy": loss(logits), **watch.penalties()}
+        labels = torch.stack([loss(each) for each in (logits, *watch.logits)]).mean()
+        parts = {"cross_entropy": labels, **watch.penalties()}
         if self.teacher is not None:
             theirs = self.teacher.to(x.device)
             with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import foveate
-from foveate.reduction import sources
+from foveate.reduction import sources, watching
 from foveate.reduction._clusters import gather, k_medoids_of_rows
 from foveate.reduction._vit import plus_attention, plus_mlp
 from foveate.reduction.dynamicvit import (
@@ -139,6 +139,30 @@ def _pooling_vit(
     )
 
 
+def _evolving_vit(
+    tradeoff: list[float],
+    prune_ratio: list[float],
+    norm_eps: float,
+    stage_wise_prune: bool = True,
+    prunecls: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    return foveate.reduce(
+        VisionTransformer(global_pool="avg", **kwargs),
+        "evovit",
+        keep=[prune_ratio[4], prune_ratio[8]],
+        tradeoff=tradeoff,
+        layerwise=not stage_wise_prune,
+        prune=prunecls,
+    )
+
+
+def _two_logits(model: nn.Module, golden: Golden) -> dict[str, Tensor]:
+    with watching(model) as watch:
+        logits = model(golden.inputs["x"])
+    return {"logits": logits, "logits_cls": watch.logits[0]}
+
+
 ROWS = [
     *(
         Row(f"dynamicvit_loss_{case}", _nothing, _dropping_losses, mechanism="dynamicvit")
@@ -162,6 +186,11 @@ ROWS = [
         Row(f"dynamicvit_{case}_eval", _dropping_vit, _logits, mechanism="dynamicvit")
         for case in ("narrow", "deit_s")
     ),
+    *(
+        Row(f"evovit_narrow_{case}", _evolving_vit, _logits, mechanism="evovit")
+        for case in ("layerwise", "layerwise_prunecls", "stagewise_prunecls")
+    ),
+    Row("evovit_narrow_train", _evolving_vit, _two_logits, train=True, mechanism="evovit"),
     *(
         Row(f"tokenpool_kmedoids_{case}", _nothing, _clustered, mechanism="token_pooling")
         for case in ("equal_it1", "equal_it5", "weighted_it1")
