@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import timm
 import torch
 
 import foveate
+from foveate.study.own_host import learnt
 from foveate.study.plan import complete, load_plan, read_plan
 from foveate.study.probe import look_at_host, probe
 from foveate.study.results import read_results
 from foveate.study.trial import build, costs
+from foveate.tasks import ReducedClassification
 from tests.study.test_compare import compare
 from tests.study.test_own_host import GREY
 
@@ -61,6 +66,20 @@ def test_rows_of_a_seed_begin_with_equal_weights():
         costs(plan, build(plan, entry, 10, 1), 1).multiply_adds for entry in plan.entries
     )
     assert half < little < whole
+
+
+def test_the_host_teaches_where_it_knows_the_classes(tmp_path):
+    images = SimpleNamespace(classes=list(range(10)), channels=1)
+    path = str(tmp_path / "host.pth")
+    options = {**NARROW, "in_chans": 3}
+    torch.save(timm.create_model(HOST[5:], num_classes=10, **options).state_dict(), path)
+    plan = plan_of(weights=path)
+    (entry, none) = plan.entries
+    assert learnt(plan, entry, images).teacher is not None
+    assert not isinstance(learnt(plan, none, images), ReducedClassification)
+    images.classes.pop()
+    assert learnt(plan, entry, images).teacher is None
+    assert learnt(plan_of(), entry, images).teacher is None
 
 
 def test_a_host_with_a_place_by_name_is_refused():

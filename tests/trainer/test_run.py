@@ -146,7 +146,7 @@ def test_weights_are_taken_as_far_as_they_fit_and_this_is_said(trained, tmp_path
     save_file(state, tmp_path / "w.safetensors")
     model = foveate.load(trained.path).model
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    said = "\n".join(warm_start(model, str(tmp_path / "w.safetensors"), "pyramid_pico"))
+    said = "\n".join(warm_start(model, str(tmp_path / "w.safetensors"), "pyramid_pico").said)
     assert "start fresh" in said
     assert "extra.weight" in said
     assert torch.equal(model.state_dict()["head.fc.weight"], before["head.fc.weight"])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
+from foveate.data.images import ImageSet
 from foveate.data.moments import Moments
 from foveate.published import load_published, read_weights
 from foveate.reduction import reduce
@@ -31,11 +32,12 @@ from foveate.study.entry import Entry
 from foveate.study.host import own_host
 from foveate.study.plan import Plan
 from foveate.study.tasks import task_of
-from foveate.study.warm_start import TIMM, of_timm, resampled, warm_start
+from foveate.study.warm_start import TIMM, Started, input_of, of_timm, resampled, warm_start
 from foveate.surgery.change import insert, replace
 from foveate.surgery.plain_convolution import PlainConvolution
 from foveate.surgery.recipe import changes
 from foveate.surgery.trace import DEFAULT_SIZE
+from foveate.tasks import ReducedClassification, Task
 
 CONTROL, UNCHANGED = "depthwise_conv", "none"
 LABELS = {CONTROL: "plain convolution", UNCHANGED: "unchanged model"}
@@ -56,10 +58,12 @@ class Built(NamedTuple):
     Attributes:
         model: with its weights, where the plan names any.
         said: what was left out, taken or resampled, a sentence each.
+        whole: whether all its numbers are those of weights, so that it knows its classes.
     """
 
     model: nn.Module
     said: list[str]
+    whole: bool = False
 
 
 def create_host(plan: Plan, classes: int, channels: int, pretrained: bool = True) -> Built:
@@ -80,15 +84,19 @@ def create_host(plan: Plan, classes: int, channels: int, pretrained: bool = True
     own = own_host(plan.host)
     name = own.name if own is not None and own.kind == "timm" else ""
     if plan.task != "classification" and name:
-        return Built(model, warm_start(model, plan.weights, name))
-    return Built(model, _load(model, plan.weights, classes, name))
+        return Built(model, *warm_start(model, plan.weights, name))
+    return Built(model, *_load(model, plan.weights, classes, name))
 
 
 def model_channels(plan: Plan, channels: int) -> int:
-    """Channels that the host takes where images have ``channels``: grey ones are given thrice."""
+    """Channels that the host takes where images have ``channels``: grey ones are given thrice,
+    unless it starts from nothing or from a model of ours that took them as they are.
+    """
     own = own_host(plan.host)
-    scratch = own is None or (own.kind == "timm" and plan.weights is None)
-    return channels if scratch else 3
+    if own is None or (own.kind == "timm" and plan.weights is None):
+        return channels
+    before = None if own.kind == "file" else input_of(plan.weights or TIMM)
+    return 3 if before is None else max(channels, len(before.mean))
 
 
 def normalization(plan: Plan, model: nn.Module, found: Moments, channels: int) -> Moments:
@@ -174,8 +182,8 @@ def check_output(model: nn.Module, plan: Plan, classes: int, channels: int) -> N
 # Its weights
 
 
-def _load(model: nn.Module, path: str, classes: int, name: str) -> list[str]:
-    """Fill ``model``, but for a classifier of another number of classes; returns what to say."""
+def _load(model: nn.Module, path: str, classes: int, name: str) -> Started:
+    """Fill ``model``, but for a classifier of another number of classes."""
     of_name = path == TIMM and bool(name)
     if not of_name and not Path(path).is_file():
         raise ValueError(f"weights: there is no file {path!r}")
@@ -194,7 +202,7 @@ def _load(model: nn.Module, path: str, classes: int, name: str) -> list[str]:
         what = f"of {theirs} classes" if theirs else "is not in the file and"
         said.append(f"the classifier ({', '.join(head)}) {what} "
                     f"{'is left out and ' * bool(theirs)}starts fresh for {classes}")  # fmt: skip
-    return [f"weights: {sentence}" for sentence in said]
+    return Started([f"weights: {sentence}" for sentence in said], not head)
 
 
 def _other_classifier(
@@ -269,6 +277,18 @@ def put_in(model: nn.Module, plan: Plan, entry: Entry, channels: int) -> nn.Modu
     for glob in plan.where:
         _check_glob(model, glob)
     return model
+
+
+def learnt(plan: Plan, entry: Entry, images: ImageSet) -> Task:
+    """What a trial learns: of a reducer also what it asks for, and from the host where that can
+    teach it, its weights being whole.
+    """
+    task = task_of(plan).training(plan, images)
+    if not is_reducer(entry):
+        return task
+    with undisturbed():
+        host = create_host(plan, len(images.classes), images.channels)
+    return ReducedClassification(task, teacher=host.model if host.whole else None)
 
 
 def is_reducer(entry: Entry) -> bool:

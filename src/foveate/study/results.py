@@ -461,7 +461,11 @@ def _notes_of_own_host(plan: Plan) -> list[str]:
     rate = "at the learning rate of the rest" if scale == 1 else (
         f"at {scale:g} times the learning rate of the rest"
     )  # fmt: skip
-    added = "" if only_reduces(plan) else f"; what is put in learns {rate}"
+    added = f"; what is put in learns {rate}"
+    if only_reduces(plan):
+        added = "; a reduced one learns what its reducer asks for, too" + (
+            ", and from the whole host if the classifier is of its weights" if plan.weights else ""
+        )
     return [f"the host starts from {from_what}; {frozen}{added}"]
 
 

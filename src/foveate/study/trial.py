@@ -34,6 +34,7 @@ from foveate.study.model_info import architecture_of, info_of
 from foveate.study.own_host import (
     LABELS,
     create_host,
+    learnt,
     model_channels,
     normalization,
     put_in,
@@ -316,7 +317,7 @@ def _fit(
     model = build(plan, entry, len(images.classes), images.channels)
     if plan.freeze == "norms":
         freeze_norms(model)
-    task = task_of(plan).training(plan, images)
+    task = learnt(plan, entry, images)
     learning = learning_batches(plan, model, images, seed)
     held_out = measuring_batches(plan, images.test, images, model)
     selection = None if part is None else measuring_batches(plan, part, images, model)

@@ -55,16 +55,25 @@ class _Fit(NamedTuple):
         return self.numbers / sum(tensor.numel() for tensor in self.part.state_dict().values())
 
 
-def warm_start(model: nn.Module, weights: str, name: str) -> list[str]:
+class Started(NamedTuple):
+    """What came of weights.
+
+    Attributes:
+        said: what was taken, what starts fresh and what is not used, a sentence each.
+        whole: whether all numbers of the model are theirs, so that it knows its classes.
+    """
+
+    said: list[str]
+    whole: bool
+
+
+def warm_start(model: nn.Module, weights: str, name: str) -> Started:
     """Fill ``model`` with what fits of ``weights``, in place.
 
     Args:
         model: before anything is put into it.
         weights: a file of weights, a folder of a training of ours, or :data:`TIMM`.
         name: timm's name of the model or of its backbone.
-
-    Returns:
-        What was taken, what starts fresh and what is not used, a sentence each.
 
     Raises:
         ValueError: if there is no such file, it cannot be read, or less than half of the model's
@@ -86,12 +95,18 @@ def warm_start(model: nn.Module, weights: str, name: str) -> list[str]:
         )
     found.part.load_state_dict(found.taken, strict=False)
     before = input_of(weights)
-    if before is not None and len(before.mean) == 3:
+    if before is not None and len(before.mean) == _channels(model):
         config = dict(getattr(model, "pretrained_cfg", None) or {})
         model.pretrained_cfg = {**config, "mean": before.mean, "std": before.std}  # pyrefly: ignore
         said.append("images are normalized as in its training")
     said += [str(warning.message) for warning in caught if warning.category is UserWarning]
-    return [f"weights {weights}: {sentence}" for sentence in [*dict.fromkeys(said), *_told(found)]]
+    told = [f"weights {weights}: {each}" for each in [*dict.fromkeys(said), *_told(found)]]
+    return Started(told, found.part is model and not found.fresh)
+
+
+def _channels(model: nn.Module) -> int:
+    """Of the images that a model takes: those of its first convolution."""
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
 def input_of(weights: str) -> ImageInput | None:

@@ -133,7 +133,7 @@ class TrainConfig:
         metadata=_stated(
             read.maybe_number,
             "weight of what a reduced model learns from the model that it was; 0 for labels alone",
-            "0.5 where it starts from weights, else 0",
+            "0.5 where all its weights, the classifier's too, are from a file; else 0",
         ),
     )
     seed: int = field(default=0, metadata=_stated(_seed, "of everything that is drawn"))

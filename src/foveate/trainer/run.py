@@ -42,7 +42,14 @@ from foveate.study.kinds import KINDS
 from foveate.study.mirror import is_address, mirrored
 from foveate.study.model_info import info_of
 from foveate.study.numbers import show_value
-from foveate.study.own_host import architecture, create_host, model_channels, put_in
+from foveate.study.own_host import (
+    Built,
+    architecture,
+    create_host,
+    is_reducer,
+    model_channels,
+    put_in,
+)
 from foveate.study.parts import with_selection
 from foveate.study.plan import Plan, read_file
 from foveate.study.run import DiskFullError, alone_in
@@ -217,10 +224,10 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
     if plan.select == "best":
         images, part = with_selection(images)
     seed_all(config.seed)
-    model, said = _model(config, images)
+    model, said, whole = _model(config, images)
     task: Task = task_of(plan).training(plan, images)
     if config.reduce is not None:
-        model, task = _reduced(config, config.reduce, model, task, said)
+        model, task = _reduced(config, config.reduce, model, task, said, whole)
     entry = plan.entries[0]
     if processes.is_first():
         for sentence in said:
@@ -288,35 +295,40 @@ def _images(root: Path, plan: Plan, show: Shown) -> ImageSet:
     return images
 
 
-def _model(config: TrainConfig, images: ImageSet) -> tuple[nn.Module, list[str]]:
+def _model(config: TrainConfig, images: ImageSet) -> Built:
     """The model with its weights and what is put into it, and what to say of it."""
     plan, classes, channels = config.plan, len(images.classes), images.channels
     entry, own = plan.entries[0], own_host(plan.host)
+    if is_reducer(entry):
+        raise PlanError(f"{entry.name} is a reducer: give it as reduce (--reduce {entry.label})")
     if own is None:
         small = "the head is small, as the model is, unless --head-kwargs says otherwise"
-        return build(plan, entry, classes, channels), [small] * (plan.task != "classification")
+        said = [small] * (plan.task != "classification")
+        return Built(build(plan, entry, classes, channels), said)
     built = _published_head(config, channels)
     model = (
         create_host(plan, classes, channels, pretrained=False).model
         if built is None
         else rebuild(built, classes)
     )
-    said = [] if plan.weights is None else warm_start(model, plan.weights, own.name)
+    said, whole = [], False
+    if plan.weights is not None:
+        said, whole = warm_start(model, plan.weights, own.name)
     model = put_in(model, plan, entry, model_channels(plan, channels))
     if plan.freeze == "norms":
         freeze_norms(model)
         said.append("batch norms keep their statistics and weights (freeze: norms)")
-    return model.to(memory_format=torch.channels_last), said  # pyrefly: ignore
+    return Built(model.to(memory_format=torch.channels_last), said, whole)  # pyrefly: ignore
 
 
 def _reduced(
-    config: TrainConfig, reducer: Entry, model: nn.Module, task: Any, said: list[str]
+    config: TrainConfig, reducer: Entry, model: nn.Module, task: Any, said: list[str], whole: bool
 ) -> tuple[nn.Module, Task]:
     """The model put through a reducer, and what it is to learn; adds what is to be said."""
-    teaches = config.plan.weights is not None if config.distill is None else config.distill > 0
+    teaches = whole if config.distill is None else config.distill > 0
     weight = 0.5 if config.distill is None else config.distill
-    if teaches and config.plan.weights is None:
-        said.append("distill: the model that teaches has no weights but random ones")
+    if teaches and not whole:
+        said.append("distill: the model that teaches does not know these classes, or nothing yet")
     teacher = copy.deepcopy(model) if teaches else None
     with undisturbed():
         seed_all(config.seed)
