@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from foveate.deploy.fold import fold_constants
 
@@ -30,33 +31,55 @@ class _Written(nn.Module):
         return count + x
 
 
-def _folded(module: nn.Module, x: torch.Tensor) -> torch.fx.GraphModule:
-    graph = torch.export.export(module, (x,)).module()
-    fold_constants(graph)
-    return graph
+class _Outputs(nn.Module):
+    """Gives a constant, and reads a parameter only through one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return torch.arange(3) * 2, x * self.scale.exp()
 
 
-def _calls(graph: torch.fx.GraphModule) -> list[str]:
-    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+def _folded(module: nn.Module, x: torch.Tensor) -> ExportedProgram:
+    program = torch.export.export(module, (x,))
+    fold_constants(program)
+    return program
+
+
+def _calls(program: ExportedProgram) -> list[str]:
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
 
 
 @torch.no_grad()
 def test_tables_become_constants():
     module, x = _Table(), torch.randn(3, 3)
-    graph = _folded(module, x)
-    assert _calls(graph) == ["aten.add.Tensor"]
-    assert torch.equal(graph(x), module(x))
+    program = _folded(module, x)
+    assert _calls(program) == ["aten.add.Tensor"]
+    assert torch.equal(program.module()(x), module(x))
+
+
+@torch.no_grad()
+def test_outputs_may_be_constants_and_what_nobody_reads_is_dropped():
+    module, x = _Outputs(), torch.randn(3, 3)
+    program = _folded(module, x).run_decompositions({})  # which checks the signature as well
+    assert _calls(program) == ["aten.mul.Tensor"]
+    assert not program.state_dict
+    for given, expected in zip(program.module()(x), module(x), strict=True):
+        assert torch.equal(given, expected)
 
 
 @torch.no_grad()
 def test_chance_is_drawn_anew():
-    graph, x = _folded(_Chance(), torch.zeros(3)), torch.zeros(3)
+    x = torch.zeros(3)
+    graph = _folded(_Chance(), x).module()
     assert not torch.equal(graph(x), graph(x))
 
 
 @torch.no_grad()
 def test_what_is_written_into_stays():
     module, x = _Written(), torch.randn(3, 3)
-    graph = _folded(module, x)
+    graph = _folded(module, x).module()
     assert torch.equal(graph(x), module(x))
     assert torch.equal(graph(x), module(x))

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from foveate.deploy.fold import fold_constants
 from foveate.deploy.request import Request, Size
+from foveate.deploy.simplify import simplify
 from foveate.models import Detector
 from foveate.models.detector import RCNN
 from foveate.surgery.fuse import fuse
@@ -87,23 +88,29 @@ class Deployment:
             return names_of(self.reference(images))
 
     @cached_property
-    def traced(self) -> ExportedProgram:
-        """The graph as it was recorded, in which every step knows its module."""
-        return self._recorded(self.module)
-
-    @cached_property
     def program(self) -> ExportedProgram:
-        """The graph with constants folded."""
-        folded = self.traced.module()
-        with torch.no_grad():
-            fold_constants(folded)
-        return self._recorded(folded)
+        """The graph without what is constant or there twice; every step knows its module."""
+        request = self.request
+        free = dict.fromkeys(request.free, Dim.DYNAMIC)
+        places = {0: "batch", 2: "height", 3: "width"}
+        shape = {place: free[axis] for place, axis in places.items() if axis in free}
+        images = images_of(request.traced, request)
+        try:
+            with torch.no_grad(), quiet():
+                program = torch.export.export(self.module, (images,), dynamic_shapes=(shape,))
+                fold_constants(program)
+                simplify(program)
+        except Exception as error:
+            raise ExportError(
+                f"torch.export cannot record the model at {request}: {first_line(error)}"
+            ) from error
+        return program
 
     def module_with(self, operator: str) -> str:
         """The first module that used an operator; empty if none did."""
         wanted = operator.rpartition("::")[2].split(".")[0]
         # An operator may only appear once others are taken apart.
-        for program in (self.traced, self.traced.run_decompositions()):
+        for program in (self.program, self.program.run_decompositions()):
             for node in program.graph.nodes:
                 name = str(node.target).removeprefix("aten.").split(".")[0]
                 if node.op == "call_function" and name == wanted:
@@ -111,21 +118,6 @@ class Deployment:
                     paths = [path.removeprefix("model").lstrip(".") for path, _ in stack]
                     return next((path for path in reversed(paths) if path), "the model")
         return ""
-
-    def _recorded(self, module: nn.Module) -> ExportedProgram:
-        request = self.request
-        free = dict.fromkeys(request.free, Dim.DYNAMIC)
-        places = {0: "batch", 2: "height", 3: "width"}
-        shape = {place: free[axis] for place, axis in places.items() if axis in free}
-        try:
-            with torch.no_grad(), quiet():
-                return torch.export.export(
-                    module, (images_of(request.traced, request),), dynamic_shapes=(shape,)
-                )
-        except Exception as error:
-            raise ExportError(
-                f"torch.export cannot record the model at {request}: {first_line(error)}"
-            ) from error
 
 
 class Exported(nn.Module):
