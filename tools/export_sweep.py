@@ -1,7 +1,8 @@
 """Exports every mechanism and a small form of every family, for the table of docs/deploy.md.
 
-``python tools/export_sweep.py`` tries what ``docs/deploy-table.json`` does not have yet, each in a
-process of its own, and keeps what came of it there; with names of formats behind it those alone.
+``python tools/export_sweep.py`` tries what ``docs/deploy-table.json`` does not have yet and keeps
+what came of it there; with names of formats behind it those alone. A process tries one after the
+other; where it dies, or takes too long, another takes its place.
 ``python tools/export_sweep.py page`` writes the table and tries nothing. ONNX and OpenVINO get free
 batch, height and width, ExecuTorch and LiteRT fixed sizes; Core ML is converted and not run. It
 takes hours.
@@ -10,11 +11,12 @@ takes hours.
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +35,8 @@ TITLES = {
     "coreml": "Core ML",
 }
 IMAGE, MAP = (192, 144), (18, 27)
+SECONDS = 90
+"""Of processor time, that a format may take."""
 
 sys.path.insert(0, str(ROOT))
 
@@ -48,74 +52,97 @@ def subjects() -> dict[str, str]:
         for name in foveate.list_attention()
         if foveate.describe(name).role != "aligner"
     }
-    return {**dict.fromkeys(SMALL, "model"), **mechanisms}
+    return {**mechanisms, **dict.fromkeys(SMALL, "model")}
 
 
 def sweep(formats: list[str]) -> None:
-    """Try what has no result yet, a process for each model or mechanism."""
+    """Try what has no result yet."""
+    worker = Worker()
     for name in subjects():
-        found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-        left = [format_ for format_ in formats if format_ not in found.get(name, {})]
-        if not left:
-            continue
-        results = _in_a_process(name, left)
-        print(name, results, flush=True)
-        found.setdefault(name, {}).update(results)
-        FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        for format_ in formats:
+            found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+            if format_ in found.get(name, {}):
+                continue
+            result = worker.ask(name, format_)
+            print(name, format_, result, flush=True)
+            found.setdefault(name, {})[format_] = result
+            FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
-def _in_a_process(name: str, formats: list[str]) -> dict[str, Any]:
-    """The results by format; of a process that dies, the reason for the one that it died at."""
-    command = [sys.executable, __file__, "one", name, *formats]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    results = {line.pop("format"): line for line in lines}
-    left = [format_ for format_ in formats if format_ not in results]
-    if left:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        results[left[0]] = {"reason": f"ended with {done.returncode}: {said[-1][:300]}"}
-    return results
+class Worker:
+    """A process that exports what it is asked to, and is replaced when it dies."""
+
+    def __init__(self) -> None:
+        self.process: Any = None
+
+    def ask(self, name: str, format_: str) -> dict[str, Any]:
+        """What the export of a subject comes to; of a process that dies, the reason."""
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.line, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self.process.start()
+            theirs.close()
+        self.line.send((name, format_))
+        try:
+            return self.line.recv()
+        except EOFError:
+            self.process.join()
+        code, self.process = self.process.exitcode, None
+        if code == -signal.SIGPROF:
+            return {"reason": f"took more than {SECONDS} s"}
+        return {"reason": f"the process ended with {code}"}
 
 
-def one(name: str, formats: list[str]) -> Iterator[dict[str, Any]]:
-    """What the exports of one subject come to: the difference and the size, or the reason."""
+def _serve(line: Any) -> None:
+    """Export what is asked for; the system ends a process whose time is over."""
+    while True:
+        name, format_ = line.recv()
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        result = exported(name, format_)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        line.send(result)
+
+
+def exported(name: str, format_: str) -> dict[str, Any]:
+    """What the export of one subject comes to: the difference and the size, or the reason."""
+    from foveate.deploy.export import FORMATS as WRITERS
+    from foveate.deploy.export import carried_out
+
+    warnings.simplefilter("ignore")
+    writer, began = WRITERS[format_], time.perf_counter()
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / f"model{writer.suffix}"
+        try:
+            made = deployment(name, FORMATS[format_])
+            result = carried_out(made, writer, place, {}, began)
+        except Exception as error:
+            known = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            return {"reason": known + " ".join(str(error).split())[:300]}
+    return {
+        "difference": result.difference,
+        "bytes": result.bytes,
+        "notes": [note for note in result.notes if "converted from ONNX" in note],
+    }
+
+
+@lru_cache(maxsize=1)
+def deployment(name: str, free: tuple[Any, ...]) -> Any:
+    """A subject as it is to be deployed; formats with the same free axes share its graph."""
     import torch
     from tests.models.small import SMALL
     from tests.models.test_contract import lively
 
     from foveate.checks.subject import examine
-    from foveate.deploy.export import FORMATS as WRITERS
-    from foveate.deploy.export import carried_out
     from foveate.deploy.program import Deployment
     from foveate.deploy.request import Request
 
     torch.manual_seed(0)
-    warnings.simplefilter("ignore")
     if name in SMALL:
-        model, size, channels = lively(name, SMALL[name]), IMAGE, 3
-    else:
-        subject = examine(name)
-        options = {} if subject.role == "gate" else {"role": "mixer"}
-        model, size, channels = subject.build(**options), MAP, subject.dim
-    made = {
-        free: Deployment.of(model, Request(size, channels, free))
-        for free in {FORMATS[format_] for format_ in formats}
-    }
-    for format_ in formats:
-        writer, began = WRITERS[format_], time.perf_counter()
-        with TemporaryDirectory() as folder:
-            place = Path(folder) / f"model{writer.suffix}"
-            try:
-                result = carried_out(made[FORMATS[format_]], writer, place, {}, began)
-            except ValueError as error:
-                yield {"format": format_, "reason": " ".join(str(error).split())[:300]}
-                continue
-        yield {
-            "format": format_,
-            "difference": result.difference,
-            "bytes": result.bytes,
-            "notes": [note for note in result.notes if "converted from ONNX" in note],
-        }
+        return Deployment.of(lively(name, SMALL[name]), Request(IMAGE, 3, free))
+    subject = examine(name)
+    options = {} if subject.role == "gate" else {"role": "mixer"}
+    return Deployment.of(subject.build(**options), Request(MAP, subject.dim, free))
 
 
 def write_page() -> None:
@@ -172,10 +199,7 @@ def _cell(result: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["one"]:
-        for each in one(sys.argv[2], sys.argv[3:]):
-            print(json.dumps(each), flush=True)
-    elif sys.argv[1:] == ["page"]:
+    if sys.argv[1:] == ["page"]:
         write_page()
     else:
         sweep(sys.argv[1:] or list(FORMATS))
