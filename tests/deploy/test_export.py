@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import NamedTuple
 
 import onnx
 import pytest
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 import foveate
-from foveate.deploy import export as exporting
 from foveate.deploy.program import ExportError, names_of, tensors_of
 from tests.deploy.networks import Network, Odd, Shifted
 
@@ -132,23 +132,17 @@ def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+class Pair(NamedTuple):
+    first: list[torch.Tensor]
+    second: torch.Tensor
+
+
 def test_outputs_are_named_by_where_they_stood():
     a, b, c = torch.zeros(3, 1)
     value = {"out": a, "levels": [b, c]}
     assert names_of(value) == ["out", "levels_0", "levels_1"]
     assert names_of((a, b)) == ["output_0", "output_1"]
+    assert names_of(Pair([a], b)) == ["first_0", "second"]
     assert len(tensors_of(value)) == 3
     with pytest.raises(ExportError, match="the model gives int"):
         tensors_of((a, 1))
-
-
-def test_a_detector_is_written_without_its_postprocessing():
-    """Its outputs are those of the head; writing one takes minutes, so it is not."""
-    with torch.device("meta"):
-        model = foveate.models.create_detector("retinanet", "pyramid_pico", 3)
-    model = model.to_empty(device="cpu")
-    for value in model.state_dict().values():
-        value.zero_()
-    made = exporting.Deployment.of(model, exporting.Request((64, 64)))
-    assert "without the postprocessing" in made.notes[0]
-    assert len(made.outputs(torch.zeros(1, 3, 64, 64))) == len(made.output_names) == 10

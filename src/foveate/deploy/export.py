@@ -37,6 +37,7 @@ from foveate.deploy.openvino import OpenVino
 from foveate.deploy.program import Deployment, ExportError, first_line
 from foveate.deploy.request import Request, Size, free_axes
 from foveate.deploy.verify import BOUNDS, Difference, difference, expected_outputs, verify
+from foveate.heads._anchor_head import AnchorHead
 from foveate.saved.info import ModelInfo
 
 FORMATS: dict[str, Format] = {
@@ -188,18 +189,45 @@ def export(
     request = _request(model, format_, size, dynamic, precision, channels)
     format_.check_installed()
     told = own_words(model) if info is None else words_of(info)
-    words = {**told, **(metadata or {})}
+    words = {**told, **_anchors(model), **(metadata or {})}
+    of_size = _of_one_size(request, info)
     if int8 is None:
-        return carried_out(Deployment.of(model, request), format_, place, words, began)
+        deployment = Deployment.of(model, request)
+        deployment.notes += of_size
+        return carried_out(deployment, format_, place, words, began)
     prepare = _preparation(request, words)
     if info is not None:
         prepare = prepare._replace(ranges=info.input.ranges)
     deployment = Deployment.of(model, request, calibration_images(int8, prepare))
-    deployment.notes += _how_prepared(prepare, len(deployment.calibration))
+    deployment.notes += [*of_size, *_how_prepared(prepare, len(deployment.calibration))]
     asked = None if evaluate is None else Labelled(
         os.fspath(evaluate), prepare, words.get("classes") or _classes(deployment)
     )  # fmt: skip
     return carried_out(deployment, format_, place, words, began, asked)
+
+
+def _of_one_size(request: Request, info: ModelInfo | None) -> list[str]:
+    """What a file of one size asks of images that a trained model takes at sizes of their own."""
+    if info is None or info.input.fit == "crop" or {"height", "width"} <= set(request.free):
+        return []
+    height, width = request.size
+    asks = {
+        "keep": f"images are to be cut into pieces of {height}x{width}",
+        "inside": f"images are to be fitted into {height}x{width}, and padded with zeros at the "
+        "bottom and the right",
+    }
+    return [
+        f"the model takes images of many sizes, and this file one: {asks[info.input.fit]}; or free "
+        "height and width (dynamic)"
+    ]
+
+
+def _anchors(model: nn.Module) -> dict[str, Any]:
+    """Of a detector, the boxes that its offsets are of: what decodes the outputs needs them."""
+    for head in (getattr(model, name, None) for name in ("bbox_head", "rpn_head")):
+        if isinstance(head, AnchorHead):
+            return {"anchors": asdict(head.anchors)}
+    return {}
 
 
 def _preparation(request: Request, words: Mapping[str, Any]) -> Preparation:
@@ -363,6 +391,7 @@ def words_of(info: ModelInfo) -> dict[str, Any]:
     return {
         "task": info.task,
         "architecture": info.architecture.backbone,
+        **({} if info.architecture.head is None else {"head": info.architecture.head}),
         "classes": list(info.classes),
         "fit": info.input.fit,
         "mean": list(info.input.mean),

@@ -179,11 +179,12 @@ def names_of(value: Any, name: str = "") -> list[str]:
     if isinstance(value, Tensor):
         return [name or "output"]
     parts: Any = {}
+    named = isinstance(value, Mapping) or hasattr(value, "_fields")
     if isinstance(value, Mapping):
         parts = value.items()
     elif isinstance(value, Sequence):
         parts = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
-    join = f"{name}_" if name else "output_" if not isinstance(value, Mapping) else ""
+    join = f"{name}_" if name else "" if named else "output_"
     return [found for key, each in parts for found in names_of(each, f"{join}{key}")]
 
 

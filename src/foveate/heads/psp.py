@@ -20,13 +20,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, cat, nn
 
 from foveate.arguments import positive
+from foveate.contracts import OneStep
 from foveate.heads._layers import ConvNormAct, LoneValueBatchNorm, check_maps, resize
 from foveate.heads.pixel import PixelHead
+from foveate.layout import is_known
 
 POOL_SCALES = (1, 2, 3, 6)
+
+
+class PartsAverage(OneStep, nn.AdaptiveAvgPool2d):
+    """The means of s x s parts of a map, of any size in exported programs as well.
+
+    Runtimes pool into parts of sizes that they know beforehand. Where a size is a symbol the means
+    are two products instead, ``R x C^T``, whose rows hold a part's share of each row or column.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if not torch.compiler.is_exporting() or (is_known(height) and is_known(width)):
+            return super().forward(x)
+        parts = self.output_size
+        return _shares(parts, height, x) @ x @ _shares(parts, width, x).mT
+
+
+def _shares(parts: int, length: int, like: Tensor) -> Tensor:
+    """``(parts, length)``: rows that average over the cells of a part of a side."""
+    part = torch.arange(parts, device=like.device)[:, None]
+    cell = torch.arange(length, device=like.device)
+    first, end = part * length // parts, ((part + 1) * length + parts - 1) // parts
+    inside = ((cell >= first) & (cell < end)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 class PyramidPooling(nn.ModuleList):
@@ -50,7 +77,7 @@ class PyramidPooling(nn.ModuleList):
 def _pooled(in_channels: int, dim: int, scale: int) -> nn.Sequential:
     narrow = ConvNormAct(in_channels, dim)
     narrow.bn = LoneValueBatchNorm(dim)
-    return nn.Sequential(nn.AdaptiveAvgPool2d(positive(scale, "pool_scales")), narrow)
+    return nn.Sequential(PartsAverage(positive(scale, "pool_scales")), narrow)
 
 
 class PSPHead(PixelHead):
