@@ -82,3 +82,12 @@ class Sleeps(_Pointwise):
 class Diverges(_Pointwise):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (float("nan") if self.training else 1.0)
+
+
+@register(
+    "undeployable", family="test", title="Goes by its values, as no exporter can", paper="none"
+)
+class Undeployable(_Pointwise):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if bool(y.sum() > 0) else y + 0

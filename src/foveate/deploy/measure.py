@@ -15,18 +15,10 @@ from torch import Tensor, nn
 from foveate.analysis.profile import interleaved, quartiles
 from foveate.arguments import nearest, positive
 from foveate.deploy._memory import command
+from foveate.deploy._runtimes import RUNTIMES
 from foveate.deploy.export import FORMATS, export
 from foveate.deploy.program import ExportError, as_exported, copied, images_of
 from foveate.deploy.request import Request
-
-RUNTIMES = {
-    "torch": "",
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-    "executorch": "executorch",
-    "litert": "litert",
-}
-"""Names of runtimes, and the format that each runs; PyTorch runs the model as it is."""
 
 _LEAST = 10  # rounds
 
@@ -90,7 +82,7 @@ def profile_runtimes(
 
     Args:
         model: to measure; PyTorch runs it as it is, in evaluation mode, the others its fused form.
-        runtimes: of :data:`RUNTIMES`.
+        runtimes: ``"torch"``, ``"onnxruntime"``, ``"openvino"``, ``"executorch"``, ``"litert"``.
         size: height and width of the image.
         channels: of the image.
         threads: that each runtime may use.

@@ -27,6 +27,7 @@ from foveate.data.images import ImageSet
 from foveate.data.moments import Moments
 from foveate.study.entry import Entry, Trained
 from foveate.study.host import own_host
+from foveate.study.in_runtime import file_of, opened, write
 from foveate.study.matching import OPTION, fit
 from foveate.study.own_host import CONTROL, RATIO, normalization
 from foveate.study.plan import Plan
@@ -35,6 +36,7 @@ from foveate.study.records import (
     AttentionMaps,
     Counts,
     ImageMap,
+    InRuntime,
     LayerMap,
     MatchedHost,
     Records,
@@ -99,22 +101,35 @@ def look(
     )
 
 
+def write_for_runtime(root: Path, plan: Plan, model: Trained, tell: Tell) -> InRuntime:
+    """Export a trained model to the runtime of the plan; ``tell`` is told nothing."""
+    images = _begin(root, plan)
+    network = _load(root, plan, model, images)
+    size = input_size(plan, images.channels)
+    return write(plan, network, size, file_of(root, plan, model.entry.key))
+
+
 def time_models(
     root: Path, plan: Plan, models: Sequence[Trained], size: int, process: int, tell: Tell
 ) -> dict[str, Passes]:
     """Time passes of ``size`` images, all models in turns; ``tell`` gets each key at first."""
     images = _begin(root, plan)
-    calls = {}
+    in_torch = plan.latency == "torch"
+    calls: dict[str, Callable[[], Any]] = {}
     with torch.inference_mode():
         for model in models:
-            tell(model.entry.key)
-            network = fuse(_load(root, plan, model, images))
-            x = _example(plan, network, images, size)
-            network(x)
-            calls[model.entry.key] = partial(network, x)
+            key = model.entry.key
+            tell(key)
+            if in_torch:
+                network = fuse(_load(root, plan, model, images))
+                calls[key] = partial(network, _example(plan, network, images, size))
+            else:
+                one = input_size(plan, images.channels)
+                calls[key] = opened(plan, one, file_of(root, plan, key))
+            calls[key]()
         tell("")
         seconds = min(SECONDS_A_ROW * len(calls), MOST_SECONDS)
-        return interleaved(calls, seconds, plan.device, seed=process)
+        return interleaved(calls, seconds, plan.device if in_torch else "cpu", seed=process)
 
 
 def _begin(root: Path, plan: Plan) -> ImageSet:

@@ -8,7 +8,8 @@ one process to the next (where memory lies, which core runs) shows as the spread
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,12 +18,12 @@ from foveate.study.disputed import disputed
 from foveate.study.entry import Trained
 from foveate.study.executors import Executor, Failure
 from foveate.study.progress import ProgressLines
-from foveate.study.records import Counts, Latency, Measurement
+from foveate.study.records import Counts, InRuntime, Latency, Measurement
 from foveate.study.results import read_results
 from foveate.study.run import DiskFullError, Run
 
 BATCH = 16
-"""Images a pass."""
+"""Images a pass of PyTorch's; of other runtimes one, as files that are deployed mostly take."""
 
 PROCESSES = 3
 
@@ -60,19 +61,61 @@ def measure_all(run: Run, executor: Executor, show: ProgressLines) -> list[str]:
         work = (run.root, run.plan, images)
         failure = _finish(run, executor, executor.submit(f"{_COSTING}:take_pictures", work, log))
         failures += [f"pictures: {failure.reason}; see {log}"] if failure else []
-    timed = [model for model in trained if model.entry.key in counts]
     machine = executor.machine
+    elsewhere, more = _write_all(run, executor, [m for m in trained if m.entry.key in counts], show)
+    failures += more
+    without = [key for key, made in elsewhere.items() if made.error is not None]
+    ready = _ready(run, counts, elsewhere)
+    timed = [model for model in trained if model.entry.key in ready]
     rounds, more = _time_all(run, executor, timed)
     failures += more
+    shutil.rmtree(run.records.exported, ignore_errors=True)
     if executor.machine != machine:
-        rounds = {}
+        rounds, without = {}, []
         failures.append(f"timing: node {machine} was lost; another one's times do not compare")
-    for key, passes in rounds.items():
-        run.records.write_measurement(measurement(key, counts[key], passes, executor.machine))
+    for key, passes in [*rounds.items(), *((key, []) for key in without)]:
+        found = measurement(key, counts[key], passes, executor.machine, elsewhere.get(key))
+        run.records.write_measurement(found)
     for line in failures:
         show.say(f"FAILED: {line}")
     show.end("measuring", f"{len(rounds)} models in {PROCESSES} processes", trial=False)
     return failures
+
+
+def _write_all(
+    run: Run, executor: Executor, trained: Sequence[Trained], show: ProgressLines
+) -> tuple[dict[str, InRuntime], list[str]]:
+    """The files for another runtime, by key, and what failed; neither where that is PyTorch.
+
+    A model that cannot be exported has no latency, and the reason is kept; that in PyTorch would
+    not compare.
+    """
+    made: dict[str, InRuntime] = {}
+    failures: list[str] = []
+    if run.plan.latency == "torch":
+        return made, failures
+    run.records.exported.mkdir(exist_ok=True)
+    for model in trained:
+        entry = model.entry
+        log = run.root / "measured" / f"{entry.key}.export.log"
+        work = (run.root, run.plan, model)
+        handle = executor.submit(f"{_COSTING}:write_for_runtime", work, log, alone=True)
+        failure = _finish(run, executor, handle)
+        if failure is not None:
+            failures.append(f"exporting {entry.label}: {failure.reason}; see {log}")
+            continue
+        log.unlink(missing_ok=True)
+        made[entry.key] = found = handle.result
+        if found.error is not None:
+            show.say(f"{entry.label} has no latency in {found.runtime}: {found.error}")
+    return made, failures
+
+
+def _ready(run: Run, counts: Collection[str], elsewhere: Mapping[str, InRuntime]) -> list[str]:
+    """What can be timed, by key: what was looked at, and has a file where it needs one."""
+    if run.plan.latency == "torch":
+        return list(counts)
+    return [key for key, made in elsewhere.items() if made.error is None]
 
 
 def _trained(run: Run) -> Sequence[Trained]:
@@ -102,7 +145,8 @@ def _time_all(
             at = key
 
         models = [model for model in trained if model.entry.key in rounds]
-        work = (run.root, run.plan, models, BATCH, process)
+        size = BATCH if run.plan.latency == "torch" else 1
+        work = (run.root, run.plan, models, size, process)
         executor.renew()  # each round of timing in a process of its own
         handle = executor.submit(f"{_COSTING}:time_models", work, log, remember, alone=True)
         failure = _finish(run, executor, handle)
@@ -120,37 +164,48 @@ def _time_all(
 
 
 def measurement(
-    key: str, counts: Counts, processes: Sequence[Passes], machine: str | None = None
+    key: str,
+    counts: Counts,
+    processes: Sequence[Passes],
+    machine: str | None = None,
+    in_runtime: InRuntime | None = None,
 ) -> Measurement:
-    """What the rounds of all processes come to.
+    """What the rounds of all processes come to; no latency where there are none.
 
     The latency is the median of the processes' medians. Its interval holds the 95 % interval of
     every process's median.
     """
-    medians = [median(passes.ms) for passes in processes]
-    ends = [median_interval(passes.ms) for passes in processes]
+    batch = BATCH if in_runtime is None else 1
     every = [time for passes in processes for time in passes.ms]
-    p25, _, p75 = quartiles(every)
     joules = [passes.joules for passes in processes if passes.joules is not None]
     return Measurement(
         attention=key,
-        latency_ms=Latency(
-            median=median(medians),
-            p25=p25,
-            p75=p75,
-            batch=BATCH,
-            repeats=len(every),
-            processes=tuple(medians),
-            low=min(low for low, _ in ends),
-            high=max(high for _, high in ends),
-        ),
+        latency_ms=_latency(processes, batch) if processes else None,
         peak_memory_mb=None if counts.peak_memory is None else counts.peak_memory / 1e6,
         parameters=counts.parameters,
         multiply_adds=counts.multiply_adds,
         threads=counts.threads,
         device=counts.device,
-        energy_mj=1e3 * sum(joules) / len(every) / BATCH if joules else None,
+        energy_mj=1e3 * sum(joules) / len(every) / batch if joules else None,
         machine=machine,
+        in_runtime=in_runtime,
+    )
+
+
+def _latency(processes: Sequence[Passes], batch: int) -> Latency:
+    medians = [median(passes.ms) for passes in processes]
+    ends = [median_interval(passes.ms) for passes in processes]
+    every = [time for passes in processes for time in passes.ms]
+    p25, _, p75 = quartiles(every)
+    return Latency(
+        median=median(medians),
+        p25=p25,
+        p75=p75,
+        batch=batch,
+        repeats=len(every),
+        processes=tuple(medians),
+        low=min(low for low, _ in ends),
+        high=max(high for _, high in ends),
     )
 
 

@@ -31,7 +31,9 @@ class StudyResult:
     def head(self) -> tuple[str, ...]:
         """The titles of the table's columns."""
         name = self.results.metric.words
-        return ("attention", f"{name}, 95 %", "params", "mult-adds", "latency", "memory")
+        timed_in = self.results.timed_in
+        latency = f"latency in {timed_in.title}" if timed_in else "latency"
+        return ("attention", f"{name}, 95 %", "params", "mult-adds", latency, "memory")
 
     @property
     def table(self) -> list[tuple[str, ...]]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 
+from foveate.deploy._runtimes import RUNTIMES
 from foveate.metrics import ACCURACY, Metric
 from foveate.study import settings as read
 from foveate.study.entry import Entry, PlanError, nearest
@@ -354,6 +355,14 @@ class Plan:
     device: str = field(
         default="auto",
         metadata=_stated(read.text, "cpu, cuda, mps or auto: cuda where there is one"),
+    )
+    latency: str = field(
+        default="torch",
+        metadata=_stated(
+            read.one_of(*RUNTIMES),
+            "what trained models are timed in: torch, on the device, or their exported files in "
+            "onnxruntime, openvino, executorch or litert, on the CPU",
+        ),
     )
     executor: str = field(
         default="local",
@@ -719,6 +728,11 @@ def _check_masks(plan: Plan, where: str) -> None:
 def _check_whole(plan: Plan, where: str) -> None:
     _check_task(plan, where)
     _check_host(plan, where)
+    if plan.match == "latency" and plan.latency != "torch":
+        raise PlanError(
+            f"match cannot be latency, which hosts are matched by in PyTorch, where latency is "
+            f"{plan.latency}: multiply_adds or parameters (in {where})"
+        )
     if not plan.entries:
         raise PlanError(f"{where} compares nothing: attention is empty")
     labels = [entry.key for entry in plan.entries]

@@ -308,13 +308,55 @@ class Latency(NamedTuple):
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
+class InRuntime(NamedTuple):
+    """Another runtime than PyTorch that a trained model was timed in, as its exported file.
+
+    Attributes:
+        runtime: its name, as its makers write it.
+        version: of its package.
+        precision: that it computes in.
+        threads: of the CPU.
+        processor: the CPU's name.
+        difference: largest relative difference of the file's outputs from the model's; None where
+            there is no file.
+        error: why there is no file and so no latency; None where there is one.
+        notes: what the exporter chose or left out, a sentence each.
+    """
+
+    runtime: str
+    version: str
+    precision: str
+    threads: int
+    processor: str
+    difference: float | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What columns and axes say: ``"ONNX Runtime, 1 thread"``."""
+        return f"{self.runtime}, {self._threads}"
+
+    @property
+    def words(self) -> str:
+        """The whole: ``"ONNX Runtime 1.30.0 (float32, 1 thread, on a processor)"``."""
+        return (
+            f"{self.runtime} {self.version} ({self.precision}, {self._threads}, on "
+            f"{self.processor})"
+        )
+
+    @property
+    def _threads(self) -> str:
+        return f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What the trained model costs, as deployed and with nothing else running.
 
     Attributes:
         attention: the key of what was measured.
-        latency_ms: of a forward pass.
+        latency_ms: of a forward pass; None where there is none in the runtime that was asked for.
         peak_memory_mb: most held at once in a pass, beyond weights and input; None where the
             device cannot tell.
         parameters: of the model as deployed.
@@ -324,10 +366,11 @@ class Measurement:
         energy_mj: millijoules an image, of the whole processor while it ran; None where no counter
             can be read.
         machine: the node of the cluster that it was measured on; None for the study's own machine.
+        in_runtime: what the latency and the energy are of, where that is not PyTorch on the device.
     """
 
     attention: str
-    latency_ms: Latency
+    latency_ms: Latency | None
     peak_memory_mb: float | None
     parameters: int
     multiply_adds: int
@@ -335,6 +378,7 @@ class Measurement:
     device: str
     energy_mj: float | None = None
     machine: str | None = None
+    in_runtime: InRuntime | None = None
 
 
 class HostRecord(NamedTuple):
@@ -564,6 +608,11 @@ class Records:
         with self._reading(path, "the trial then goes on from its last checkpoint"):
             return _trial(read_json(path)) if path.exists() else None
 
+    @property
+    def exported(self) -> Path:
+        """Where files for other runtimes lie while they are timed."""
+        return self.root / "measured" / "files"
+
     def write_trial(self, trial: TrialRecord) -> None:
         """Put ``trial.json`` in place: with it the trial is over."""
         folder = self.trial_folder(trial.subject.attention, trial.seed)
@@ -646,8 +695,13 @@ class Records:
     def write_measurement(self, measurement: Measurement) -> None:
         """Put ``measured/KEY.json`` in place: with it the measuring is over."""
         (self.root / "measured").mkdir(exist_ok=True)
-        write_json(self.root / "measured" / f"{measurement.attention}.json", asdict(measurement) | {
-            "latency_ms": measurement.latency_ms._asdict()})  # fmt: skip
+        values = asdict(measurement)
+        for name in ("latency_ms", "in_runtime"):
+            if values[name] is not None:
+                values[name] = values[name]._asdict()
+        if values["in_runtime"] is None:
+            del values["in_runtime"]
+        write_json(self.root / "measured" / f"{measurement.attention}.json", values)
 
     def attention_maps(self, attention: str) -> AttentionMaps | None:
         """The attention maps of a trained model, if they were computed."""
@@ -874,16 +928,11 @@ def _of_key(found: _Found, named: str | None, key: str) -> _Found:
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:
-    latency = fields.mapping(values, "latency_ms")
+    elsewhere = _in_runtime(values)
+    none = elsewhere is not None and elsewhere.error is not None
     return Measurement(
         attention=values["attention"],
-        latency_ms=Latency(
-            *(fields.number(latency, name) for name in ("median", "p25", "p75")),
-            *(fields.whole(latency, name) for name in ("batch", "repeats")),
-            processes=tuple(latency.get("processes", ())),
-            low=latency.get("low"),
-            high=latency.get("high"),
-        ),
+        latency_ms=None if none else _latency(fields.mapping(values, "latency_ms")),
         peak_memory_mb=fields.number(values, "peak_memory_mb", optional=True),
         parameters=fields.whole(values, "parameters"),
         multiply_adds=fields.whole(values, "multiply_adds"),
@@ -891,6 +940,32 @@ def _measurement(values: Mapping[str, Any]) -> Measurement:
         device=fields.text(values, "device"),
         energy_mj=values.get("energy_mj"),
         machine=values.get("machine"),
+        in_runtime=elsewhere,
+    )
+
+
+def _latency(values: Mapping[str, Any]) -> Latency:
+    return Latency(
+        *(fields.number(values, name) for name in ("median", "p25", "p75")),
+        *(fields.whole(values, name) for name in ("batch", "repeats")),
+        processes=tuple(values.get("processes", ())),
+        low=values.get("low"),
+        high=values.get("high"),
+    )
+
+
+def _in_runtime(values: Mapping[str, Any]) -> InRuntime | None:
+    """None where models were timed in PyTorch, as always in earlier versions."""
+    if "in_runtime" not in values:
+        return None
+    found = fields.mapping(values, "in_runtime")
+    return InRuntime(
+        *(fields.text(found, name) for name in ("runtime", "version", "precision")),
+        threads=fields.whole(found, "threads", least=1),
+        processor=fields.text(found, "processor"),
+        difference=fields.number(found, "difference", optional=True),
+        error=None if found["error"] is None else fields.text(found, "error"),
+        notes=fields.texts(found, "notes"),
     )
 
 

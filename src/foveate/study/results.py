@@ -21,7 +21,7 @@ computed here, once. What is to be shown beside scores, costs and attention maps
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,7 @@ from foveate.study.records import (
     Environment,
     Health,
     HostRecord,
+    InRuntime,
     Latency,
     MatchedHost,
     Measurement,
@@ -208,8 +209,14 @@ class Row:
         return None if self.measured is None else self.measured.latency_ms
 
     @property
+    def no_latency(self) -> str | None:
+        """Why there is none in the runtime that was asked for; None where there is, or no trial."""
+        elsewhere = self.measured and self.measured.in_runtime
+        return elsewhere.error if elsewhere else None
+
+    @property
     def peak_memory_mb(self) -> float | None:
-        """Likewise."""
+        """Of the whole model in PyTorch, as deployed."""
         return None if self.measured is None else self.measured.peak_memory_mb
 
     @property
@@ -299,6 +306,11 @@ class Results:
         """What the reader should know before believing a number, a sentence each."""
         said = [f"{row.label}: {row.unhealthy}" for row in self.rows if row.unhealthy]
         said += [f"{row.label}: {row.rising}" for row in self.rows if row.rising]
+        said += [
+            f"{row.label} has no latency in {self.timed_in.runtime}: {row.no_latency}"
+            for row in self.rows
+            if self.timed_in and row.no_latency
+        ]
         said += _few_updates(self.plan, self.images)
         said += _unrecorded([trial for row in self.rows for trial in row.done.values()])
         return said + ([] if self.data is None else list(self.data.findings.warnings))
@@ -308,7 +320,13 @@ class Results:
         """What was decided and how scores came about, a sentence each."""
         of_host = () if self.host is None else self.host.said
         of_images = () if self.data is None else self.data.findings.notes
-        return [*_notes_of_plan(self.plan), *of_host, *of_images]
+        return [*_notes_of_plan(self.plan), *of_host, *of_images, *_notes_of_files(self.rows)]
+
+    @property
+    def timed_in(self) -> InRuntime | None:
+        """The runtime that latencies are of; None for PyTorch, or where none was measured."""
+        measured = (row.measured for row in self.rows if row.measured is not None)
+        return next((one.in_runtime for one in measured if one.in_runtime is not None), None)
 
     @property
     def controls(self) -> list[str]:
@@ -385,6 +403,19 @@ def _notes_of_plan(plan: Plan) -> list[str]:
     return notes
 
 
+def _notes_of_files(rows: Sequence[Row]) -> list[str]:
+    """What exporters chose or left out in the files that were timed, with the rows it is of."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        made = row.measured and row.measured.in_runtime
+        for note in made.notes if made else ():
+            said.setdefault(f"exported to {made.runtime}, {note}", []).append(row.label)
+    return [
+        note if len(labels) == len(rows) else f"{', '.join(labels)}: {note}"
+        for note, labels in said.items()
+    ]
+
+
 def _notes_of_segmentation(plan: Plan) -> list[str]:
     """How pixels are predicted and counted, a sentence each."""
     if plan.task != "segmentation":
@@ -406,12 +437,18 @@ def _notes_of_detection(plan: Plan) -> list[str]:
     head = f"on the host stands the head {plan.head}; " if _has_head(plan) else ""
     regions = "" if plan.head == "retinanet" or not head else ", 1,000 regions and 100 masks"
     masks = f"; masks are {_MASKS[plan.masks]}" if plan.masks else ""
+    timed = (
+        "latency and memory are"
+        if plan.latency == "torch"
+        else "latency is that of the head's outputs, without what finds objects in them, and "
+        "memory is"
+    )
     return [
         f"held-out images are fitted into {height}x{width}, whole and in proportion; average "
         "precision is COCO's, small, medium and large by pixels of the original images, and its "
         f"intervals are by pseudo-values over images{masks}",
-        f"{head}multiply-adds are those of every layer on one image of that size{regions}; latency "
-        "and memory are those of finding objects in held-out images",
+        f"{head}multiply-adds are those of every layer on one image of that size{regions}; {timed} "
+        "those of finding objects in held-out images",
     ]
 
 

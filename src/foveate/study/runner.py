@@ -106,6 +106,7 @@ def _work_off(
             _note_environment(run, executor, show, command)
         return []
     try:
+        _check_runtime(plan, show)
         executor.begin(run.root, plan, show.say)
         _note_environment(run, executor, show, command)
         SetRecord.read(run.data)  # refuses that of another version before models are built
@@ -131,6 +132,15 @@ def _work_off(
     if images.final is not None and _final_is_open(run):
         failures += _measure_final(run, executor, len(images.final), show)
     return failures
+
+
+def _check_runtime(plan: Plan, show: ProgressLines) -> None:
+    """Say what latency is measured in, where that is not PyTorch, before anything is trained."""
+    if plan.latency == "torch":
+        return
+    from foveate.study.in_runtime import check_runtime  # late: it imports the exporters
+
+    show.say(check_runtime(plan))
 
 
 def _note_environment(

@@ -30,7 +30,7 @@ _HEADS = {
 }
 _OF_STUDIES = (
     "attention", "controls", "seeds", "host", "host_kwargs", "head", "folds", "match", "tune",
-    "lr_grid", "workers", "trial_minutes", "executor", "address",
+    "lr_grid", "latency", "workers", "trial_minutes", "executor", "address",
 )  # fmt: skip
 """Settings of a plan that a training says otherwise, or has no use for."""
 

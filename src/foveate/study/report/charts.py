@@ -81,7 +81,7 @@ def costs(results: Results) -> Markup | None:
     metric = results.metric
     name = metric.words[0].upper() + metric.words[1:]
     charts = [
-        _chart(f"{name} against latency", "latency, ms a batch", latency_points(results), metric),
+        _chart(f"{name} against latency", _latency_title(results), latency_points(results), metric),
         _chart(
             f"{name} against multiply-adds",
             "multiply-adds, million an image",
@@ -101,6 +101,11 @@ def costs(results: Results) -> Markup | None:
         "measured is both cheaper and better than a point on it. Bars are the 95 % intervals of "
         "the mean score and of the latency. Squares are controls.",
     )
+
+
+def _latency_title(results: Results) -> str:
+    timed_in = results.timed_in
+    return f"latency in {timed_in.title}, ms an image" if timed_in else "latency, ms a batch"
 
 
 def _chart(title: str, x_title: str, points: list[Point], metric: Metric) -> Markup | None:

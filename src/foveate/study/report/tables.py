@@ -23,7 +23,8 @@ class Column(NamedTuple):
     order: Literal["text", "ascending", "descending"]
 
 
-def _columns(metric: Metric) -> tuple[Column, ...]:
+def _columns(results: Results) -> tuple[Column, ...]:
+    metric, timed_in = results.metric, results.timed_in
     return (
         Column("Mechanism", "", "text"),
         Column(
@@ -33,8 +34,10 @@ def _columns(metric: Metric) -> tuple[Column, ...]:
         ),
         Column("Parameters", "", "ascending"),
         Column("Multiply-adds", "million an image", "ascending"),
-        Column("Latency", "ms a batch", "ascending"),
-        Column("Peak memory", "MB", "ascending"),
+        Column("Latency", f"ms an image, {timed_in.title}", "ascending")
+        if timed_in
+        else Column("Latency", "ms a batch", "ascending"),
+        Column("Peak memory", "MB, PyTorch" if timed_in else "MB", "ascending"),
         Column("Training", "images/s", "descending"),
     )
 
@@ -46,7 +49,7 @@ def results_table(results: Results) -> Markup:
     """The section with the table of everything measured; its columns sort."""
     strip = _Strip(results)
     energy = any(row.measured and row.measured.energy_mj is not None for row in results.rows)
-    columns = (*_columns(results.metric), *([_ENERGY] if energy else []))
+    columns = (*_columns(results), *([_ENERGY] if energy else []))
     head = [_column(column, sorted_=index == 1) for index, column in enumerate(columns)]
     rows = [_row(row, strip, energy) for row in results.rows]
     table = element(
@@ -92,11 +95,13 @@ def _table_note(results: Results) -> str:
 
 def _timing(results: Results) -> str:
     """How latency, memory and energy were measured."""
-    measured = next((row.measured for row in results.rows if row.measured), None)
-    if measured is None:
+    measured = next((r.measured for r in results.rows if r.measured and r.latency), None)
+    if measured is None or measured.latency_ms is None:
         return ""
-    latency = measured.latency_ms
+    latency, elsewhere = measured.latency_ms, measured.in_runtime
     batch = count(latency.batch, "image")
+    if elsewhere is not None:
+        batch += f" in {elsewhere.words}, by the file that the trained model was exported to"
     how = (
         f"{len(latency.processes)} processes, in each of which the mechanisms took turns pass by "
         f"pass; the interval holds those of every process, {_spread(results)}"
@@ -108,10 +113,20 @@ def _timing(results: Results) -> str:
         if measured.energy_mj is not None
         else "no energy counter can be read here"
     )
+    where = " in PyTorch" if elsewhere is not None else ""
     return (
         f" Latency is the median time of {batch}, over {how}. Memory is the most held at once in a "
-        f"pass, beyond weights and input; {energy}."
+        f"pass{where}, beyond weights and input; {energy}.{_as_in_torch(results)}"
     )
+
+
+def _as_in_torch(results: Results) -> str:
+    """How far exported files were from their models."""
+    found = [r.measured.in_runtime for r in results.rows if r.measured and r.measured.in_runtime]
+    differences = [one.difference for one in found if one.difference is not None]
+    if not differences:
+        return ""
+    return f" The files' outputs are within {max(differences):.0e} of the models', relatively."
 
 
 def _spread(results: Results) -> str:
@@ -192,7 +207,8 @@ def _interval(found: Estimate, metric: Metric) -> str:
 def _latency(row: Row) -> list[Any]:
     latency = row.latency
     if latency is None:
-        return [DASH]
+        why = row.no_latency
+        return [DASH, element("small", _shortened(why), class_="failed") if why else None]
     low, high = latency.interval or (latency.p25, latency.p75)
     return [
         element("span", show_ms(latency.median), class_="value"),
