@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from foveate.deploy.fold import fold_constants
 from foveate.deploy.request import Request, Size
 from foveate.deploy.simplify import simplify
+from foveate.deploy.split import split_projections
 from foveate.models import Detector
 from foveate.models.detector import RCNN
 from foveate.surgery.fuse import fuse
@@ -89,7 +90,10 @@ class Deployment:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The graph without what is constant or there twice; every step knows its module."""
+        """The graph with joint projections taken apart, without what is constant or there twice.
+
+        Every step knows its module.
+        """
         request = self.request
         free = dict.fromkeys(request.free, Dim.DYNAMIC)
         places = {0: "batch", 2: "height", 3: "width"}
@@ -98,6 +102,7 @@ class Deployment:
         try:
             with torch.no_grad(), quiet():
                 program = torch.export.export(self.module, (images,), dynamic_shapes=(shape,))
+                split_projections(program.graph_module)
                 fold_constants(program)
                 simplify(program)
         except Exception as error:
