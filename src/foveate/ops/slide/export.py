@@ -1,9 +1,12 @@
-"""Slide attention in the form that is exported: products and sums of shifted maps, no einsum.
+"""Slide attention in the form that is exported: products and sums of moved maps, no einsum.
 
-Equals ``reference.py``. A tap's share of every logit is one dense product ``(q * k shifted) @ w``
-and its share of the output ``(a @ w) * v shifted``, as in ``portable.py``. Two things differ:
+Equals ``reference.py``. A tap's share of every logit is one dense product ``(q * k moved) @ w``
+and its share of the output ``(a @ w) * v moved``, as in ``portable.py``. Runtimes copy what they
+move, so as little as possible is moved here:
 
-* A map is shifted across once a column of taps; moved down from there it is one run of memory.
+* Across, keys and values are moved once a column of taps.
+* Down, what is smaller: queries are moved to the rows of the keys, and the sum over a row of taps
+  back; weights to the rows of the values, and the sum back.
 * Biases of each head are one product for all heads, with a matrix of their blocks. Batched by head
   it would be an ``Einsum`` or transposes, which cost runtimes more than products with zeros.
 
@@ -12,7 +15,7 @@ Legend: B batch, H x W map, h heads, D channels of a head, n shift channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,25 +29,55 @@ def slide_attention(a: Arguments) -> Tensor:
     key_weight, key_bias = a.key_weight.to(a.q.dtype), a.key_bias.to(a.q.dtype)
     value_weight, value_bias = a.value_weight.to(a.v.dtype), a.value_bias.to(a.v.dtype)
     q = a.q * a.scale
+
+    def of_keys(query: Tensor, key: Tensor, tap: int) -> Tensor:
+        return _precise((query * key) @ key_weight[:, tap].mT)
+
+    def of_values(weights: Tensor, value: Tensor, tap: int) -> Tensor:
+        return (weights @ value_weight[:, tap]) * value
+
     logits = _precise(_by_head(q, key_bias.mT))  # (B, H, W, h, n)
-    for near, weight in zip(_shifted(a.k, a.kernel_size), key_weight.unbind(1), strict=True):
-        logits = logits + _precise((q * near) @ weight.mT)
+    logits = logits + _over_taps(q, a.k, a.kernel_size, of_keys)
     weights = logits.softmax(-1).to(a.v.dtype)
-    out = _by_head(weights, value_bias)  # (B, H, W, h, Dv)
-    for near, weight in zip(_shifted(a.v, a.kernel_size), value_weight.unbind(1), strict=True):
-        out = out + (weights @ weight) * near
-    return out
+    return _by_head(weights, value_bias) + _over_taps(weights, a.v, a.kernel_size, of_values)
 
 
-def _shifted(x: Tensor, kernel: Sequence[int]) -> Iterator[Tensor]:
-    """``x (B, H, W, h, D)`` at every tap's position, row by row; zero outside the map."""
-    height, width = x.shape[1:3]
-    top, left = kernel[0] // 2, kernel[1] // 2
-    padded = F.pad(x, (0, 0, 0, 0, left, kernel[1] - 1 - left, top, kernel[0] - 1 - top))
-    columns = [padded[:, :, column : column + width] for column in range(kernel[1])]
+def _over_taps(
+    here: Tensor,
+    there: Tensor,
+    kernel: tuple[int, int],
+    share: Callable[[Tensor, Tensor, int], Tensor],
+) -> Tensor:
+    """Sum over the taps of ``share(here, there at the tap's position, tap)``, a map.
+
+    Beyond the map ``there`` is zero, and so must be the share of what is zero.
+    """
+    across = [_moved(there, 2, kernel[1] // 2 - i) for i in range(kernel[1])]
+    shares = []
     for row in range(kernel[0]):
-        for column in columns:
-            yield column[:, row : row + height]
+        down = row - kernel[0] // 2
+        beside = _moved(here, 1, down)
+        first = row * kernel[1]
+        parts = [share(beside, near, first + i) for i, near in enumerate(across)]
+        shares.append(_moved(_sum(parts), 1, -down))
+    return _sum(shares)
+
+
+def _moved(x: Tensor, axis: int, steps: int) -> Tensor:
+    """``x (B, H, W, h, I)`` moved along an axis; zeros come in, what leaves is lost."""
+    if steps == 0:
+        return x
+    length, rows = x.shape[axis], x.flatten(3)  # fewer axes are padded faster
+    before, after = max(steps, 0), max(-steps, 0)
+    edge = (0, 0) * (3 - axis) + (before, after)
+    return F.pad(rows, edge).narrow(axis, after, length).unflatten(-1, x.shape[3:])
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _by_head(x: Tensor, matrix: Tensor) -> Tensor:
