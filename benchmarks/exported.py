@@ -1,9 +1,9 @@
 """Exported layers and networks in the runtimes that run them, beside what else there is.
 
 A layer is measured beside its published form: neighborhood attention beside im2col, slide attention
-beside depthwise convolutions, window attention beside timm's block. Both are exported in the same
-way, with fixed size, and have the same projections. Networks are measured beside themselves in
-PyTorch, and beside timm's Swin exported alike.
+beside depthwise convolutions, window attention beside timm's block. Both are exported as
+``foveate.export`` does it, with fixed size, and have the same projections. Networks are measured
+beside themselves in PyTorch, and beside timm's Swin exported alike.
 
 Contestants take turns on one thread; a turn is two calls, of which the second counts. Processor
 time is measured, of all threads of the process, so that waiting for a busy machine counts little.
@@ -16,7 +16,6 @@ ONNX Runtime and OpenVINO compute in float32; OpenVINO's default may be bfloat16
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import statistics
 import tempfile
@@ -37,10 +36,14 @@ import foveate.models
 from benchmarks.measure import machine, save
 from benchmarks.peers import by_depthwise, by_unfold
 from foveate.analysis.flops import count_flops
+from foveate.deploy.format import Runner
+from foveate.deploy.onnx import Onnx
+from foveate.deploy.openvino import OpenVino
+from foveate.deploy.program import Deployment, quiet
+from foveate.deploy.request import Request
 
 Run = Callable[[], object]
 RUNTIMES = ("onnxruntime", "openvino", "executorch")
-OPSET = 20
 DIM, HEADS, SIDE = 96, 3, 56
 
 
@@ -114,42 +117,16 @@ def by_pytorch(model: nn.Module, x: Tensor) -> Run:
     return run
 
 
-def by_onnxruntime(path: Path, x: Tensor) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, given)[0]
-
-
-def by_openvino(path: Path, x: Tensor) -> Run:
-    import openvino  # pyrefly: ignore[missing-import]
-
-    settings = {
-        "INFERENCE_NUM_THREADS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-    request, array = compiled.create_infer_request(), x.numpy()
-    return lambda: request.infer([array])[0]
-
-
-def by_executorch(model: nn.Module, x: Tensor) -> Run:
+def by_executorch(deployment: Deployment, x: Tensor) -> Run:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyrefly: ignore[missing-import]
     from executorch.exir import to_edge_transform_and_lower  # pyrefly: ignore[missing-import]
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass  # pyrefly: ignore[missing-import]
     from executorch.runtime import Runtime  # pyrefly: ignore[missing-import]
 
-    exported = torch.export.export(model, (x,)).run_decompositions({})
-    lowered = to_edge_transform_and_lower(
-        constant_prop_pass(exported), partitioner=[XnnpackPartitioner()]
-    )
-    program = lowered.to_executorch()
+    with quiet():
+        exported = constant_prop_pass(deployment.program.run_decompositions({}))
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        program = lowered.to_executorch()
     loaded = Runtime.get().load_program(program.buffer)
     method = loaded.load_method("forward")
     return lambda: (program, loaded, method.execute([x])[0])[-1]
@@ -160,23 +137,26 @@ def runs_of(model: nn.Module, x: Tensor, runtimes: list[str]) -> dict[str, Run]:
     """The model in PyTorch and in each runtime, each checked against the first."""
     model = model.eval()
     found = {"pytorch": by_pytorch(model, x)}
+    deployment = Deployment.of(model, Request((x.shape[2], x.shape[3]), x.shape[1]))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            copy.deepcopy(model), (x,), path, dynamo=True, opset_version=OPSET, verbose=False
-        )
-        if "onnxruntime" in runtimes:
-            found["onnxruntime"] = by_onnxruntime(path, x)
-        if "openvino" in runtimes:
-            found["openvino"] = by_openvino(path, x)
+        for runtime, format_ in (("onnxruntime", Onnx()), ("openvino", OpenVino())):
+            if runtime in runtimes:
+                path = Path(folder) / f"{runtime}{format_.suffix}"
+                format_.write(deployment, path)
+                run = format_.open(path, threads=1)
+                found[runtime] = partial(_first, run, x)
     if "executorch" in runtimes:
-        found["executorch"] = by_executorch(copy.deepcopy(model), x)
+        found["executorch"] = by_executorch(deployment, x)
     expected = model(x).numpy()
     for name, run in found.items():
         difference = np.abs(np.asarray(run()) - expected).max() / np.abs(expected).max()
         if not difference < 1e-4:
             raise SystemExit(f"{name} is {difference:.1e} off")
     return found
+
+
+def _first(run: Runner, x: Tensor) -> Tensor:
+    return run(x)[0]
 
 
 def timed(runs: dict[Any, Run], repetitions: int) -> dict[Any, float]:
@@ -191,8 +171,8 @@ def timed(runs: dict[Any, Run], repetitions: int) -> dict[Any, float]:
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def measure_layers(batch: int, runtimes: list[str], repetitions: int) -> list[dict]:
-    x = torch.randn(batch, DIM, SIDE, SIDE)
+def measure_layers(runtimes: list[str], repetitions: int) -> list[dict]:
+    x = torch.randn(1, DIM, SIDE, SIDE)
     rows = []
     for group, members in layers().items():
         runs = {
@@ -207,7 +187,7 @@ def measure_layers(batch: int, runtimes: list[str], repetitions: int) -> list[di
                     "layer": group,
                     "form": name,
                     "runtime": runtime,
-                    "batch": batch,
+                    "batch": 1,
                     "ms": ms,
                     "times_ours": ms / taken[runtime, "ours"],
                 }
@@ -243,7 +223,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", help='"layers", or names of networks')
     parser.add_argument("--runtimes", nargs="+", default=RUNTIMES[:2], choices=RUNTIMES)
-    parser.add_argument("--batch", type=int, default=1, help="of the layers")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--save", action="store_true", help="keep the figures in results/")
     given = parser.parse_args()
@@ -251,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     if given.what == ["layers"]:
-        rows = measure_layers(given.batch, given.runtimes, given.repetitions)
+        rows = measure_layers(given.runtimes, given.repetitions)
     else:
         rows = measure_models(given.what, given.runtimes, given.repetitions)
     for row in rows:
