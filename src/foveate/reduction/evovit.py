@@ -168,9 +168,7 @@ class EvoViT(ReducedBlocks):
             weight = weight / weight.sum(1, keepdim=True)
             start = (weight[..., None].to(x.dtype) * patches).sum(1, keepdim=True)
             tokens.append(start)
-        other = chosen.new_full((batch, count), kept if self.representative else -1)
-        number = torch.arange(kept, device=x.device).expand(batch, -1)
-        self._note(index, other.scatter(1, chosen, number))
+        self._note(index, _numbers(chosen, count, kept if self.representative else -1))
         return torch.cat(tokens, 1), Evolving(state.attention, patches, chosen, start, position)
 
     def _observed(self, block: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -208,6 +206,7 @@ class EvoViT(ReducedBlocks):
         kept = chosen.shape[1]
         apart, updated, rest = x.tensor_split([self.prefix, self.prefix + kept], 1)
         if self.prune and index + 1 == len(self):
+            self._note(index + 1, _numbers(chosen, waiting.shape[1], -1))
             return torch.cat([apart, updated], 1), state
         if state.start is not None:
             waiting = waiting + (rest - state.start)
@@ -271,6 +270,13 @@ class EvoViT(ReducedBlocks):
                 (r"^(norm|head)_cls\.", rf"{own}.\1."),
             ],
         )
+
+
+def _numbers(chosen: Tensor, patches: int, other: int) -> Tensor:
+    """Of each patch the number of its token (B, N): where it stands in ``chosen``, or ``other``."""
+    batch, kept = chosen.shape
+    number = torch.arange(kept, device=chosen.device).expand(batch, -1)
+    return chosen.new_full((batch, patches), other).scatter(1, chosen, number)
 
 
 def class_head(dim: int, num_classes: int) -> nn.Module:

@@ -86,8 +86,9 @@ def sources(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
     Returns:
         By the number of the block, in order: (B, N) for the N patches, row by row. It is the number
         of the token among those of patches (class and other prefix tokens are not counted), and -1
-        where the patch was dropped. It holds from that block's reduction to the next one. Empty
-        where no block drops or merges anything.
+        where the patch was dropped. It holds from that block's reduction to the next one; what
+        holds behind the last block may be under the number of blocks. Empty where no block drops or
+        merges anything.
 
     Raises:
         ValueError: if nothing has reduced the model's blocks.
