@@ -5,17 +5,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate import describe, list_attention
+from foveate import describe, list_attention, list_reducers
 from foveate.checks import (
     CHECKS,
     EXPECTED_FAILURES,
+    HOSTS,
     CheckFailure,
     check_attention,
     checks_for,
     examine,
     parametrize_with_checks,
 )
-from foveate.checks.tables import EXAMPLES
+from foveate.checks.tables import EXAMPLES, REDUCED, REFUSED
 from tests import mechanisms as m
 
 CLEAN = {
@@ -300,7 +301,9 @@ def test_parametrized_cases_carry_their_marks():
 def test_the_tables_name_what_exists():
     known = set(list_attention())
     assert set(EXAMPLES) <= known
-    assert set(EXPECTED_FAILURES) <= known
+    assert set(EXPECTED_FAILURES) <= known | set(list_reducers())
+    assert set(REDUCED) | set(REFUSED) <= set(list_reducers())
+    assert {kind for kinds in REFUSED.values() for kind in kinds} <= set(HOSTS)
     for rows in EXPECTED_FAILURES.values():
         assert set(rows) <= set(CHECKS)
         assert all(rows.values())

@@ -217,6 +217,13 @@ class Reducer(nn.Module):
         """Multiply-adds of the blocks in closed form, in eval mode, given so many ``tokens``."""
         raise NotImplementedError(f"{type(self).__name__} states no closed form")
 
+    def image_multiply_adds(self, size: tuple[int, int]) -> int:
+        """Those of an image of ``size`` (H, W), of a reducer that is a new model and no blocks."""
+        raise NotImplementedError(f"{type(self).__name__} states no closed form")
+
+    def finish(self) -> None:
+        """End what only training needs, in place and for good; few reducers have such."""
+
 
 class MapOfTokens(Mixer):
     """A token mixer as a mixer: it gets the map's positions, row by row, as its sequence.

@@ -5,6 +5,24 @@ reduced model stands for which patch of an image, :func:`multiply_adds` what it 
 """
 
 from foveate.reduction._blocks import ReducedBlocks
-from foveate.reduction.whole import multiply_adds, reduce, reducer_of, sources, watching
+from foveate.reduction.early_exit import find_thresholds, solve_budget
+from foveate.reduction.whole import (
+    finish,
+    multiply_adds,
+    reduce,
+    reducer_of,
+    sources,
+    watching,
+)
 
-__all__ = ["ReducedBlocks", "multiply_adds", "reduce", "reducer_of", "sources", "watching"]
+__all__ = [
+    "ReducedBlocks",
+    "find_thresholds",
+    "finish",
+    "multiply_adds",
+    "reduce",
+    "reducer_of",
+    "solve_budget",
+    "sources",
+    "watching",
+]

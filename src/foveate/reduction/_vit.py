@@ -115,9 +115,11 @@ def plus_attention(block: Any, x: Tensor, attention: Callable[[Tensor], Tensor])
     return _plus(block, "1", x, attention)
 
 
-def plus_mlp(block: Any, x: Tensor) -> Tensor:
-    """``x`` plus the MLP branch of ``block``."""
-    return _plus(block, "2", x, block.mlp)
+def plus_mlp(
+    block: Any, x: Tensor, mlp: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """``x`` plus the MLP branch of ``block``, with ``mlp`` in place of its own if given."""
+    return _plus(block, "2", x, mlp or block.mlp)
 
 
 def _plus(block: Any, which: str, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
@@ -146,12 +148,13 @@ def project(attention: Any, x: Tensor, rope: Tensor | None = None) -> tuple[Tens
     """
     heads = attention.num_heads
     if getattr(attention, "qkv", None) is not None:
-        qkv = _qkv(attention, x).unflatten(-1, (3, heads, -1))  # (B, N, 3, h, D)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Values may be narrower than queries and keys.
+        parts = _qkv(attention, x).split(widths(attention), -1)  # (B, N, h D) each
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
     else:
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        width = attention.head_dim
-        q, k, v = (part(x).unflatten(-1, (-1, width)).transpose(1, 2) for part in parts)
+        q, k = (part(x) for part in (attention.q_proj, attention.k_proj))
+        q, k = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in (q, k))
+        v = attention.v_proj(x).unflatten(-1, (k.shape[1], -1)).transpose(1, 2)
     if not _mixes_heads(attention):
         q, k = attention.q_norm(q), attention.k_norm(k)
     if rope is not None:
@@ -160,6 +163,52 @@ def project(attention: Any, x: Tensor, rope: Tensor | None = None) -> tuple[Tens
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return q, k, v
+
+
+def values(attention: Any, x: Tensor) -> Tensor:
+    """Values of all heads (B, h, N, D), of an attention after :func:`keep_values`."""
+    if getattr(attention, "qkv", None) is None:
+        v = attention.v_proj(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        return v.repeat_interleave(attention.num_heads // v.shape[1], dim=1)
+    bias = attention.qkv.bias
+    if bias is None:
+        bias = getattr(attention, "v_bias", None)
+    v = F.linear(x, attention.qkv.weight, bias)
+    return v.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def keep_values(attention: Any) -> None:
+    """Drop what makes queries and keys, in place; ``qkv`` then makes values alone."""
+    if getattr(attention, "qkv", None) is None:
+        attention.q_proj = attention.k_proj = None
+    else:
+        rows = torch.arange(attention.qkv.out_features)[-widths(attention)[2] :]
+        attention.qkv = take(attention.qkv, rows=rows)
+        if getattr(attention, "q_bias", None) is not None:
+            attention.q_bias = attention.k_bias = None
+    for name in ("q_norm", "k_norm", "proj_l"):
+        if hasattr(attention, name):
+            setattr(attention, name, nn.Identity())
+
+
+def take(
+    layer: nn.Linear, rows: Tensor | None = None, columns: Tensor | None = None
+) -> nn.Linear:  # fmt: skip
+    """Some ``rows`` (outputs) and ``columns`` (inputs) of ``layer``, as a layer of its own."""
+    weight, bias = layer.weight.detach(), layer.bias
+    if columns is not None:
+        weight = weight[:, columns.to(weight.device)]
+    if rows is not None:
+        rows = rows.to(weight.device)
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    like = {"device": weight.device, "dtype": weight.dtype}
+    small = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, **like)
+    with torch.no_grad():
+        small.weight.copy_(weight)
+        if bias is not None:
+            small.bias.copy_(bias)
+    small.requires_grad_(layer.weight.requires_grad)
+    return small.train(layer.training)
 
 
 def _mixes_heads(attention: Any) -> bool:
@@ -236,12 +285,11 @@ def finish(attention: Any, x: Tensor, y: Tensor) -> Tensor:
 
 def attention_cost(attention: Any, tokens: int) -> int:
     """Multiply-adds of an attention over so many tokens."""
-    mixing = 0
-    if _mixes_heads(attention):
-        mixing = 2 * attention.num_heads**2  # a pair of tokens
-    projections = linear_cost(attention, 1) - mixing
-    pairs = tokens * tokens
-    return projections * tokens + pairs * (2 * _width(attention) + mixing)
+    mixers = (getattr(attention, name, None) for name in ("proj_l", "proj_w"))
+    mixing = sum(each.weight.numel() for each in mixers if isinstance(each, nn.Linear))
+    queries, _, values = widths(attention)
+    projections = linear_cost(attention, 1) - mixing  # a token; mixing is a pair of tokens
+    return projections * tokens + (queries + values + mixing) * tokens * tokens
 
 
 def linear_cost(module: nn.Module, positions: int) -> int:
@@ -250,6 +298,11 @@ def linear_cost(module: nn.Module, positions: int) -> int:
     return weights * positions
 
 
-def _width(attention: Any) -> int:
-    """Channels of all heads together, h D."""
-    return attention.proj.in_features
+def widths(attention: Any) -> tuple[int, int, int]:
+    """Channels of queries, keys and values of all heads together."""
+    width = attention.proj.in_features
+    if getattr(attention, "qkv", None) is not None:
+        each = (attention.qkv.out_features - width) // 2
+    else:
+        each = 0 if attention.q_proj is None else attention.q_proj.out_features
+    return each, each, width

@@ -74,6 +74,23 @@ def reducer_of(model: nn.Module) -> Reducer | None:
     return blocks if isinstance(blocks, Reducer) else None
 
 
+def finish(model: _Model) -> _Model:
+    """End what only training needs of a reduced model, in place and for good.
+
+    ``vtp`` removes the channels with the smallest scores; most reducers have nothing to end.
+
+    Raises:
+        ValueError: if nothing has reduced ``model``, or there is nothing learnt to go by.
+    """
+    reducer = reducer_of(model)
+    if reducer is None:
+        raise ValueError(
+            f"nothing has reduced this {type(model).__name__}: foveate.reduce(model, ...)"
+        )
+    reducer.finish()
+    return model
+
+
 def sources(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
     """Which token stands for each patch of ``images``, after each block that reduces.
 
@@ -127,6 +144,9 @@ def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:
             closed form here; :func:`foveate.count_flops` runs any model, and counts two a
             multiply-add.
     """
+    size = pair(size, "size")
+    if isinstance(model, Reducer):
+        return model.image_multiply_adds(size)
     blocks = _blocks_of(model)
     whole: Any = model
     embed = whole.patch_embed
@@ -135,7 +155,7 @@ def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:
             f"the {type(embed).__name__} or the pooling of this {type(model).__name__} has no "
             "closed form here: foveate.count_flops(model, image) // 2 counts any model"
         )
-    height, width = embed.dynamic_feat_size(pair(size, "size"))
+    height, width = embed.dynamic_feat_size(size)
     patches = height * width
     left = blocks.tokens_out(patches)
     heads = whole.get_classifier()
