@@ -34,6 +34,15 @@ def test_openvino(half, tmp_path):
     assert float(read.get_rt_info(["foveate", "difference"]).value) == result.difference
 
 
+def test_sizes_that_are_not_free_are_fixed_in_openvino(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model = torch.nn.Conv2d(3, 4, 3).eval()
+    for dynamic, shape in (((), "[1,3,8,9]"), (("batch",), "[?,3,8,9]")):
+        result = foveate.export(model, tmp_path / "model.xml", size=(8, 9), dynamic=dynamic)
+        read = openvino.Core().read_model(result.path)
+        assert str(read.inputs[0].partial_shape) == shape
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "package"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from foveate.deploy.format import Format, Runner, Written, lacking
 from foveate.deploy.onnx import Onnx
 from foveate.deploy.program import Deployment, ExportError, first_line, quiet
+from foveate.deploy.request import AXES
 
 
 class OpenVino(Format):
@@ -30,6 +31,7 @@ class OpenVino(Format):
         import openvino
 
         model, notes = self._converted(deployment, path)
+        _fix_sizes(model, deployment)
         _name(model, deployment)
         half = deployment.request.precision == "float16"
         openvino.save_model(model, path, compress_to_fp16=half)
@@ -97,6 +99,19 @@ def _compiled(path: Path, settings: dict[str, Any], threads: int | None) -> Runn
         return [torch.from_numpy(value.copy()) for value in compiled(images.numpy()).values()]
 
     return run
+
+
+def _fix_sizes(model: Any, deployment: Deployment) -> None:
+    """State the sizes that are not free, which are lost when a graph of PyTorch's is converted.
+
+    Without them the runtime takes images that the graph is wrong for, and fuses no attention.
+    """
+    request = deployment.request
+    batch, height, width = (
+        -1 if axis in request.free else length
+        for axis, length in zip(AXES, request.stated, strict=True)
+    )
+    model.reshape([batch, request.channels, height, width])
 
 
 def _name(model: Any, deployment: Deployment) -> None:
