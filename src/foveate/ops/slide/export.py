@@ -52,25 +52,28 @@ def _over_taps(
 
     Beyond the map ``there`` is zero, and so must be the share of what is zero.
     """
-    across = [_moved(there, 2, kernel[1] // 2 - i) for i in range(kernel[1])]
-    shares = []
-    for row in range(kernel[0]):
-        down = row - kernel[0] // 2
-        beside = _moved(here, 1, down)
-        first = row * kernel[1]
+    (rows, columns), shares = kernel, []
+    across = _moved(there, 2, [columns // 2 - i for i in range(columns)])
+    down = [i - rows // 2 for i in range(rows)]
+    for row, (beside, steps) in enumerate(zip(_moved(here, 1, down), down, strict=True)):
+        first = row * columns
         parts = [share(beside, near, first + i) for i, near in enumerate(across)]
-        shares.append(_moved(_sum(parts), 1, -down))
+        shares += _moved(_sum(parts), 1, [-steps])
     return _sum(shares)
 
 
-def _moved(x: Tensor, axis: int, steps: int) -> Tensor:
+def _moved(x: Tensor, axis: int, distances: list[int]) -> list[Tensor]:
     """``x (B, H, W, h, I)`` moved along an axis; zeros come in, what leaves is lost."""
-    if steps == 0:
-        return x
-    length, rows = x.shape[axis], x.flatten(3)  # fewer axes are padded faster
-    before, after = max(steps, 0), max(-steps, 0)
+    if not any(distances):
+        return [x for _ in distances]
+    before, after = max(0, *distances), max(0, *(-each for each in distances))
     edge = (0, 0) * (3 - axis) + (before, after)
-    return F.pad(rows, edge).narrow(axis, after, length).unflatten(-1, x.shape[3:])
+    padded = F.pad(x.flatten(3), edge)  # fewer axes are padded faster
+
+    def moved(steps: int) -> Tensor:
+        return padded.narrow(axis, before - steps, x.shape[axis]).unflatten(-1, x.shape[3:])
+
+    return [moved(steps) if steps else x for steps in distances]
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
