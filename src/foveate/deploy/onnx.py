@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from foveate._files import replacing
 from foveate.deploy.format import Format, Runner, Written, lacking
+from foveate.deploy.onnx_constants import halve, share
 from foveate.deploy.program import Deployment, ExportError, first_line, quiet
 
 OPSET = 20
 """The first in which grids and windows that overhang are sampled as PyTorch does."""
-_LARGE = 256  # numbers in a constant that is worth halving
 _MOST_BYTES = 2**31 - 2**16  # of a message of protobuf, less what is said of the file
 
 
@@ -47,6 +45,7 @@ class Onnx(Format):
             )
         if deployment.request.precision == "int8":
             model, notes = _quantized(model, deployment, path.with_suffix(".int8")), (_EIGHT_BITS,)
+        share(model.graph)
         if model.ByteSize() > _MOST_BYTES:
             raise ExportError(
                 f"the model takes {model.ByteSize() / 2**30:.1f} GiB, and an ONNX file 2 at most; "
@@ -144,35 +143,12 @@ def _quantized(model: Any, deployment: Deployment, path: Path) -> Any:
                 weight_type=QuantType.QInt8,
             )
         eight = onnx.load(path)
-        _halve(eight.graph)
+        halve(eight.graph)
         return eight
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
     finally:
         path.unlink(missing_ok=True)
-
-
-def _halve(graph: Any) -> None:
-    """Keep large constants of float32 in float16; runtimes widen them once, when they load.
-
-    Scales of quantization stay. What is beyond float16 is a mask's, and its largest does as well.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    most = np.finfo(np.float16).max
-    rounding = ("QuantizeLinear", "DequantizeLinear")
-    scales = {node.input[1] for node in graph.node if node.op_type in rounding}
-    widened = []
-    for constant in graph.initializer:
-        name, large = constant.name, math.prod(constant.dims) >= _LARGE
-        if constant.data_type != TensorProto.FLOAT or not large or name in scales:
-            continue
-        values = numpy_helper.to_array(constant).clip(-most, most).astype(np.float16)
-        constant.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
-        widened.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    steps = [*widened, *graph.node]
-    del graph.node[:]
-    graph.node.extend(steps)
 
 
 def _name_axes(model: Any, deployment: Deployment) -> None:
