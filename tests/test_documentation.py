@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -36,7 +38,8 @@ def python_blocks(page: Path) -> list[str]:
 
 def run(page: Path) -> dict[str, Any]:
     """The names that the blocks of a page define, run one after the other."""
-    names: dict[str, Any] = {}
+    shown = sys.modules["shown"] = ModuleType("shown")  # where pickle finds what it defines
+    names = vars(shown)
     blocks = python_blocks(page)
     assert blocks, f"{page} shows no Python"
     for block in blocks:
@@ -52,6 +55,7 @@ def test_every_page_that_shows_python_is_run_here():
         "compare.md",
         "detection.md",
         "predict.md",
+        "reduce.md",
         "surgery.md",
     }
 
@@ -76,6 +80,18 @@ def test_what_the_page_on_surgery_shows(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
     assert foveate.changes(run(ROOT / "docs" / "surgery.md")["vit"])
+
+
+@pytest.mark.slow
+def test_what_the_page_on_reducing_shows(monkeypatch):
+    """Its calls, on a model without the weights that it would download."""
+    foveate.list_reducers()
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+    monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    names = run(ROOT / "docs" / "reduce.md")
+    assert len(names["stands"]) == 12
+    assert names["cost"] == 734_513_216
 
 
 @pytest.mark.slow

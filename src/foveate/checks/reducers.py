@@ -23,7 +23,7 @@ from foveate.checks.refusals import require_refusal
 from foveate.checks.running import check, checks_for, require, require_close
 from foveate.checks.tables import REDUCED, REFUSED
 from foveate.contracts import Reducer
-from foveate.reduction._blocks import ReducedBlocks
+from foveate.reduction._blocks import ReducedBlocks, registered_name
 from foveate.reduction.whole import (
     finish,
     multiply_adds,
@@ -126,9 +126,9 @@ def reducer_subjects(
     """
     made = []
     for reducer in list_reducers() if reducers is None else reducers:
-        spec = describe(reducer) if isinstance(reducer, str) else None
+        name = reducer if isinstance(reducer, str) else registered_name(reducer)
+        spec = describe(name) if name in list_reducers() or isinstance(reducer, str) else None
         cls: Any = reducer if spec is None else spec.cls
-        name = cls.__name__ if spec is None else spec.name
         tags = frozenset() if spec is None else spec.tags
         chosen = {**REDUCED.get(name, {}), **options}
         refused = REFUSED.get(name, {}) if hosts is None else {}
