@@ -221,6 +221,9 @@ class Reducer(nn.Module):
         """Those of an image of ``size`` (H, W), of a reducer that is a new model and no blocks."""
         raise NotImplementedError(f"{type(self).__name__} states no closed form")
 
+    def progress(self, done: float) -> None:
+        """Told in training what share of it is over: as each epoch begins, and 1 at the end."""
+
     def finish(self) -> None:
         """End what only training needs, in place and for good; few reducers have such."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 import foveate
 from foveate.reduction import multiply_adds, sources
 from foveate.tasks import Classification, ReducedClassification
+from foveate.training import Recipe, train
 
 
 def small(**options):
@@ -107,3 +110,44 @@ def test_the_class_token_has_a_head_of_its_own_where_the_patches_are_classified(
     parts["loss"].backward()
     assert all(parameter.grad is not None for parameter in foveate.added(model))
     assert foveate.added(foveate.reduce(small(), "evovit")) == []
+
+
+class OneBatch:
+    """The same two images in every epoch."""
+
+    def __init__(self, images):
+        self.batch = images, torch.tensor([0, 3])
+
+    def set_epoch(self, epoch):
+        pass
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        yield self.batch
+
+
+class Noting(ReducedClassification):
+    """What each loss was computed with."""
+
+    def losses(self, model, batch):
+        self.layerwise = [*getattr(self, "layerwise", []), model.blocks.layerwise]
+        return super().losses(model, batch)
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(3, [True, True, False]), (1, [True])])
+def test_training_goes_from_layers_to_stages(epochs, expected, images, tmp_path: Path):
+    model = foveate.reduce(small(), "evovit", layerwise=0.6)
+    assert not model.blocks.layerwise
+    task = Noting(Classification(5))
+    recipe = Recipe(epochs=epochs, warmup_epochs=0)
+    train(model, task, OneBatch(images), OneBatch(images), recipe, tmp_path)
+    assert task.layerwise == expected
+    assert not model.blocks.layerwise
+
+
+def test_what_is_layerwise_for_good_stays_so():
+    model = foveate.reduce(small(), "evovit", layerwise=True)
+    model.blocks.progress(1.0)
+    assert model.blocks.layerwise

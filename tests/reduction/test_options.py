@@ -33,6 +33,7 @@ def small(**options):
         ("tome", {"r": [1, 2]}, "2 numbers of pairs, and the model has 4 blocks"),
         ("evovit", {"keep": 1.5}, "above 0 and at most 1"),
         ("evovit", {"stages": [0, 2]}, "stages begin at block 1"),
+        ("evovit", {"layerwise": 1.5}, "layerwise must be a number in"),
         ("evovit", {"tradeoff": 2.0}, "from 0 to 1, got 2.0"),
         ("evovit", {"tradeoff": [1.0, 0.5]}, "2 weights for 4 blocks"),
         ("token_pooling", {"clustering": "median"}, "did you mean 'means'"),

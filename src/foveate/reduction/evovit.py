@@ -8,8 +8,8 @@
         one token more, and what they add to it is added to each of the others
 
 A stage is several blocks (stage-wise) or each block (layer-wise, as in the first two thirds of the
-published training: ``model.blocks.layerwise`` may be set at any time). No patch is lost, so that a
-model may train like this from its first step, and what follows finds the whole map.
+published training, which is ``layerwise=2/3``). No patch is lost, so that a model may train like
+this from its first step, and what follows finds the whole map.
 
 Shapes: x (B, P + N, C), P class and register tokens; g (B, N).
 Cost: that of the blocks on fewer tokens, and ``(P + N) C`` multiply-adds in a block for its g.
@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from foveate.arguments import probability
 from foveate.published import rename
 from foveate.reduction._blocks import ReducedBlocks
 from foveate.reduction._clusters import gather
@@ -90,6 +91,8 @@ class EvoViT(ReducedBlocks):
         stages: blocks before which patches are chosen, counted from 1; after each third of them by
             default.
         layerwise: whether every block from the first stage on chooses, with the share of its stage.
+            A number does so while that share of a training is not over, and not afterwards; a loop
+            of your own calls ``model.blocks.progress(done)`` as each epoch begins.
         representative: whether one token, the mean of the others by g, is updated in their place.
         tradeoff: weight t of a block's own attention in g; or one a block. A number is for blocks
             from the first stage on, before which it is 1.
@@ -104,27 +107,34 @@ class EvoViT(ReducedBlocks):
         keep: float | Sequence[float] = 0.5,
         stages: Sequence[int] | None = None,
         *,
-        layerwise: bool = False,
+        layerwise: bool | float = False,
         representative: bool = False,
         tradeoff: float | Sequence[float] = 0.5,
         prune: bool = False,
     ) -> None:
         super().__init__(vit)
         third = len(self) // 3
-        self.stages = each_stage([third, 2 * third] if stages is None else stages, len(self))
+        default = [third, 2 * third] if third else [1]
+        self.stages = each_stage(default if stages is None else stages, len(self))
         if self.stages[0] == 0:
             raise ValueError(
                 "stages begin at block 1: patches are chosen by the attention of the blocks before"
             )
-        number = isinstance(keep, int | float)
-        self.keep = shares([keep] * len(self.stages) if number else keep, len(self.stages))
+        each = [keep] * len(self.stages) if isinstance(keep, int | float) else keep
+        self.keep = shares(each, len(self.stages))
         self.tradeoff = _tradeoffs(tradeoff, self.stages[0], len(self))
-        self.layerwise = layerwise
+        self.layerwise = layerwise is True
+        scheduled = not isinstance(layerwise, bool)
+        self.until = probability(layerwise, "layerwise") if scheduled else None
         self.representative = representative
         self.prune = prune
         self.class_token = vit.class_token
         if vit.class_token and vit.reads_patches and vit.num_classes:
             self.add_to(len(self) - 1, class_head(vit.dim, vit.num_classes))
+
+    def progress(self, done: float) -> None:
+        if self.until is not None:
+            self.layerwise = done < self.until
 
     def begin(self, x: Tensor) -> Evolving:
         return Evolving()

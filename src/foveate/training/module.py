@@ -13,6 +13,7 @@ from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from foveate._distributed import in_step
+from foveate.reduction import reducer_of
 from foveate.saved.info import ModelInfo
 from foveate.training.checkpoint import load_weights, save_weights
 from foveate.training.distributed import gather, summed
@@ -70,6 +71,17 @@ class Trained(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.losses = Means()
+        self._tell(self.current_epoch / self.recipe.epochs)
+
+    def on_train_end(self) -> None:
+        self._tell(1.0)
+
+    def _tell(self, done: float) -> None:
+        """Tell a reducer, which may change with it, what share of the training is over."""
+        for model in (self.model, self.judged):
+            reducer = reducer_of(model)
+            if reducer is not None:
+                reducer.progress(done)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         with in_step(self.trainer.world_size):
