@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.reduction import sources
-from foveate.reduction._clusters import Clusters, k_means, k_medoids, means
+from foveate.reduction._clusters import Clusters, k_means, k_medoids, means, squared_distances
 
 
 def tokens(count=24, dim=3):
@@ -79,3 +79,11 @@ def test_every_form_leaves_the_share_that_is_asked_for(clustering, before):
         1: list(range(8)),
         3: list(range(4)),
     }
+
+
+def test_distances_are_computed_in_float32():
+    x = (10 + 0.1 * tokens()[0]).bfloat16()
+    expected = torch.cdist(x.double(), x.double()).square().float()
+    torch.testing.assert_close(squared_distances(x, x), expected, rtol=0.01, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(squared_distances(x, x), expected, rtol=0.01, atol=1e-3)

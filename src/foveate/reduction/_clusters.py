@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from foveate.attention._softmax import wide_product
+
 
 class Clusters(NamedTuple):
     """Which tokens belong together.
@@ -106,9 +108,14 @@ def gather(x: Tensor, place: Tensor) -> Tensor:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """``(B, N, C)`` and ``(B, K, C)`` to ``(B, N, K)``, of one matrix product."""
+    """``(B, N, C)`` and ``(B, K, C)`` to ``(B, N, K)``, of one matrix product, in float32 at least.
+
+    Distances are small differences of large numbers, of which half precision leaves nothing.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
     lengths = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None]
-    return (lengths - 2 * x @ y.transpose(1, 2)).clamp_min(0)
+    return (lengths - 2 * wide_product(x, y.transpose(1, 2))).clamp_min(0)
 
 
 def _nearest(distance: Tensor, place: Tensor) -> Tensor:
