@@ -189,8 +189,12 @@ class Reducer(nn.Module):
     role: ClassVar[Role] = "reducer"
     unreduced: ClassVar[Mapping[str, Any]] = {}
     """Options with which nothing is reduced, so that the model computes what it did before."""
+    afterwards: ClassVar[str] = ""
+    """What makes the model cheaper once it is trained; empty where nothing is left to do."""
     options: Mapping[str, Any] = {}
     """Those that the user gave."""
+    watch: Any = None
+    """What notes a forward, within :func:`foveate.reduction.watching`."""
 
     @classmethod
     def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
@@ -223,6 +227,14 @@ class Reducer(nn.Module):
 
     def progress(self, done: float) -> None:
         """Told in training what share of it is over: as each epoch begins, and 1 at the end."""
+
+    def penalties(self, watch: Any) -> dict[str, Tensor]:
+        """What is to be added to the loss in training, by name.
+
+        Args:
+            watch: what the forward of a batch noted.
+        """
+        return {}
 
     def finish(self) -> None:
         """End what only training needs, in place and for good; few reducers have such."""

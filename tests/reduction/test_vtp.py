@@ -11,8 +11,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 import foveate
 from foveate.checks import HOSTS
-from foveate.reduction import finish, multiply_adds, reducer_of
+from foveate.reduction import finish, multiply_adds, reducer_of, watching
 from foveate.surgery import load, save
+from foveate.tasks import Classification, ReducedClassification
 
 PLACES = ("attention", "heads", "mlp", "hidden")
 SMALL = {
@@ -88,15 +89,30 @@ def test_something_is_left_of_every_layer():
 
 def test_penalty():
     model = foveate.reduce(VisionTransformer(**SMALL), "vtp", l1=0.01)
-    reducer = reducer_of(model)
-    assert reducer.penalty().item() == pytest.approx(0.01 * 2 * (3 * 24 + 96))
-    reducer.penalty().backward()
-    assert reducer.blocks[0].vtp.hidden.grad.tolist() == pytest.approx([0.01] * 96)
+    with watching(model) as watch:
+        model(torch.randn(1, 3, 32, 40))
+    penalty = watch.penalties()["l1"]
+    assert penalty.item() == pytest.approx(0.01 * 2 * (3 * 24 + 96))
+    penalty.backward()
+    assert reducer_of(model).blocks[0].vtp.hidden.grad.tolist() == pytest.approx([0.01] * 96)
 
 
-def test_no_penalty_after_pruning():
-    model = finish(scored(VisionTransformer(**SMALL)))
-    assert reducer_of(model).penalty().item() == 0
+def test_scores_learn_and_then_choose():
+    torch.manual_seed(0)
+    model = foveate.reduce(VisionTransformer(**SMALL), "vtp", keep=0.5, l1=0.01)
+    task = ReducedClassification(Classification(5))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    x, target = torch.randn(5, 3, 32, 40), torch.arange(5)
+    for _ in range(3):
+        losses = task.losses(model.train(), (x, target))
+        assert losses["loss"].item() == pytest.approx(
+            (losses["cross_entropy"] + losses["l1"]).item()
+        )
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    finish(model)
+    assert "l1" not in task.losses(model, (x, target))
 
 
 def test_nothing_was_learnt():

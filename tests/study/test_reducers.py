@@ -92,3 +92,9 @@ def test_a_host_without_tokens_is_refused():
     plan = plan_of(host="timm/test_resnet", host_kwargs={})
     with pytest.raises(ValueError, match="without tokens"):
         look_at_host(plan, 10, 1, GREY, lambda label: None)
+
+
+@pytest.mark.parametrize(("entry", "said"), [("vtp", "prune by"), ("dvt", "let images leave")])
+def test_what_is_cheaper_only_after_training_is_refused(entry, said):
+    with pytest.raises(ValueError, match=f"{entry} makes a model cheaper only after .* {said}"):
+        probe(plan_of(attention=[entry]), lambda label: None)

@@ -70,7 +70,7 @@ def test_wrong_options_are_refused():
         ReducedClassification(Classification(3), distill_weight=-1.0)
     with pytest.raises(ValueError, match="did you mean 'mse'"):
         ReducedClassification(Classification(3), tokens="mess")
-    with pytest.raises(ValueError, match="have not been reduced"):
+    with pytest.raises(ValueError, match="not been reduced"):
         ReducedClassification(Classification(3)).losses(
             small(), (torch.zeros(1, 3, 32, 32), torch.zeros(1))
         )

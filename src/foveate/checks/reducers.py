@@ -218,8 +218,6 @@ def check_image_gradients(subject: ReducerSubject) -> None:
 
 def _logits_in_training(model: nn.Module, x: Tensor) -> list[Tensor]:
     """The logits of the model, and of heads that it has for training alone."""
-    if not isinstance(reducer_of(model), ReducedBlocks):
-        return [model(x)]
     with watching(model) as watch:
         logits = model(x)
     return [logits, *watch.logits]

@@ -44,7 +44,6 @@ REFUSED: dict[str, dict[str, str]] = {
 #: all is reported.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "dvt": {
-        "check_image_gradients": "classifiers of the earlier exits learn by exits()",
         "check_reduced_multiply_adds": "an image that no exit takes costs more than before",
         "check_reduced_state": "a cascade is a new model, of several under other names",
     },

@@ -98,14 +98,6 @@ class ReducedBlocks(Reducer):
         """What follows the last block: the tokens that the model's norm gets."""
         return x
 
-    def penalties(self, watch: Watch) -> dict[str, Tensor]:
-        """What is to be added to the loss in training, by name.
-
-        Args:
-            watch: what the forward of a batch noted.
-        """
-        return {}
-
     def put_back(self, x: Tensor, token: Tensor | None) -> Tensor:
         """``x`` with ``token`` (B, patches) at each patch of the image; None where all are left."""
         if token is None:

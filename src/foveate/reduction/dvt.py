@@ -18,7 +18,8 @@ Cost: that of the stages up to the image's exit; of a stage after the first, mix
 ``6 (L h)^2 (P + n)^2`` and features ``128 L n (C + 48)``, with n patches in the stage before, and
 each MLP has 48 inputs more.
 
-Training: all exits at once, the loss is the sum of their losses.
+Training: all exits at once. The loss is the sum of their losses, of which
+:class:`foveate.tasks.ReducedClassification` takes the mean.
 
 Paper: Wang et al., "Not All Images are Worth 16x16 Words: Dynamic Transformers for Efficient Image
 Recognition", NeurIPS 2021, arXiv:2105.15075. Published code:
@@ -113,6 +114,7 @@ class DVT(Reducer):
     """
 
     unreduced = {"grids": ()}  # noqa: RUF012
+    afterwards = "let images leave, by thresholds of foveate.reduction.solve_budget"
     thresholds: Tensor
 
     def __init__(
@@ -196,9 +198,11 @@ class DVT(Reducer):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Normed tokens of the last stage (B, P + N, C), whatever the thresholds."""
-        upstream = None
-        for k in range(len(self.stages)):
+        upstream, last = None, len(self.stages) - 1
+        for k in range(last + 1):
             upstream = self._run(k, images, upstream)
+            if self.watch is not None and k < last:
+                self.watch.logits.append(self._classify(k, upstream))
         assert upstream is not None
         return self._last.norm(upstream.tokens)
 

@@ -82,13 +82,18 @@ def finish(model: _Model) -> _Model:
     Raises:
         ValueError: if nothing has reduced ``model``, or there is nothing learnt to go by.
     """
+    _required(model).finish()
+    return model
+
+
+def _required(model: nn.Module) -> Reducer:
+    """What reduced ``model``, which something must have."""
     reducer = reducer_of(model)
     if reducer is None:
         raise ValueError(
-            f"nothing has reduced this {type(model).__name__}: foveate.reduce(model, ...)"
+            f"this {type(model).__name__} has not been reduced: foveate.reduce(model, ...)"
         )
-    reducer.finish()
-    return model
+    return reducer
 
 
 def sources(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
@@ -120,14 +125,14 @@ def watching(model: nn.Module) -> Iterator[Watch]:
     """Within, a reduced model notes what becomes of its tokens, and what it decides in training.
 
     Raises:
-        ValueError: if nothing has reduced the model's blocks.
+        ValueError: if nothing has reduced the model.
     """
-    blocks = _blocks_of(model)
-    watch = blocks.watch = Watch(blocks.penalties)
+    reducer = _required(model)
+    watch = reducer.watch = Watch(reducer.penalties)
     try:
         yield watch
     finally:
-        blocks.watch = None
+        reducer.watch = None
 
 
 def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:

@@ -189,6 +189,12 @@ def _check_reduced(plan: Plan, entry: Entry) -> None:
             f"{entry.name} reduces a vision transformer, and host is {plan.host}: name one, as "
             f"timm/deit_tiny_patch16_224 is ({FORMS})"
         )
+    afterwards = describe(entry.name).cls.afterwards
+    if afterwards:
+        raise ValueError(
+            f"{entry.name} makes a model cheaper only after it is trained, and a study ends there: "
+            f"{afterwards}"
+        )
     if plan.task != "classification":
         raise ValueError(
             f"{entry.name} leaves fewer tokens than a map has cells, and {plan.task} needs maps"

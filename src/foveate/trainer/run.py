@@ -34,6 +34,7 @@ from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
 from foveate.data.images import ImageSet, drop_pixels
 from foveate.reduction import reduce
+from foveate.registry import describe
 from foveate.saved.info import Architecture
 from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry, PlanError
@@ -335,6 +336,9 @@ def _reduced(
         model = reduce(model, reducer.name, **reducer.kwargs)
     taught = f"; the model that it was teaches it, with weight {weight:g}" if teaches else ""
     said.append(f"reduced by {reducer.label}{taught}")
+    afterwards = describe(reducer.name).cls.afterwards
+    if afterwards:
+        said.append(f"it is not cheaper yet; once it is trained: {afterwards}")
     return model, ReducedClassification(task, teacher=teacher, distill_weight=weight)
 
 
