@@ -1,8 +1,9 @@
 """Exports every mechanism and a small form of every family, for the table of docs/deploy.md.
 
 ``python tools/export_sweep.py`` tries what ``docs/deploy-table.json`` does not have yet and keeps
-what came of it there; with names of formats behind it those alone. A process tries one after the
-other; where it dies, or takes too long, another takes its place.
+what came of it there. Formats, mechanisms and models that are named behind it are tried alone;
+``mechanism`` and ``model`` name all of a kind. A process tries one after the other; where it dies,
+or takes too long, another takes its place.
 ``python tools/export_sweep.py page`` writes the table and tries nothing. ONNX and OpenVINO get free
 batch, height and width, ExecuTorch and LiteRT fixed sizes; Core ML is converted and not run. It
 takes hours.
@@ -55,10 +56,10 @@ def subjects() -> dict[str, str]:
     return {**mechanisms, **dict.fromkeys(SMALL, "model")}
 
 
-def sweep(formats: list[str]) -> None:
+def sweep(formats: list[str], names: list[str]) -> None:
     """Try what has no result yet."""
     worker = Worker()
-    for name in subjects():
+    for name in names:
         for format_ in formats:
             found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
             if format_ in found.get(name, {}):
@@ -202,4 +203,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["page"]:
         write_page()
     else:
-        sweep(sys.argv[1:] or list(FORMATS))
+        asked, known = sys.argv[1:], subjects()
+        names = [name for name, kind in known.items() if {name, kind} & {*asked}]
+        formats = [format_ for format_ in FORMATS if format_ in asked]
+        sweep(formats or list(FORMATS), names or list(known))

@@ -80,10 +80,11 @@ def test_onnx_in_eight_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_executorch_in_eight_bits(tmp_path):
+@pytest.mark.parametrize("attention", ["squeeze_excitation", "neighborhood"])
+def test_executorch_in_eight_bits(attention, tmp_path):
     pytest.importorskip("executorch.exir")
     make_folder(tmp_path / "set", {"a": 6, "b": 6})
-    model = Network(dim=16).eval()
+    model = Network(attention, dim=16).eval()
     result = foveate.export(model, tmp_path / "a.pte", size=32, int8=tmp_path / "set")
     assert result.difference is not None
     assert 0 < result.difference < 0.2

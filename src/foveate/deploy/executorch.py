@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from foveate.deploy.format import Format, Runner, Written, lacking
 from foveate.deploy.program import Deployment, ExportError, first_line, quiet
 
 _DELEGATE = "executorch_call_delegate"
+_EIGHT_BITS = (
+    "convolutions and linear layers have 8-bit weights (by channel) and 8-bit inputs and outputs "
+    "(by tensor, between the least and the largest value of the calibration); the rest computes in "
+    "float32"
+)
 
 
 class ExecuTorch(Format):
@@ -31,6 +36,9 @@ class ExecuTorch(Format):
 
     def write(self, deployment: Deployment, path: Path) -> Written:
         with quiet():
+            from executorch.backends.xnnpack._passes.remove_noop_expand_copy_pass import (
+                RemoveNoopExpandCopyPass,
+            )
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                 XnnpackPartitioner,
             )
@@ -40,14 +48,21 @@ class ExecuTorch(Format):
             with quiet():
                 eight = deployment.request.precision == "int8"
                 recorded = _quantized(deployment) if eight else deployment.program
-                lowered = to_edge_transform_and_lower(recorded, partitioner=[XnnpackPartitioner()])
+                lowered = to_edge_transform_and_lower(
+                    recorded,
+                    # Copies before every product, which would run outside of XNNPACK.
+                    transform_passes=[RemoveNoopExpandCopyPass()],
+                    partitioner=[XnnpackPartitioner()],
+                )
                 left = _outside(lowered.exported_program().graph)
                 program = lowered.to_executorch()
         except Exception as error:
             raise _explained(error, deployment, self) from error
         with replacing(path) as file:
             program.write_to_file(file)
-        notes = (f"outside of XNNPACK run {', '.join(left)}",) if left else ()
+        notes = (_EIGHT_BITS,) if eight else ()
+        if left:
+            notes += (f"outside of XNNPACK run {', '.join(left)}",)
         return Written("with XNNPACK", notes)
 
     def open(self, path: Path, threads: int | None = None) -> Runner:
@@ -63,7 +78,7 @@ class ExecuTorch(Format):
             raise ExportError(f"{path} has no method forward")
 
         def run(images: Tensor, program: Any = program) -> list[Tensor]:
-            return [output.clone() for output in method.execute([images])]
+            return [output.clone() for output in method.execute([images.contiguous()])]
 
         return run
 
@@ -76,7 +91,24 @@ def _quantized(deployment: Deployment) -> Any:
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer()
+    class Quantizer(XNNPACKQuantizer):
+        """Of convolutions and linear layers alone.
+
+        A sum of logits and a mask would in eight bits be the mask; XNNPACK refuses the transposes
+        that annotations are carried through; and to look for batch norms in training, which a
+        fused model has not, takes minutes.
+        """
+
+        SUPPORTED_PATTERNS: ClassVar = [
+            pattern
+            for pattern in XNNPACKQuantizer.SUPPORTED_PATTERNS
+            if pattern.name.startswith(("conv", "linear")) and not pattern.is_qat
+        ]
+
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            return self._annotate_for_quantization_config(model)
+
+    quantizer = Quantizer()
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
     with torch.no_grad():
         prepared = prepare_pt2e(deployment.program.module(), quantizer)

@@ -52,7 +52,7 @@ class Preparation(NamedTuple):
             ) from error
         x = Fit(self.request.size)(reduce(image, self.request.size))[None]
         mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (self.mean, self.std))
-        return normalized(x, mean, std)
+        return normalized(x, mean, std).contiguous()  # runtimes go by the layout, too
 
 
 class Accuracy(NamedTuple):

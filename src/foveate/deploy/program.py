@@ -103,8 +103,8 @@ class Deployment:
             with torch.no_grad(), quiet():
                 program = torch.export.export(self.module, (images,), dynamic_shapes=(shape,))
                 split_projections(program.graph_module)
-                fold_constants(program)
                 simplify(program)
+                fold_constants(program)
         except Exception as error:
             raise ExportError(
                 f"torch.export cannot record the model at {request}: {first_line(error)}"
