@@ -130,14 +130,14 @@ def test_in_pytorch_the_record_is_as_it_was(tmp_path):
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_dense_predictions(task, tmp_path):
     if task == "segmentation":
-        data, size = make_scenes(tmp_path / "set", {"train": 12, "val": 4}, (32, 40), 16), [32, 40]
-        head = {"neck_dim": 16, "dim": 16}
+        data = make_scenes(tmp_path / "set", {"train": 12, "val": 4}, (32, 40), side=16)
+        size, head = [32, 40], {"neck_dim": 16, "dim": 16}
     else:
-        data, size = annotated.make_coco(tmp_path / "set", train=9, val=4), [40, 60]
-        head = {"dim": 16, "anchor_scale": 2.0}
+        data = annotated.make_coco(tmp_path / "set", train=9, val=4)
+        size, head = [40, 60], {"dim": 16, "anchor_scale": 2.0}
     settings = {**SMALL, "data": str(data), "limit": None, "image_size": size, "head_kwargs": head}
     found = foveate.compare(
-        task=task, attention=["cbam"], latency="onnxruntime", batch_size=4, cache="none",
+        task=task, attention=["cbam"], latency="onnxruntime", batch_size=4,
         augment="none", out=tmp_path / "run", **settings,
     )  # fmt: skip
     for row in found.results.rows:
@@ -150,9 +150,9 @@ def test_dense_predictions(task, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["openvino", "executorch", "litert"])
+@pytest.mark.parametrize("runtime", ["openvino", "executorch"])
 def test_other_runtimes(runtime, tmp_path):
-    pytest.importorskip({"litert": "litert_torch"}.get(runtime, runtime))
+    pytest.importorskip(runtime)
     found = foveate.compare(attention=["cbam"], latency=runtime, out=tmp_path / "run", **SMALL)
     for row in found.results.rows:
         assert row.latency.median > 0
