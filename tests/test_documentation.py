@@ -87,7 +87,7 @@ def test_what_the_page_on_reducing_shows(monkeypatch):
     """Its calls, on a model without the weights that it would download."""
     foveate.list_reducers()
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=0, **kw: create(name, **kw))
     monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
     names = run(ROOT / "docs" / "reduce.md")
     assert len(names["stands"]) == 12

@@ -14,6 +14,11 @@ PUBLISHED = [
     ("dynamicvit", {"keep": 0.7}, {"embed_dim": 256, "num_heads": 4}, 1.379),
     ("dynamicvit", {"keep": 0.7}, {}, 2.988),
     ("dynamicvit", {"keep": 0.7}, {"embed_dim": 768, "num_heads": 12}, 11.489),
+    # Evo-ViT: likewise, without the head for training.
+    ("evovit", {}, {"embed_dim": 192, "num_heads": 3, "global_pool": "avg"}, 0.821),
+    ("evovit", {}, {"global_pool": "avg"}, 3.039),
+    ("evovit", {}, {"embed_dim": 768, "num_heads": 12, "global_pool": "avg"}, 11.670),
+    ("evovit", {"layerwise": True}, {"global_pool": "avg"}, 3.039),
     # ToMe: printed, in the paper's table of DeiT.
     ("tome", {"r": 13}, {}, 2.7),
 ]
