@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import foveate
 from foveate.deploy.export import FORMATS
-from tests.deploy.networks import Network
+from foveate.deploy.program import ExportError
+from tests.deploy.networks import Network, Odd
 
 SLIDE = "slide"
 
@@ -77,3 +81,47 @@ def test_an_mlpackage_takes_the_place_of_another(tmp_path):
     (tmp_path / "other.mlpackage").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
         foveate.export(torch.nn.Conv2d(3, 4, 3), tmp_path / "other.mlpackage", size=16)
+
+
+@pytest.fixture(params=FORMATS)
+def format_(request):
+    """Each format whose packages are installed."""
+    found = FORMATS[request.param]
+    for package in found.packages:
+        pytest.importorskip(package)
+    return found
+
+
+@pytest.mark.slow
+def test_an_operator_that_a_format_lacks_is_named_with_its_module(format_, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(Odd()))
+    said = rf"{format_.title} has no operator .*\bodd\b.*, which 1\.0 uses"
+    with pytest.raises(ExportError, match=said):
+        foveate.export(model, tmp_path / f"model{format_.suffix}", size=8, dynamic=())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_words_of_a_writer(format_, tmp_path, monkeypatch):
+    """Some writers take away what they wrote, so that there is space again."""
+
+    def write(deployment, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(format_, "write", write)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**17))
+    path = tmp_path / f"model{format_.suffix}"
+    with pytest.raises(OSError, match="No space left") as caught:
+        foveate.export(torch.nn.Conv2d(3, 64, 16), path, size=16, dynamic=())
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_folder_is_not_taken_for_a_file(format_, tmp_path):
+    path = tmp_path / f"model{format_.suffix}"
+    path.mkdir()
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        foveate.export(torch.nn.Conv2d(3, 4, 3), path, size=8, dynamic=())
+    assert list(path.iterdir()) == []

@@ -18,6 +18,11 @@ class _Twice(nn.Module):
         return total, total.sum(), total.sum()
 
 
+class _Alias(nn.Module):
+    def forward(self, x):
+        return torch.ops.aten.alias(x) + 1
+
+
 class _Written(nn.Module):
     def forward(self, x):
         first = x * 1.0
@@ -41,6 +46,15 @@ def test_equal_steps_are_one():
     assert not any("assert" in name or "to_copy" in name for name in calls)
     for given, expected in zip(program.module()(x), module(x), strict=True):
         assert torch.equal(given, expected)
+
+
+def test_aliases_that_taking_apart_makes_are_left_out():
+    x = torch.randn(2, 5)
+    program = torch.export.export(_Alias(), (x,)).run_decompositions({})
+    assert "alias" in str(program.graph)
+    simplify(program)
+    assert "alias" not in str(program.graph)
+    assert torch.equal(program.module()(x), x + 1)
 
 
 def test_what_is_written_into_stays():

@@ -11,6 +11,7 @@ from typing import Any
 
 from foveate.deploy.format import Format, Runner, Written, lacking
 from foveate.deploy.program import Deployment, ExportError, first_line, quiet
+from foveate.deploy.simplify import simplify
 
 
 class CoreMl(Format):
@@ -33,8 +34,10 @@ class CoreMl(Format):
         precision = coremltools.precision
         try:
             with quiet():
+                program = deployment.program.run_decompositions({})
+                simplify(program)  # taking apart makes aliases, which Core ML lacks
                 model: Any = coremltools.convert(
-                    deployment.program.run_decompositions({}),
+                    program,
                     outputs=[coremltools.TensorType(name) for name in deployment.output_names],
                     compute_precision=precision.FLOAT16 if half else precision.FLOAT32,
                     minimum_deployment_target=coremltools.target.iOS17,
@@ -42,11 +45,11 @@ class CoreMl(Format):
                 )
         except Exception as error:
             found = re.search(
-                r"(?:function for op|Unsupported fx node|op) '?([\w.:]+)'? (?:not|is not)",
+                r"(?:function for op|op) '?([\w.:]+)'? (?:not|is not)|fx node \w+, kind ([\w.:]+)",
                 str(error),
             )
             if found:
-                raise lacking(deployment, self, found[1]) from error
+                raise lacking(deployment, self, found[1] or found[2]) from error
             raise ExportError(f"Core ML cannot take the model: {first_line(error)}") from error
         model.save(str(path))
         operators = Counter(

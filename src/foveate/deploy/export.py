@@ -297,7 +297,9 @@ def carried_out(
                 said["accuracy"] = accuracy._asdict()
             format_.annotate(file, {f"foveate.{key}": _text(said[key]) for key in said})
         except Exception as error:
-            if shutil.disk_usage(folder).free < _LITTLE:
+            # Writers say it in words of their own, and some take their part of a file away.
+            needed = _LITTLE if isinstance(error, ExportError) else _LITTLE + deployment.bytes
+            if shutil.disk_usage(folder).free < needed:
                 raise OSError(ENOSPC, os.strerror(ENOSPC), str(place)) from error
             raise
         notes = [*deployment.notes, *written.notes]

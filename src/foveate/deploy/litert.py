@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from foveate._files import replacing
 from foveate.deploy.format import Format, Runner, Written, lacking
 from foveate.deploy.program import Deployment, ExportError, first_line, images_of, quiet
 
@@ -42,7 +43,9 @@ class LiteRt(Format):
                 raise lacking(deployment, self, found[1]) from error
             raise ExportError(f"LiteRT cannot convert the model: {first_line(error)}") from error
         with quiet():
-            model.export(path)
+            content = model.model_content()  # export(path) ends the process on a full disk
+        with replacing(path) as file:
+            file.write(content)
         return Written(
             f"by litert-torch {version('litert-torch')}",
             ("images are (1, C, H, W), as in PyTorch",),

@@ -111,18 +111,30 @@ class Deployment:
             ) from error
         return program
 
+    @property
+    def bytes(self) -> int:
+        """Of weights and tables, in the precision of the request."""
+        tensors = [*self.program.state_dict.values(), *self.program.constants.values()]
+        whole = sum(each.nbytes for each in tensors if isinstance(each, Tensor))
+        return int(whole / {"float32": 1, "float16": 2, "int8": 4}[self.request.precision])
+
     def module_with(self, operator: str) -> str:
         """The first module that used an operator; empty if none did."""
-        wanted = operator.rpartition("::")[2].split(".")[0]
+        wanted = _plain(operator)
         # An operator may only appear once others are taken apart.
         for program in (self.program, self.program.run_decompositions()):
             for node in program.graph.nodes:
-                name = str(node.target).removeprefix("aten.").split(".")[0]
-                if node.op == "call_function" and name == wanted:
+                if node.op == "call_function" and _plain(str(node.target)) == wanted:
                     stack = list(node.meta.get("nn_module_stack", {}).values())
                     paths = [path.removeprefix("model").lstrip(".") for path, _ in stack]
                     return next((path for path in reversed(paths) if path), "the model")
         return ""
+
+
+def _plain(operator: str) -> str:
+    """Of an operator its name alone: ``"pad"`` of ``"aten::pad"`` and of ``"aten.pad.default"``."""
+    parts = operator.replace("::", ".").split(".")
+    return parts[min(1, len(parts) - 1)]
 
 
 class Exported(nn.Module):

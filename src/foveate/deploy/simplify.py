@@ -35,7 +35,7 @@ def simplify(program: ExportedProgram) -> None:
         if not repeats(node):
             continue
         key = (node.target, repr(node.args), repr(node.kwargs))
-        same = node.args[0] if _converts_nothing(node) else first.setdefault(key, node)
+        same = node.args[0] if _does_nothing(node) else first.setdefault(key, node)
         if same is not node:
             node.replace_all_uses_with(same)
             graph.erase_node(node)
@@ -44,8 +44,10 @@ def simplify(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _converts_nothing(node: fx.Node) -> bool:
-    """Whether a step asks for the type that its tensor has."""
+def _does_nothing(node: fx.Node) -> bool:
+    """Whether a step gives its tensor as it is: an alias, or the type that it has."""
+    if node.target is _ATEN.alias.default:
+        return True
     if node.target is not _ATEN.to.dtype:
         return False
     (given, *_) = node.all_input_nodes
