@@ -2,7 +2,7 @@
 
     python -m benchmarks.reduction_accuracy DATA [--limit N] [--epochs 15] [--more 3] [--save]
 
-A small vision transformer learns DATA (a folder of images with classes, split in two) from scratch,
+A small vision transformer learns DATA (what ``foveate compare --data`` takes) from scratch,
 and goes on for ``more`` epochs, so that what is reduced has no advantage by training longer. Each
 reducer at each budget is applied to the model before that, measured as it is, trained on for
 ``more`` epochs with what it asks for and the unreduced model as its teacher, and measured again.
@@ -70,7 +70,8 @@ def of_seed(images: ImageSet, seed: int, given: argparse.Namespace) -> dict[str,
     torch.manual_seed(seed)
     classes = len(images.classes)
     task = Classification(classes)
-    whole = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **NARROW)
+    options = {**NARROW, "in_chans": images.channels}
+    whole = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **options)
     whole = trained(whole, task, images, Recipe(given.epochs, lr=1e-3), seed)
     on = Recipe(given.more, lr=2e-4, warmup_epochs=0, added_lr_scale=5)
     found: dict[str, Any] = {}
@@ -95,9 +96,8 @@ def told(seed: int, budget: str, found: dict[str, Any]) -> None:
     print(json.dumps({"seed": seed, "model": budget, "before": before, "after": after}), flush=True)
 
 
-def latencies(models: dict[str, nn.Module], rounds: int = 15) -> dict[str, float]:
-    """Milliseconds of processor time of a batch of 16."""
-    x = torch.randn(16, 3, SIDE, SIDE)
+def latencies(models: dict[str, nn.Module], x: torch.Tensor, rounds: int = 15) -> dict[str, float]:
+    """Milliseconds of processor time of a batch."""
     taken = defaultdict(list)
     with torch.inference_mode():
         for _ in range(rounds):
@@ -123,8 +123,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = prepare(Path(folder), given.data, (SIDE, SIDE), limit=given.limit)
         found = [of_seed(images, seed, given) for seed in range(given.seeds)]
-    taken = latencies({name: model for name, (model, _, _) in found[0].items()})
-    example = torch.zeros(1, 3, SIDE, SIDE)
+    x = torch.randn(16, images.channels, SIDE, SIDE)
+    taken = latencies({name: model for name, (model, _, _) in found[0].items()}, x)
     rows = []
     for name, (model, _, _) in found[0].items():
         before, after = (
@@ -135,7 +135,7 @@ def main() -> None:
             {
                 "model": name,
                 "ms": taken[name],
-                "multiply_adds": foveate.count_flops(model, example) // 2,
+                "multiply_adds": foveate.count_flops(model, x[:1]) // 2,
                 "before": statistics.mean(before),
                 "after": statistics.mean(after),
                 "deviation": spread,
