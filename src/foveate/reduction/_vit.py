@@ -258,6 +258,23 @@ def attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
 
 
+def attend_and_score(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`attend`, and the attention that each token gets from all heads and queries (B, N).
+
+    Head by head, where heads do not mix: one map at a time is what a fused attention comes close to
+    in time and memory.
+    """
+    if _mixes_heads(attention):
+        weights = logits(attention, q, k).softmax(-1)
+        return weigh(attention, weights, v), weights.sum((1, 2))
+    outputs, scores = [], []
+    for q_head, k_head, v_head in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+        weights = logits(attention, q_head, k_head).softmax(-1)
+        outputs.append(weigh(attention, weights, v_head))
+        scores.append(weights.sum(1))
+    return torch.stack(outputs, 1), torch.stack(scores).sum(0)
+
+
 def logits(attention: Any, q: Tensor, k: Tensor) -> Tensor:
     """What the softmax is taken of, (B, h, N, N)."""
     scores = (q * attention.scale) @ k.transpose(-2, -1)

@@ -42,13 +42,13 @@ from foveate.reduction._options import each_stage, shares
 from foveate.reduction._vit import (
     Vit,
     attend,
+    attend_and_score,
     finish,
     logits,
     plus_attention,
     plus_mlp,
     project,
     rope_of,
-    weigh,
 )
 from foveate.registry import register
 
@@ -183,19 +183,20 @@ class EvoViT(ReducedBlocks):
 
     def _observed(self, block: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
         """The output of ``block``, and the attention to each patch, summed over heads."""
-        attention, weights = block.attn, x
+        attention, seen = block.attn, x
 
         def attended(x: Tensor) -> Tensor:
-            nonlocal weights
+            nonlocal seen
             q, k, v = project(attention, x, rope)
             if self.class_token:
-                weights = logits(attention, q[:, :, :1], k).softmax(-1)
+                seen = logits(attention, q[:, :, :1], k).softmax(-1).sum((1, 2))
                 return finish(attention, x, attend(attention, q, k, v))
-            weights = logits(attention, q, k).softmax(-1)
-            return finish(attention, x, weigh(attention, weights, v))
+            y, seen = attend_and_score(attention, q, k, v)
+            seen = seen / x.shape[1]
+            return finish(attention, x, y)
 
         x = plus_mlp(block, plus_attention(block, x, attended))
-        return x, weights.mean(2).sum(1)[:, self.prefix :]
+        return x, seen[:, self.prefix :]
 
     def _evolved(self, index: int, state: Evolving, seen: Tensor) -> Tensor:
         """What g is after a block in which the patches that it updates got ``seen``."""

@@ -43,13 +43,12 @@ from foveate.reduction._clusters import (
 from foveate.reduction._options import each_stage, shares
 from foveate.reduction._vit import (
     Vit,
+    attend_and_score,
     finish,
-    logits,
     plus_attention,
     plus_mlp,
     project,
     rope_of,
-    weigh,
 )
 from foveate.registry import register
 
@@ -136,9 +135,9 @@ class TokenPooling(ReducedBlocks):
         def attended(x: Tensor) -> Tensor:
             nonlocal score
             q, k, v = project(attention, x, rope)
-            weights = logits(attention, q, k).softmax(-1)
-            score = weights.sum((1, 2))[:, self.prefix :]
-            return finish(attention, x, weigh(attention, weights, v))
+            y, scores = attend_and_score(attention, q, k, v)
+            score = scores[:, self.prefix :]
+            return finish(attention, x, y)
 
         x = plus_attention(block, x, attended)
         if self.before == "block":
