@@ -36,7 +36,7 @@ TITLES = {
     "coreml": "Core ML",
 }
 IMAGE, MAP = (192, 144), (18, 27)
-SECONDS = 90
+SECONDS = 180
 """Of processor time, that a format may take."""
 
 sys.path.insert(0, str(ROOT))
@@ -119,7 +119,8 @@ def exported(name: str, format_: str) -> dict[str, Any]:
             result = carried_out(made, writer, place, {}, began)
         except Exception as error:
             known = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            return {"reason": known + " ".join(str(error).split())[:300]}
+            said = " ".join(str(error).split()).replace(f"{ROOT}/", "")
+            return {"reason": known + said[:300]}
     return {
         "difference": result.difference,
         "bytes": result.bytes,
