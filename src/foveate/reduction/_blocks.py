@@ -177,7 +177,10 @@ class _Run:
 
 
 class _Step:
-    """One block in one forward; what else is asked of it, the model's own block answers."""
+    """One block in one forward; what else is asked of it, the model's own block answers.
+
+    It is to be read: what is set on it does not reach the block, which is ``model.blocks[i]``.
+    """
 
     def __init__(self, reducer: ReducedBlocks, run: _Run, index: int, block: Any) -> None:
         self.reducer = reducer
