@@ -51,8 +51,12 @@ class CoarsePatchEmbed(nn.Module):
             raise ValueError(f"expected images of {self.img_size} pixels, got {size}")
         down, right = (-side % self.patch_size[0] for side in size)
         x = F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
-        x = self.proj(x)
-        return self.norm(x.flatten(2).mT if self.flatten else x.permute(0, 2, 3, 1))
+        # A convolution with such a stride is a linear layer of each patch, which is faster.
+        patch, rows = self.patch_size[0], x.shape[2] // self.patch_size[0]
+        x = x.unflatten(3, (-1, patch)).unflatten(2, (rows, patch))  # (B, c, H, p, W, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # (B, H, W, C)
+        return self.norm(x.flatten(1, 2) if self.flatten else x)
 
 
 def coarser(host: Any, rows: int) -> Any:

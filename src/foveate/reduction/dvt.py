@@ -5,7 +5,7 @@
     relation reuse:  logits_l += up(mix(logits of all layers of stage k - 1))_l      (layer l)
     feature reuse:   MLP_l(norm([x, up(f_l(tokens of stage k - 1))]))
 
-``mix`` is two 1x1 convolutions over the maps of all heads of all layers, with a GELU between;
+``mix`` is two linear layers over the maps of all heads of all layers, with a GELU between;
 ``f_l`` a norm and an MLP from C channels to 48; ``up`` brings the cells of one grid to a finer one,
 by repeating and then averaging them, for relations along keys and then along queries. Relations are
 the logits before the softmax, with what was reused in them. Prefix tokens keep their rows and
@@ -26,7 +26,7 @@ Recognition", NeurIPS 2021, arXiv:2105.15075. Published code:
 blackfeather-wang/Dynamic-Vision-Transformer@22cc895, without a license: this is written from the
 paper and from recorded numbers. There, stages begin from nothing; here, they begin as copies of the
 model that is reduced, with its patch and position embeddings resampled, no relation reused (the
-last convolution is zero) and no weight on the features.
+last layer of ``mix`` is zero) and no weight on the features.
 """
 
 from __future__ import annotations
@@ -319,9 +319,7 @@ class DVT(Reducer):
             patches = height * width
             total += self._stage_multiply_adds(stage, patches)
             if k and self.relation:
-                mix = self.relation[k - 1].mix  # pyrefly: ignore
-                maps = sum(layer.weight.numel() for layer in (mix[0], mix[2]))  # pyrefly: ignore
-                total += maps * (before + self.prefix) ** 2
+                total += linear_cost(self.relation[k - 1], (before + self.prefix) ** 2)
             if k and self.features:
                 total += linear_cost(self.features[k - 1], before)
             costs.append(total)
@@ -351,7 +349,9 @@ class DVT(Reducer):
                 (rf"^{name}\.", f"stages.{k}."),
             )
         ]
-        return {"thresholds": self.thresholds} | rename(state, rules)
+        ours = {"thresholds": self.thresholds} | rename(state, rules)
+        # Published are convolutions of one pixel, here linear layers.
+        return {k: v.flatten(1) if ".mix." in k and v.dim() > 2 else v for k, v in ours.items()}
 
 
 def _classifier_cost(stage: Any) -> int:
@@ -405,16 +405,15 @@ class RelationReuse(nn.Module):
 
     def __init__(self, maps: int) -> None:
         super().__init__()
-        self.mix = nn.Sequential(
-            nn.Conv2d(maps, 3 * maps, 1), nn.GELU(), nn.Conv2d(3 * maps, maps, 1)
-        )
+        self.mix = nn.Sequential(nn.Linear(maps, 3 * maps), nn.GELU(), nn.Linear(3 * maps, maps))
         nn.init.zeros_(self.mix[2].weight)  # pyrefly: ignore
         nn.init.zeros_(self.mix[2].bias)  # pyrefly: ignore
 
     def forward(self, relation: Tensor, before: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """(B, L h, P + n, P + n) of the grid ``before`` to (B, L h, P + N, P + N) of ``grid``."""
-        by_key = _finer_last(self.mix(relation), before, grid)
-        return _finer_last(by_key.mT, before, grid).mT
+        x = self.mix(relation.permute(0, 2, 3, 1))  # maps last: what is chosen then lies together
+        x = _finer_behind(_finer_behind(x, before, grid, 2), before, grid, 1)
+        return x.permute(0, 3, 1, 2).contiguous()
 
 
 class FeatureReuse(nn.Module):
@@ -437,7 +436,7 @@ class FeatureReuse(nn.Module):
         height, width = upstream.grid
         prefix = upstream.tokens.shape[1] - height * width
         features = self.mlp(self.norm(upstream.tokens[:, prefix:]))
-        return F.pad(finer(features.mT, upstream.grid, grid).mT, (0, 0, prefix, 0))
+        return F.pad(finer(features, upstream.grid, grid, 1), (0, 0, prefix, 0))
 
 
 def reuse_features(block: Any) -> FeatureReuse:
@@ -461,18 +460,44 @@ def reuse_features(block: Any) -> FeatureReuse:
     return FeatureReuse(dim, lambda channels: type(norm)(channels, eps=eps))
 
 
-def finer(x: Tensor, before: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Cells (..., h w) of a grid as those of a finer one, (..., H W): repeated, then averaged."""
-    times = [math.ceil(now / was) for now, was in zip(grid, before, strict=True)]
-    cells = x.reshape(-1, 1, *before)
-    cells = cells.repeat_interleave(times[0], 2).repeat_interleave(times[1], 3)
-    return F.adaptive_avg_pool2d(cells, grid).view(*x.shape[:-1], -1)
+def finer(
+    x: Tensor, before: tuple[int, int], grid: tuple[int, int], dim: int = -1
+) -> Tensor:  # fmt: skip
+    """Cells (h w) of a grid, along ``dim``, as those of a finer one (H W).
+
+    Cells are repeated until there are at least as many a side, and then averaged, as nearest
+    upsampling and adaptive average pooling do. So each new cell is a mean of at most two a side.
+    """
+    axis = dim % x.dim()
+    x = x.unflatten(axis, before)
+    for side, (was, now) in enumerate(zip(before, grid, strict=True), axis):
+        if was == now:
+            continue
+        first, last, share = (torch.tensor(each, device=x.device) for each in _means(was, now))
+        share = share.to(x.dtype).view(-1, *[1] * (x.dim() - side - 1))
+        x = torch.lerp(x.index_select(side, last), x.index_select(side, first), share)
+    return x.flatten(axis, axis + 1)
 
 
-def _finer_last(x: Tensor, before: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """:func:`finer` along the last axis, whose first entries are of prefix tokens."""
-    prefix = x.shape[-1] - before[0] * before[1]
-    return torch.cat([x[..., :prefix], finer(x[..., prefix:], before, grid)], -1)
+def _means(was: int, now: int) -> tuple[list[int], list[int], list[float]]:
+    """For each of ``now`` cells the first and last of ``was`` in it, and the first one's share."""
+    times = math.ceil(now / was)
+    first, last, share = [], [], []
+    for cell in range(now):
+        start, end = cell * times * was // now, -(-(cell + 1) * times * was // now)
+        first.append(start // times)
+        last.append((end - 1) // times)
+        share.append(sum(n // times == first[-1] for n in range(start, end)) / (end - start))
+    return first, last, share
+
+
+def _finer_behind(
+    x: Tensor, before: tuple[int, int], grid: tuple[int, int], dim: int
+) -> Tensor:  # fmt: skip
+    """:func:`finer` along ``dim``, whose first entries are of prefix tokens."""
+    prefix = x.shape[dim] - before[0] * before[1]
+    kept, cells = x.tensor_split([prefix], dim)
+    return torch.cat([kept, finer(cells, before, grid, dim)], dim)
 
 
 def _host(model: Any) -> Any:
