@@ -52,6 +52,7 @@ def test_walks_through_links_outside_once_and_not_back(tmp_path):
 
 def test_several_files_take_their_places_together(tmp_path):
     path = tmp_path / "a.xml"
+    path.mkdir()
     (tmp_path / "a.bin").write_text("old")
 
     def fail(folder):
@@ -61,7 +62,7 @@ def test_several_files_take_their_places_together(tmp_path):
     with pytest.raises(ValueError, match="half"), replacing_several(path) as folder:
         fail(folder)
     assert (tmp_path / "a.bin").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.xml"]
     with replacing_several(path) as folder:
         (folder / "a.bin").write_text("new")
         (folder / "a.xml").mkdir()
@@ -71,3 +72,23 @@ def test_several_files_take_their_places_together(tmp_path):
         (folder / "a.xml" / "inside").touch()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.xml"]
     assert (path / "inside").exists()
+
+
+def test_several_files_take_no_place_of_what_is_not_theirs(tmp_path):
+    def write():
+        with replacing_several(tmp_path / "m.xml") as folder:
+            (folder / "m.xml").write_text("new")
+            (folder / "m.bin").write_text("new")
+
+    (tmp_path / "m.bin").write_text("mine")
+    with pytest.raises(ValueError, match=r"m.bin is there without m.xml"):
+        write()
+    assert (tmp_path / "m.bin").read_text() == "mine"
+    (tmp_path / "m.bin").unlink()
+    (tmp_path / "m.bin").mkdir()
+    with pytest.raises(ValueError, match=r"m.bin is a folder"):
+        write()
+    (tmp_path / "m.bin").rmdir()
+    for _ in range(2):
+        write()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["m.bin", "m.xml"]

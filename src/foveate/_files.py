@@ -79,6 +79,7 @@ def replacing_several(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         yield beside
+        _check_beside(path, beside)
         for made in sorted(beside.iterdir(), key=lambda made: made.name == path.name):
             place = path.with_name(made.name)
             if made.is_file():
@@ -96,6 +97,18 @@ def replacing_several(path: Path) -> Iterator[Path]:
             aside.rename(path)
         for folder in (beside, aside):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_beside(path: Path, made: Path) -> None:
+    """Refuse to take the place of what is not of an earlier ``path``: a folder, or files alone."""
+    for place in (path.with_name(each.name) for each in made.iterdir() if each.name != path.name):
+        if place.is_dir():
+            raise ValueError(f"{place} is a folder, and a file beside {path.name} is called so")
+        if place.exists() and not path.exists():
+            raise ValueError(
+                f"{place} is there without {path.name}, which would put a file of its own there: "
+                "name another, or move it"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -146,3 +146,26 @@ def test_outputs_are_named_by_where_they_stood():
     assert len(tensors_of(value)) == 3
     with pytest.raises(ExportError, match="the model gives int"):
         tensors_of((a, 1))
+
+
+class Branching(nn.Module):
+    """Takes other steps for large batches."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (2 if x.shape[0] > 8 else 1)
+
+
+def test_lengths_that_were_not_recorded_are_said(tmp_path):
+    result = foveate.export(Branching(), tmp_path / "m.onnx", size=8, dynamic=("batch",))
+    assert any("batch may be at most 8" in note for note in result.notes)
+    words = {each.key: each.value for each in onnx.load(result.path).metadata_props}
+    assert "at most 8" in words["foveate.notes"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [({"difference": "0"}, "what a file's check says"), ({"x": object()}, "no plain value")],
+)
+def test_words_of_the_users_replace_none_of_the_check(metadata, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        foveate.export(nn.Conv2d(3, 4, 3), tmp_path / "m.onnx", size=8, metadata=metadata)

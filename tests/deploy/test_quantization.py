@@ -33,7 +33,9 @@ def test_an_image_fills_the_size_and_its_middle_is_cut_out():
 def test_images_to_calibrate_with(tmp_path):
     make_folder(tmp_path / "set", {"a": 3, "b": 2})
     (tmp_path / "set" / "a" / "broken.png").write_bytes(b"none")
-    assert len(calibration_images(tmp_path / "set", PREPARE)) == 5
+    images, broken = calibration_images(tmp_path / "set", PREPARE)
+    assert len(images) == 5
+    assert broken == ["a/broken.png"]
     with pytest.raises(ValueError, match="no folder of images"):
         calibration_images(tmp_path / "other", PREPARE)
     (tmp_path / "empty").mkdir()
@@ -58,7 +60,13 @@ def test_classes_are_the_models_by_name(tmp_path):
 def test_onnx_in_eight_bits(tmp_path):
     make_folder(tmp_path / "set", {"a": 6, "b": 6})
     model = Network(dim=16).eval()
-    options = {"int8": tmp_path / "set", "evaluate": tmp_path / "set"}
+    options = {
+        "int8": tmp_path / "set",
+        "evaluate": tmp_path / "set",
+        "metadata": {"classes": list("abcde")},
+    }
+    with pytest.raises(ValueError, match="has 2 classes, and the model 5"):
+        foveate.export(model, tmp_path / "a.onnx", size=32, **{**options, "metadata": None})
     result = foveate.export(model, tmp_path / "a.onnx", size=32, dynamic=(), **options)
     assert result.precision == "int8"
     assert result.accuracy is not None

@@ -84,7 +84,8 @@ def _trained(options: Options) -> _Model:
     if options.weights or options.option:
         raise ValueError(f"{options.model} is a trained model: it takes no --weights or --option")
     module, info = load(options.model, host=options.host, imports=options.imports)
-    size = options.size and pair(tuple([*options.size, *options.size][:2]), "size")
+    given = options.size or ()
+    size = given and pair(given[0] if len(given) == 1 else tuple(given), "size")
     return _Model(module, size or None, info=info)
 
 

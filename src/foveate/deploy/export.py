@@ -45,6 +45,11 @@ FORMATS: dict[str, Format] = {
 }
 """By the names that ``to`` takes."""
 
+_RESERVED = (
+    "version", "format", "precision", "images", "difference", "bound", "checked", "notes",
+    "accuracy",
+)  # fmt: skip
+"""What a file says of its check, which no words of the user's replace."""
 _LITTLE = 2**16  # bytes of free space at which a failed write is a full disk
 
 
@@ -189,7 +194,7 @@ def export(
     request = _request(model, format_, size, dynamic, precision, channels)
     format_.check_installed()
     told = own_words(model) if info is None else words_of(info)
-    words = {**told, **_anchors(model), **(metadata or {})}
+    words = {**told, **_anchors(model), **_checked_words(metadata or {})}
     of_size = _of_one_size(request, info)
     if int8 is None:
         deployment = Deployment.of(model, request)
@@ -198,8 +203,13 @@ def export(
     prepare = _preparation(request, words)
     if info is not None:
         prepare = prepare._replace(ranges=info.input.ranges)
-    deployment = Deployment.of(model, request, calibration_images(int8, prepare))
-    deployment.notes += [*of_size, *_how_prepared(prepare, len(deployment.calibration))]
+    images, broken = calibration_images(int8, prepare)
+    deployment = Deployment.of(model, request, images)
+    deployment.notes += [*of_size, *_how_prepared(prepare, len(images))]
+    if broken:
+        deployment.notes.append(
+            f"{len(broken)} of the images to calibrate with cannot be read: {', '.join(broken[:3])}"
+        )
     asked = None if evaluate is None else Labelled(
         os.fspath(evaluate), prepare, words.get("classes") or _classes(deployment)
     )  # fmt: skip
@@ -230,6 +240,22 @@ def _anchors(model: nn.Module) -> dict[str, Any]:
     return {}
 
 
+def _checked_words(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The user's words for a file.
+
+    Raises:
+        ValueError: if one has a name that the check of the file uses, or cannot be kept as JSON.
+    """
+    for name, value in metadata.items():
+        if name in _RESERVED:
+            raise ValueError(f"metadata {name!r} is what a file's check says: take another name")
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metadata {name!r} is no plain value: {value!r}") from error
+    return metadata
+
+
 def _preparation(request: Request, words: Mapping[str, Any]) -> Preparation:
     """As the model says that images are normalised, or else as for ImageNet."""
     count = request.channels
@@ -241,8 +267,9 @@ def _preparation(request: Request, words: Mapping[str, Any]) -> Preparation:
 
 def _how_prepared(prepare: Preparation, count: int) -> list[str]:
     mean, std = (", ".join(f"{x:.3g}" for x in each) for each in (prepare.mean, prepare.std))
+    images = "1 image" if count == 1 else f"{count} images"
     return [
-        f"calibrated with {count} images, resized to fill {prepare.request.size[0]}x"
+        f"calibrated with {images}, resized to fill {prepare.request.size[0]}x"
         f"{prepare.request.size[1]}, the middle cut out, normalised by mean {mean} and std {std}"
     ]
 
@@ -292,7 +319,7 @@ def carried_out(
                 accuracy = asked.accuracies(
                     one_by_one(deployment.outputs), one_by_one(format_.open(file))
                 )
-            said = {**_words(deployment, format_, written, found, bound), **words}
+            said = {**words, **_words(deployment, format_, written, found, bound)}
             if accuracy is not None:
                 said["accuracy"] = accuracy._asdict()
             format_.annotate(file, {f"foveate.{key}": _text(said[key]) for key in said})
@@ -459,6 +486,8 @@ def _request(
         )
     if precision == "int8" and {"height", "width"} & set(free):
         raise ValueError("int8 is calibrated at one size: leave height and width out of dynamic")
+    if channels is not None and channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
     return Request((height, width), channels or _channels(model), free, precision)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foveate.data.batches import Fit, normalized
+from foveate.data.moments import sample
 from foveate.data.pixels.decode import NeedsRangeError, Raw, ValueRange, open_file, to_8_bits
 from foveate.data.pixels.reader import reduce
 from foveate.data.sources.base import TEST
@@ -69,7 +70,19 @@ class Accuracy(NamedTuple):
     images: int
 
 
-def calibration_images(folder: str | Path, prepare: Preparation) -> list[Tensor]:
+class Calibration(NamedTuple):
+    """Images to calibrate with.
+
+    Attributes:
+        images: ready for the model, ``(1, C, H, W)`` each.
+        broken: files that could not be read.
+    """
+
+    images: list[Tensor]
+    broken: list[str]
+
+
+def calibration_images(folder: str | Path, prepare: Preparation) -> Calibration:
     """Up to :data:`CALIBRATION` images of a folder and those inside, spread over it.
 
     Raises:
@@ -79,16 +92,18 @@ def calibration_images(folder: str | Path, prepare: Preparation) -> list[Tensor]
     if not root.is_dir():
         raise ValueError(f"no folder of images at {str(folder)!r}")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    step = max(1, len(files) // CALIBRATION)
-    found = []
-    for path in files[::step][:CALIBRATION]:
+    found: list[Tensor] = []
+    broken: list[str] = []
+    for row in sample(len(files), CALIBRATION):
         try:
-            found.append(prepare(open_file(path, prepare.request.size)))
+            raw = open_file(files[row], prepare.request.size)
         except Exception:  # Pillow's decoders raise errors of many kinds
+            broken.append(str(files[row].relative_to(root)))
             continue
+        found.append(prepare(raw))
     if not found:
         raise ValueError(f"there is no image that can be read in {root}")
-    return found
+    return Calibration(found, broken)
 
 
 class Labelled:
@@ -108,7 +123,8 @@ class Labelled:
         order = listing.classes if isinstance(classes, int) else list(classes)
         count = classes if isinstance(classes, int) else len(order)
         unknown = [each for each in listing.classes if each not in order]
-        if unknown or len(listing.classes) > count:
+        guessed = isinstance(classes, int) and len(order) != count  # which is which
+        if unknown or len(listing.classes) > count or guessed:
             raise ValueError(
                 f"{name} has {len(listing.classes)} classes, and the model {count}"
                 + (f"; it does not know {unknown[0]!r}" if unknown else "")
@@ -120,8 +136,15 @@ class Labelled:
         for first in range(0, len(self.items), _BATCH):
             items = self.items[first : first + _BATCH]
             size = self.prepare.request.size
-            images = [self.prepare(self.source.read(item.name, size)) for item in items]
+            images = [self._read(item.name, size) for item in items]
             yield torch.cat(images), torch.tensor([self.places[item.label] for item in items])
+
+    def _read(self, name: str, size: tuple[int, int]) -> Tensor:
+        try:
+            raw = self.source.read(name, size)
+        except Exception as error:
+            raise ValueError(f"image {name} to evaluate with cannot be read: {error}") from error
+        return self.prepare(raw)
 
     def accuracies(
         self, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]

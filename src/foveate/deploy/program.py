@@ -27,6 +27,9 @@ from foveate.models import Detector
 from foveate.models.detector import RCNN
 from foveate.surgery.fuse import fuse
 
+_ANY_LENGTH = 2**16
+"""An axis that may be as long is free."""
+
 
 class ExportError(ValueError):
     """A model could not be exported; the message says what and where."""
@@ -109,6 +112,7 @@ class Deployment:
             raise ExportError(
                 f"torch.export cannot record the model at {request}: {first_line(error)}"
             ) from error
+        self.notes += _limits(program, shape)
         return program
 
     @property
@@ -135,6 +139,22 @@ def _plain(operator: str) -> str:
     """Of an operator its name alone: ``"pad"`` of ``"aten::pad"`` and of ``"aten.pad.default"``."""
     parts = operator.replace("::", ".").split(".")
     return parts[min(1, len(parts) - 1)]
+
+
+def _limits(program: ExportedProgram, free: Mapping[int, Any]) -> list[str]:
+    """Lengths beyond which the model would take other steps than those recorded, in sentences."""
+    (name,) = program.graph_signature.user_inputs
+    images = next(node for node in program.graph.nodes if node.name == name).meta["val"]
+    said = []
+    for place in free:
+        found = program.range_constraints.get(getattr(images.shape[place].node, "expr", None))
+        axis = {0: "batch", 2: "height", 3: "width"}[place]
+        if found is not None and found.upper < _ANY_LENGTH:
+            said.append(
+                f"{axis} may be at most {found.upper}: beyond it the model takes other steps, "
+                "which this file has not, and its numbers would be wrong"
+            )
+    return said
 
 
 class Exported(nn.Module):
