@@ -68,6 +68,12 @@ def test_help_of_a_command_does_not_wait_for_torch(command):
     assert command in done.stdout
 
 
+def test_profile_in_runtimes_refuses_what_it_does_not_measure(capsys):
+    with pytest.raises(SystemExit):
+        main(["profile", "test_resnet", "--runtime", "torch", "--batch", "8"])
+    assert "leave out --batch" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_a_default_once_and_never_as_null(command, capsys):
     with pytest.raises(SystemExit):

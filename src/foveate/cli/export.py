@@ -113,7 +113,7 @@ def _file_of(model: str, to: str | None) -> str:
     """The model's name, for the format to put its suffix behind."""
     if to is None:
         raise ValueError("say where to (-o FILE.onnx) or what kind of file (--to onnx)")
-    return model.rpartition("/")[2].replace(".", "_")
+    return model.rstrip("/").rpartition("/")[2].replace(".", "_")
 
 
 def _load(module: Any, path: str) -> None:

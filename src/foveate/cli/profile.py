@@ -80,6 +80,11 @@ def _in_runtimes(options: Options, extra: dict[str, Any]) -> int:
     from foveate.analysis.profile import device_name
     from foveate.deploy.measure import profile_runtimes
 
+    if (options.batch, options.device, options.repeats) != (1, "cpu", 30):
+        raise ValueError(
+            "with --runtime one image is measured on the CPU, in rounds: leave out --batch, "
+            "--device and --repeats"
+        )
     runtimes = [name.strip() for name in options.runtime.split(",")]
     found = []
     for name in options.names:
