@@ -222,3 +222,12 @@ def test_published_cost_of_deit_base(keep, published):
     hidden = shared_out(keep, attention=1, heads=1, mlp=1, hidden=1 - (1 - keep) * 7 / 4)
     assert even < hidden < published
     assert hidden / published > 0.97
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(value):
+    model = scored(VisionTransformer(**SMALL))
+    with torch.no_grad():
+        model.blocks.blocks[1].vtp.mlp[3] = value
+    with pytest.raises(ValueError, match=r"blocks\.1\.vtp\.mlp are NaN or infinite"):
+        finish(model)

@@ -1,6 +1,6 @@
 """DynamicViT: small networks decide, at a few depths, which patches the blocks from there on see.
 
-    local = f(x)[:C/2],   global = mean of f(x)[C/2:] over the patches kept so far
+    local = f(x)[:C/2],   global = mean of f(x)[C/2:] over the patches kept so far; 0 of none
     log pi = log softmax(g([local, global])): keep or drop, for each patch
     eval:     the int(rho_s N) patches of highest pi_keep go on, and no other
     training: m = m * gumbel_softmax(log pi)_keep in {0, 1}; all patches go on, and the attention is
@@ -209,7 +209,8 @@ class Predictor(nn.Module):
         if policy is None:
             mean = other.mean(1, keepdim=True)
         else:
-            mean = (other * policy).sum(1, keepdim=True) / policy.sum(1, keepdim=True)
+            count = policy.sum(1, keepdim=True).clamp_min(0.5)  # whole, or 0: all are dropped
+            mean = (other * policy).sum(1, keepdim=True) / count
         return self.out_conv(torch.cat([local, mean.expand(-1, x.shape[1], -1)], -1))
 
 

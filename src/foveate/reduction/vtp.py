@@ -156,11 +156,13 @@ class VTP(ReducedBlocks):
         """Remove the channels with the smallest scores, in place, for good.
 
         Raises:
-            ValueError: if all scores are equal, so that nothing was learnt to choose by.
+            ValueError: if all scores are equal, so that nothing was learnt to choose by, or one is
+                not finite.
         """
         if self.pruned:
             return
         sizes = self._sizes()
+        self._check_finite()
         if self.keep < 1 and bool((sizes == sizes[0]).all()):
             raise ValueError(
                 "all scores are equal: train the model with its penalty first, so that there is "
@@ -171,6 +173,15 @@ class VTP(ReducedBlocks):
         for block in self.blocks:
             self._prune(block, _kept(self.own(block), block.attn.num_heads, threshold))
         self._note_kept()
+
+    def _check_finite(self) -> None:
+        for index, block in enumerate(self.blocks):
+            for place in _PLACES:
+                if not bool(getattr(self.own(block), place).isfinite().all()):
+                    raise ValueError(
+                        f"scores of blocks.{index}.{self.name}.{place} are NaN or infinite, so that "
+                        "the smallest cannot be told: the training has failed before"
+                    )
 
     @torch.no_grad()
     def _prune(self, block: Any, kept: Kept) -> None:
