@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.contracts import Reducer
-from foveate.reduction._vit import Vit, attention_cost, linear_cost, read
+from foveate.reduction._vit import Vit, attention_cost, linear_cost, read, reads_patches
 from foveate.registry import describe, list_reducers
 
 
@@ -57,6 +58,8 @@ class ReducedBlocks(Reducer):
         model.blocks = blocks
         # A function of this module and not a bound one: it is pickled and copied by its name.
         vars(model)["forward_intermediates"] = refuse_intermediates
+        if hasattr(model, "reset_classifier"):
+            vars(model)["reset_classifier"] = ResetClassifier(model)
         if cls.convert_published is not ReducedBlocks.convert_published:
             vars(model)["convert_published"] = blocks.convert_published
         return model
@@ -69,7 +72,7 @@ class ReducedBlocks(Reducer):
             blocks.add_module(str(index), block)
         blocks.training = self.training
         model.blocks = blocks
-        for name in ("forward_intermediates", "convert_published"):
+        for name in ("forward_intermediates", "reset_classifier", "convert_published"):
             vars(model).pop(name, None)
 
     def added(self) -> list[nn.Parameter]:
@@ -97,6 +100,10 @@ class ReducedBlocks(Reducer):
     def end(self, x: Tensor, state: Any) -> Tensor:
         """What follows the last block: the tokens that the model's norm gets."""
         return x
+
+    def classified_anew(self, model: Any) -> None:
+        """Told when ``model`` has got another classifier, of other classes or of other tokens."""
+        self.reads_patches = reads_patches(model)
 
     def put_back(self, x: Tensor, token: Tensor | None) -> Tensor:
         """``x`` with ``token`` (B, patches) at each patch of the image; None where all are left."""
@@ -187,7 +194,7 @@ class _Step:
         self.run = run
         self.index = index
         self.block = block
-        self.before: Any = None
+        self.before: tuple[Any, bool] | None = None
 
     def __call__(
         self,
@@ -199,13 +206,48 @@ class _Step:
         if attn_mask is not None or is_causal:
             raise ValueError("a reduced model takes no attn_mask: it is of all tokens, not of few")
         reducer, run = self.reducer, self.run
-        if self.before is None:  # else the block is computed again, from the state that it had
-            self.before = (reducer.begin(x) if self.index == 0 else run.state,)
-        x, run.state = reducer.layer(self.index, self.block, x, self.before[0], rope)
+        if self.before is None:
+            state = reducer.begin(x) if self.index == 0 else run.state
+            self.before = state, reducer.watch is not None
+            return self._run(x, state, rope)
+        # The block is computed again for its gradient, from what it had.
+        state, watched = self.before
+        now = reducer.watch
+        reducer.watch = Watch(reducer.penalties) if watched else None
+        try:
+            return self._run(x, state, rope)
+        finally:
+            reducer.watch = now
+
+    def _run(self, x: Tensor, state: Any, rope: Tensor | None) -> Tensor:
+        reducer, run = self.reducer, self.run
+        x, run.state = reducer.layer(self.index, self.block, x, state, rope)
         return reducer.end(x, run.state) if self.index == len(reducer) - 1 else x
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.block, name)
+
+
+class ResetClassifier:
+    """The ``reset_classifier`` of a reduced model, which tells its blocks as well.
+
+    Args:
+        model: is not kept alive by this.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        model: Any = self._model()
+        type(model).reset_classifier(model, *args, **kwargs)
+        model.blocks.classified_anew(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._model = weakref.ref(state["model"])
 
 
 class Watch:

@@ -84,10 +84,16 @@ def read(model: nn.Module) -> Vit:
         container,
         dim=model.embed_dim,  # pyrefly: ignore
         prefix=0 if late else prefix,
-        reads_patches=late or getattr(model, "global_pool", "token") != "token",
+        reads_patches=reads_patches(model),
         class_token=not late and getattr(model, "cls_token", None) is not None,
         num_classes=getattr(model, "num_classes", 0),
     )
+
+
+def reads_patches(model: Any) -> bool:
+    """Whether what follows the blocks of ``model`` reads the patches' tokens."""
+    late = hasattr(model, "blocks_token_only")
+    return late or getattr(model, "global_pool", "token") != "token"
 
 
 def _check_block(model: nn.Module, name: str, block: nn.Module) -> None:

@@ -129,8 +129,21 @@ class EvoViT(ReducedBlocks):
         self.representative = representative
         self.prune = prune
         self.class_token = vit.class_token
-        if vit.class_token and vit.reads_patches and vit.num_classes:
-            self.add_to(len(self) - 1, class_head(vit.dim, vit.num_classes))
+        self._class_head(vit.num_classes)
+
+    def _class_head(self, num_classes: int) -> None:
+        """Give the class token a head of its own where the patches are classified; else none."""
+        before: Any = self.blocks[-1]._modules.pop(self.name, None)
+        if not (self.class_token and self.reads_patches and num_classes):
+            return
+        made = class_head(self.dim, num_classes)
+        if before is not None:
+            made.norm = before.norm
+        self.add_to(len(self) - 1, made)
+
+    def classified_anew(self, model: Any) -> None:
+        super().classified_anew(model)
+        self._class_head(model.num_classes)
 
     def progress(self, done: float) -> None:
         if self.until is not None:
