@@ -179,8 +179,8 @@ class VTP(ReducedBlocks):
             for place in _PLACES:
                 if not bool(getattr(self.own(block), place).isfinite().all()):
                     raise ValueError(
-                        f"scores of blocks.{index}.{self.name}.{place} are NaN or infinite, so that "
-                        "the smallest cannot be told: the training has failed before"
+                        f"scores of blocks.{index}.{self.name}.{place} are NaN or infinite, so "
+                        "that the smallest cannot be told: the training has failed before"
                     )
 
     @torch.no_grad()
