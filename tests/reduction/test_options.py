@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,9 +13,9 @@ import foveate
 from foveate.reduction import multiply_adds, sources
 
 
-def small(**options):
+def small(depth=4, **options):
     return VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3, num_classes=5, **options
+        img_size=32, patch_size=8, embed_dim=24, depth=depth, num_heads=3, num_classes=5, **options
     ).eval()
 
 
@@ -40,6 +41,16 @@ def small(**options):
         ("token_pooling", {"iterations": 0}, "iterations must be"),
         ("token_pooling", {"before": "block", "stages": [0, 2]}, "stages begin at 1"),
         ("tom", {}, "did you mean 'tome'"),
+        ("tome", {"r": 2.0}, "a number of pairs of at least 0, or one a block, got 2.0"),
+        ("tome", {"r": None}, "or one a block, got None"),
+        ("tome", {"r": np.int64(3)}, "or one a block, got"),
+        ("dynamicvit", {"keep": None}, "above 0 and at most 1, got None"),
+        ("dynamicvit", {"stages": 3}, "of 0 to 3 in this model, got 3"),
+        ("evovit", {"keep": None}, "above 0 and at most 1, got None"),
+        ("evovit", {"tradeoff": None}, "from 0 to 1, got None"),
+        ("psvit", {"share": 3}, "share must be several numbers of blocks, got 3"),
+        ("psvit", {"grid": (2, 8)}, "a grid of 4 x 4 patches, got grid="),
+        ("dvt", {"grids": 5}, "below the model's 4 rows, got 5"),
     ],
 )
 def test_wrong_options_are_refused(reducer, options, words):
@@ -100,3 +111,23 @@ def test_reducers_are_looked_up_by_name():
     assert not set(foveate.list_reducers()) & set(foveate.list_attention())
     assert foveate.list_reducers("tom*") == ["tome"]
     assert foveate.describe("dynamicvit").to_dict()["role"] == "reducer"
+
+
+def test_evovit_needs_a_block_before_its_stage():
+    with pytest.raises(ValueError, match="one is too few"):
+        foveate.reduce(small(depth=1), "evovit")
+
+
+@pytest.mark.parametrize("reducer", ["dynamicvit", "psvit", "dvt"])
+def test_patches_dropped_at_random_are_refused_where_their_place_counts(reducer):
+    with pytest.raises(ValueError, match="without patch_drop"):
+        foveate.reduce(small(patch_drop_rate=0.25), reducer)
+    assert foveate.reduce(small(patch_drop_rate=0.25), "tome", r=2) is not None
+
+
+def test_a_cascade_that_pools_by_attention_has_no_closed_form():
+    model = foveate.reduce(small(global_pool="map", class_token=False), "dvt", grids=[2])
+    with pytest.raises(ValueError, match=r"AttentionPoolLatent .* no closed form"):
+        multiply_adds(model, 32)
+    with pytest.raises(ValueError, match="no closed form"):
+        model.exit_multiply_adds((32, 32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -87,3 +89,23 @@ def test_sources_follow_each_reduction(images):
     }
     dropped = found[1] < 0
     assert bool((found[2][dropped] == -1).all())
+
+
+def test_what_is_assigned_to_a_block_is_the_models(images):
+    model = foveate.reduce(small(), "tome", r=2)
+    for block in model.blocks:
+        block.mlp = nn.Identity()
+    assert all(type(block.mlp) is nn.Identity for block in model.blocks.blocks)
+    assert not any(".mlp." in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("where", ["", ".attn"])
+def test_a_hook_that_is_not_run_is_said(where, images):
+    model = foveate.reduce(small(), "tome", r=2)
+    hook = model.get_submodule(f"blocks.1{where}").register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=rf"a hook on blocks\.1{where} is not run"):
+        model(images)
+    hook.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(images)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.contracts import Reducer
-from foveate.reduction._vit import Vit, attention_cost, linear_cost, read, reads_patches
+from foveate.reduction._vit import Vit, attention_cost, hooked, linear_cost, read, reads_patches
 from foveate.registry import describe, list_reducers
 
 
@@ -184,17 +184,24 @@ class _Run:
 
 
 class _Step:
-    """One block in one forward; what else is asked of it, the model's own block answers.
+    """One block in one forward; what else is asked of it or given to it is the model's own block's.
 
-    It is to be read: what is set on it does not reach the block, which is ``model.blocks[i]``.
+    Attributes:
+        before: once it has run, the state that it had and whether it was watched.
     """
+
+    reducer: ReducedBlocks
+    run: _Run
+    index: int
+    block: Any
+    before: tuple[Any, bool] | None
 
     def __init__(self, reducer: ReducedBlocks, run: _Run, index: int, block: Any) -> None:
         self.reducer = reducer
         self.run = run
         self.index = index
         self.block = block
-        self.before: tuple[Any, bool] | None = None
+        self.before = None
 
     def __call__(
         self,
@@ -207,6 +214,7 @@ class _Step:
             raise ValueError("a reduced model takes no attn_mask: it is of all tokens, not of few")
         reducer, run = self.reducer, self.run
         if self.before is None:
+            warn_of_hooks(self.index, self.block)
             state = reducer.begin(x) if self.index == 0 else run.state
             self.before = state, reducer.watch is not None
             return self._run(x, state, rope)
@@ -226,6 +234,21 @@ class _Step:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.block, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name in ("reducer", "run", "index", "block", "before")
+        object.__setattr__(self, name, value) if own else setattr(self.block, name, value)
+
+
+def warn_of_hooks(index: int, block: Any) -> None:
+    """Say that hooks on a block, or on its attention, may not be run: it is computed in parts."""
+    for path, part in ((f"blocks.{index}", block), (f"blocks.{index}.attn", block.attn)):
+        if hooked(part):
+            warnings.warn(
+                f"a hook on {path} is not run where the reducer computes the block in parts: hook "
+                "what is inside, or the model before it is reduced",
+                stacklevel=4,
+            )
 
 
 class ResetClassifier:

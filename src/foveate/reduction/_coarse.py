@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveate.reduction._options import listed
+
 
 class CoarsePatchEmbed(nn.Module):
     """A patch embedding in larger patches; the image is padded with zeros on all sides to fit.
@@ -83,11 +85,11 @@ def default_grids(host: Any) -> list[int]:
 def checked_grids(host: Any, grids: Sequence[int]) -> list[int]:
     """``grids`` if patches can be as large as they ask for."""
     rows, side = host.patch_embed.grid_size[0], host.patch_embed.img_size[0]
+    what = f"grids must ascend from at least 1 to below the model's {rows} rows"
+    grids = listed(grids, what)
     whole = all(isinstance(each, int) and each > 0 for each in grids)
     if not whole or any(a >= b for a, b in itertools.pairwise([*grids, rows])):
-        raise ValueError(
-            f"grids must ascend from at least 1 to below the model's {rows} rows, got {grids!r}"
-        )
+        raise ValueError(f"{what}, got {grids!r}")
     for each in grids:
         found = math.ceil(side / math.ceil(side / each))
         if found != each:
@@ -95,4 +97,4 @@ def checked_grids(host: Any, grids: Sequence[int]) -> list[int]:
                 f"there is no grid of {each} rows of equal patches in {side} pixels: the nearest "
                 f"has {found}"
             )
-    return list(grids)
+    return grids

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def listed(value: Any, what: str) -> list[Any]:
+    """``value`` as a list.
+
+    Args:
+        value: as the user gave it.
+        what: it must be, in the words of the error.
+
+    Raises:
+        ValueError: if it is not several.
+    """
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{what}, got {value!r}")
+    return list(value)
 
 
 def each_stage(stages: Sequence[int] | None, blocks: int) -> list[int]:
@@ -14,12 +30,11 @@ def each_stage(stages: Sequence[int] | None, blocks: int) -> list[int]:
     if stages is None:
         quarter = blocks // 4
         stages = [quarter, 2 * quarter, 3 * quarter] if quarter else [0]
-    chosen = list(stages)
+    what = f"stages must be numbers of blocks, of 0 to {blocks - 1} in this model"
+    chosen = listed(stages, what)
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in chosen)
     if not chosen or not whole or not all(0 <= n < blocks for n in chosen):
-        raise ValueError(
-            f"stages must be numbers of blocks, of 0 to {blocks - 1} in this model, got {stages!r}"
-        )
+        raise ValueError(f"{what}, got {stages!r}")
     if sorted(set(chosen)) != chosen:
         raise ValueError(f"stages must be in order, each one once, got {stages!r}")
     return chosen
@@ -33,9 +48,10 @@ def shares(keep: float | Sequence[float], stages: int) -> list[float]:
     Raises:
         ValueError: if a share is not in (0, 1], or there is not one a stage.
     """
-    each = [keep] if isinstance(keep, int | float) else list(keep)
+    what = "keep must be above 0 and at most 1"
+    each = [keep] if isinstance(keep, int | float) else listed(keep, what)
     if not each or not all(isinstance(share, int | float) and 0 < share <= 1 for share in each):
-        raise ValueError(f"keep must be above 0 and at most 1, got {keep!r}")
+        raise ValueError(f"{what}, got {keep!r}")
     if isinstance(keep, int | float):
         return [float(keep) ** (stage + 1) for stage in range(stages)]
     if len(each) != stages:

@@ -47,6 +47,8 @@ class Vit(NamedTuple):
             pooling or class attention, and not the class token alone.
         class_token: whether the first of the prefix tokens is a class token.
         num_classes: of the model's head; 0 without one.
+        grid: rows and columns of patches, where the model takes images of one size alone.
+        drops_patches: whether some patches do not come to the blocks in training.
     """
 
     blocks: list[nn.Module]
@@ -56,6 +58,8 @@ class Vit(NamedTuple):
     reads_patches: bool
     class_token: bool
     num_classes: int
+    grid: tuple[int, int] | None
+    drops_patches: bool
 
 
 def read(model: nn.Module) -> Vit:
@@ -87,7 +91,28 @@ def read(model: nn.Module) -> Vit:
         reads_patches=reads_patches(model),
         class_token=not late and getattr(model, "cls_token", None) is not None,
         num_classes=getattr(model, "num_classes", 0),
+        grid=_only_grid(model),
+        drops_patches=not isinstance(getattr(model, "patch_drop", None), nn.Identity | None),
     )
+
+
+def _only_grid(model: Any) -> tuple[int, int] | None:
+    grid = getattr(model.patch_embed, "grid_size", None)
+    one_size = getattr(model.patch_embed, "strict_img_size", True)
+    return tuple(grid) if grid is not None and one_size else None
+
+
+def require_all_patches(vit: Vit, reducer: str) -> None:
+    """Refuse a model that drops patches at random in training.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if vit.drops_patches:
+        raise ValueError(
+            f"{reducer} goes by the place of each patch, and this model drops patches at random in "
+            "training: build it without patch_drop_rate"
+        )
 
 
 def reads_patches(model: Any) -> bool:
@@ -109,11 +134,16 @@ def _check_block(model: nn.Module, name: str, block: nn.Module) -> None:
                 f"{path} of this {type(model).__name__} is a {kind}, which reducers do not know; "
                 f"they know {', '.join(known)}"
             )
-        if part._forward_hooks or part._forward_pre_hooks:
+        if hooked(part):
             raise ValueError(
                 f"something hangs on {path}, which a reduced model would not run: reduce the model "
                 "first (what foveate.insert or foveate.replace put in: foveate.restore)"
             )
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something is to be called with ``module``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def plus_attention(block: Any, x: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:

@@ -312,7 +312,16 @@ class DVT(Reducer):
         return self.exit_multiply_adds(size)[-1] - asked
 
     def exit_multiply_adds(self, size: tuple[int, int]) -> list[int]:
-        """Multiply-adds of an image of ``size`` (H, W) that leaves at each exit, in closed form."""
+        """Multiply-adds of an image of ``size`` (H, W) that leaves at each exit, in closed form.
+
+        Raises:
+            ValueError: if the model pools by attention, which has none here.
+        """
+        if getattr(self._last, "attn_pool", None) is not None:
+            raise ValueError(
+                f"the {type(self._last.attn_pool).__name__} of this {type(self._last).__name__} "
+                "has no closed form here: foveate.count_flops(model, image) // 2 counts any model"
+            )
         costs, total, before = [], 0, 0
         for k, stage in enumerate(self.stages):
             height, width = stage.patch_embed.dynamic_feat_size(size)  # pyrefly: ignore

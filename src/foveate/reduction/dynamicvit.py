@@ -40,6 +40,7 @@ from foveate.reduction._vit import (
     plus_attention,
     plus_mlp,
     project,
+    require_all_patches,
     rope_of,
     weigh,
 )
@@ -94,6 +95,7 @@ class DynamicViT(ReducedBlocks):
         stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__(vit)
+        require_all_patches(vit, self.name)
         self.stages = each_stage(stages, len(self))
         self.keep = shares(keep, len(self.stages))
         for stage in self.stages:

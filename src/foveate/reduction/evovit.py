@@ -38,7 +38,7 @@ from foveate.arguments import probability
 from foveate.published import rename
 from foveate.reduction._blocks import ReducedBlocks
 from foveate.reduction._clusters import gather
-from foveate.reduction._options import each_stage, shares
+from foveate.reduction._options import each_stage, listed, shares
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -113,6 +113,8 @@ class EvoViT(ReducedBlocks):
         prune: bool = False,
     ) -> None:
         super().__init__(vit)
+        if len(self) == 1:
+            raise ValueError("evovit chooses by the attention of the blocks before: one is too few")
         third = len(self) // 3
         default = [third, 2 * third] if third else [1]
         self.stages = each_stage(default if stages is None else stages, len(self))
@@ -312,14 +314,15 @@ def class_head(dim: int, num_classes: int) -> nn.Module:
 
 
 def _tradeoffs(tradeoff: float | Sequence[float], first: int, blocks: int) -> list[float]:
+    what = "tradeoff must be from 0 to 1"
     if isinstance(tradeoff, int | float):
         each = [1.0] * first + [float(tradeoff)] * (blocks - first)
     else:
-        each = [float(t) for t in tradeoff]
+        each = listed(tradeoff, what)
     if len(each) != blocks:
         raise ValueError(
             f"tradeoff has {len(each)} weights for {blocks} blocks: give one, or one a block"
         )
-    if not all(0 <= t <= 1 for t in each):
-        raise ValueError(f"tradeoff must be from 0 to 1, got {tradeoff!r}")
-    return each
+    if not all(isinstance(t, int | float) and 0 <= t <= 1 for t in each):
+        raise ValueError(f"{what}, got {tradeoff!r}")
+    return [float(t) for t in each]

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.reduction._blocks import ReducedBlocks
+from foveate.reduction._options import listed
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -42,6 +43,7 @@ from foveate.reduction._vit import (
     plus_attention,
     plus_mlp,
     project,
+    require_all_patches,
     rope_of,
     values,
     weigh,
@@ -88,8 +90,8 @@ class PSViT(ReducedBlocks):
             takes images of this size alone. By default over their sequence (1-D).
 
     Raises:
-        ValueError: if a block is none of the model's, the first one shares, or one shares a map of
-            more tokens than it has.
+        ValueError: if a block is none of the model's, the first one shares, one shares a map of
+            more tokens than it has, or the grid is not the model's or not all of it comes.
     """
 
     unreduced = {"pool": (), "share": ()}  # noqa: RUF012
@@ -103,6 +105,7 @@ class PSViT(ReducedBlocks):
         grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(vit)
+        require_all_patches(vit, self.name)
         depth = len(self)
         if pool is None:
             pool = sorted({depth // 3, 2 * depth // 3} - {0})
@@ -113,6 +116,10 @@ class PSViT(ReducedBlocks):
         self.share = _blocks(share, depth, "share")
         _check_shared(self.pool, self.share)
         self.grid = None if grid is None else pair(grid, "grid")
+        if self.grid is not None and vit.grid not in (None, self.grid):
+            raise ValueError(
+                f"this model has a grid of {vit.grid[0]} x {vit.grid[1]} patches, got grid={grid!r}"
+            )
         for index in self.pool:
             self.add_to(index, TokenPool(self.dim, 1 if grid is None else 2))
         for index in self.share:
@@ -230,7 +237,7 @@ def _first_cells(sides: Sequence[int], device: torch.device) -> Tensor:
 
 def _blocks(numbers: Iterable[int], depth: int, what: str) -> tuple[int, ...]:
     """``numbers`` in order, if each is that of a block."""
-    numbers = tuple(numbers)
+    numbers = tuple(listed(numbers, f"{what} must be several numbers of blocks"))
     wrong = [n for n in numbers if isinstance(n, bool) or not isinstance(n, int)]
     wrong = wrong or [n for n in numbers if not 0 <= n < depth]
     if wrong or len(set(numbers)) < len(numbers):

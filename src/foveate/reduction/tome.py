@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.reduction._blocks import ReducedBlocks
+from foveate.reduction._options import listed
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -236,9 +237,10 @@ def _in_turn(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _each_block(r: int | Sequence[int], blocks: int) -> list[int]:
-    each = [r] * blocks if isinstance(r, int) else list(r)
+    what = "r must be a number of pairs of at least 0, or one a block"
+    each = [r] * blocks if isinstance(r, int) else listed(r, what)
     if len(each) != blocks:
         raise ValueError(f"r says {len(each)} numbers of pairs, and the model has {blocks} blocks")
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in each):
-        raise ValueError(f"r must be a number of pairs of at least 0, or one a block, got {r!r}")
+        raise ValueError(f"{what}, got {r!r}")
     return each
