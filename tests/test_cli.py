@@ -120,7 +120,7 @@ def test_every_setting_has_its_option():
         "duplicates": "leave_out", "cache": "no", "folds": "3", "start": "plain", "tune": "lr",
         "lr_grid": "0.1 0.2", "select": "best", "trial_minutes": "5", "weights": "w.pth",
         "at": "stage", "where": "layer1.* layer2.*", "freeze": "norms", "added_lr_scale": "10",
-        "executor": "ray", "address": "host:6379",
+        "executor": "ray", "address": "host:6379", "latency": "onnxruntime",
     }  # fmt: skip
     of_masks = {
         "task": "segmentation", "head": "upernet", "head_kwargs": "dim=64", "ignore_label": "3",
@@ -146,6 +146,7 @@ def test_every_setting_has_its_option():
     )
     assert (plan.host_kwargs, plan.augment_kwargs) == ({"depth": 2}, {"scale": [1, 2]})
     assert (plan.lr, plan.clip_grad, plan.imports) == (1e-3, None, ("f.py", "g"))
+    assert plan.latency == "onnxruntime"
     assert (plan.at, plan.where, plan.added_lr_scale) == ("stage", ("layer1.*", "layer2.*"), 10.0)
 
 
