@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import onnx
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -169,3 +170,21 @@ def test_lengths_that_were_not_recorded_are_said(tmp_path):
 def test_words_of_the_users_replace_none_of_the_check(metadata, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         foveate.export(nn.Conv2d(3, 4, 3), tmp_path / "m.onnx", size=8, metadata=metadata)
+
+
+def test_what_was_chosen_for_the_user_is_said(tmp_path):
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=3).to(torch.bfloat16)
+    result = foveate.export(model, tmp_path / "m.onnx", size=32, dynamic=())
+    assert any("weights in bfloat16 were brought to float32" in note for note in result.notes)
+    assert any("how 3 channels are normalised and reads 1" in note for note in result.notes)
+    words = {each.key: each.value for each in onnx.load(result.path).metadata_props}
+    assert json.loads(words["foveate.mean"]) == [0.5]
+
+
+def test_a_model_that_never_gives_the_same_is_named_so(tmp_path):
+    class Restless(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(x, 0.5)
+
+    with pytest.raises(ExportError, match="other numbers each time"):
+        foveate.export(Restless(), tmp_path / "m.onnx", size=8)

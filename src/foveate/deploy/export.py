@@ -194,18 +194,18 @@ def export(
     request = _request(model, format_, size, dynamic, precision, channels)
     format_.check_installed()
     told = own_words(model) if info is None else words_of(info)
+    notes = [*_of_one_size(request, info), *_fit_channels(told, request.channels)]
     words = {**told, **_anchors(model), **_checked_words(metadata or {})}
-    of_size = _of_one_size(request, info)
     if int8 is None:
         deployment = Deployment.of(model, request)
-        deployment.notes += of_size
+        deployment.notes += notes
         return carried_out(deployment, format_, place, words, began)
     prepare = _preparation(request, words)
     if info is not None:
         prepare = prepare._replace(ranges=info.input.ranges)
     images, broken = calibration_images(int8, prepare)
     deployment = Deployment.of(model, request, images)
-    deployment.notes += [*of_size, *_how_prepared(prepare, len(images))]
+    deployment.notes += [*notes, *_how_prepared(prepare, len(images))]
     if broken:
         deployment.notes.append(
             f"{len(broken)} of the images to calibrate with cannot be read: {', '.join(broken[:3])}"
@@ -258,11 +258,22 @@ def _checked_words(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _preparation(request: Request, words: Mapping[str, Any]) -> Preparation:
     """As the model says that images are normalised, or else as for ImageNet."""
-    count = request.channels
-    mean, std = words.get("mean", IMAGENET_MEAN), words.get("std", IMAGENET_STD)
-    if len(mean) != count:
-        mean, std = (sum(mean) / len(mean),) * count, (sum(std) / len(std),) * count
-    return Preparation(request, mean, std)
+    stated = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **words}
+    _fit_channels(stated, request.channels)
+    return Preparation(request, stated["mean"], stated["std"])
+
+
+def _fit_channels(words: dict[str, Any], channels: int) -> list[str]:
+    """Let mean and deviation be of so many channels, by their means; returns what is to be said."""
+    stated = len(words.get("mean", ())) or channels
+    if stated == channels:
+        return []
+    for name in ("mean", "std"):
+        words[name] = [sum(words[name]) / stated] * channels
+    return [
+        f"the model states how {stated} channels are normalised and reads {channels}: mean "
+        f"{words['mean'][0]:.3g} and deviation {words['std'][0]:.3g}, the means of those, are kept"
+    ]
 
 
 def _how_prepared(prepare: Preparation, count: int) -> list[str]:

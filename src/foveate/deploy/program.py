@@ -66,6 +66,12 @@ class Deployment:
             warnings.simplefilter("always")
             module = as_exported(fuse(copied(model)))
         notes = [str(each.message) for each in said if issubclass(each.category, UserWarning)]
+        kinds = {each.dtype for each in model.parameters() if each.is_floating_point()}
+        if others := sorted(str(each).removeprefix("torch.") for each in kinds - {torch.float32}):
+            notes.append(
+                f"weights in {' and '.join(others)} were brought to float32, and the file is "
+                "checked against the model in that"
+            )
         if isinstance(model, Detector):
             notes.append(_WITHOUT[isinstance(model, RCNN)])
         return cls(as_exported(copied(model)), module, request, notes, calibration)
