@@ -196,6 +196,11 @@ def list_reducers(pattern: str = "*") -> list[str]:
     return list_attention(pattern, role="reducer")
 
 
+def reducer_name(cls: type) -> str | None:
+    """The name under which the class of a reducer is registered; None if it is under none."""
+    return next((name for name in list_reducers() if describe(name).cls is cls), None)
+
+
 def option_names(spec: Spec) -> list[str]:
     """Names of the constructor's arguments."""
     return list(inspect.signature(spec.cls).parameters)

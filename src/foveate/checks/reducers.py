@@ -23,7 +23,7 @@ from foveate.checks.refusals import require_refusal
 from foveate.checks.running import check, checks_for, require, require_close
 from foveate.checks.tables import REDUCED, REFUSED
 from foveate.contracts import Reducer
-from foveate.reduction._blocks import ReducedBlocks, registered_name
+from foveate.reduction._blocks import ReducedBlocks
 from foveate.reduction.whole import (
     finish,
     multiply_adds,
@@ -32,7 +32,7 @@ from foveate.reduction.whole import (
     sources,
     watching,
 )
-from foveate.registry import describe, list_reducers
+from foveate.registry import describe, list_reducers, reducer_name
 
 _SIZE = (32, 40)
 _SMALL: dict[str, Any] = {
@@ -126,7 +126,11 @@ def reducer_subjects(
     """
     made = []
     for reducer in list_reducers() if reducers is None else reducers:
-        name = reducer if isinstance(reducer, str) else registered_name(reducer)
+        name = (
+            reducer
+            if isinstance(reducer, str)
+            else reducer_name(reducer) or reducer.__name__.lower()
+        )
         spec = describe(name) if name in list_reducers() or isinstance(reducer, str) else None
         cls: Any = reducer if spec is None else spec.cls
         tags = frozenset() if spec is None else spec.tags

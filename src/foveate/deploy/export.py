@@ -20,6 +20,7 @@ from torch import nn
 from foveate._files import file_path, replacing_several
 from foveate._version import __version__
 from foveate.arguments import nearest, pair
+from foveate.data.findings import images_of
 from foveate.deploy.coreml import CoreMl
 from foveate.deploy.executorch import ExecuTorch
 from foveate.deploy.format import Format, Written
@@ -39,6 +40,7 @@ from foveate.deploy.request import Request, Size, free_axes
 from foveate.deploy.verify import BOUNDS, Difference, difference, expected_outputs, verify
 from foveate.heads._anchor_head import AnchorHead
 from foveate.saved.info import ModelInfo
+from foveate.surgery.trace import image_channels
 
 FORMATS: dict[str, Format] = {
     each.name: each for each in (Onnx(), OpenVino(), ExecuTorch(), LiteRt(), CoreMl())
@@ -278,9 +280,8 @@ def _fit_channels(words: dict[str, Any], channels: int) -> list[str]:
 
 def _how_prepared(prepare: Preparation, count: int) -> list[str]:
     mean, std = (", ".join(f"{x:.3g}" for x in each) for each in (prepare.mean, prepare.std))
-    images = "1 image" if count == 1 else f"{count} images"
     return [
-        f"calibrated with {images}, resized to fill {prepare.request.size[0]}x"
+        f"calibrated with {images_of(count)}, resized to fill {prepare.request.size[0]}x"
         f"{prepare.request.size[1]}, the middle cut out, normalised by mean {mean} and std {std}"
     ]
 
@@ -479,7 +480,7 @@ def _request(
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module to export, got {type(model).__name__}")
     config = getattr(model, "pretrained_cfg", None) or {}
-    own = config.get("input_size", (_channels(model), 224, 224))
+    own = config.get("input_size", (image_channels(model), 224, 224))
     height, width = pair(tuple(own[1:]) if size is None else size, "size")
     wanted = ("batch",) if dynamic is None and "batch" in format_.free else dynamic or ()
     free = free_axes(wanted)
@@ -499,13 +500,4 @@ def _request(
         raise ValueError("int8 is calibrated at one size: leave height and width out of dynamic")
     if channels is not None and channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
-    return Request((height, width), channels or _channels(model), free, precision)
-
-
-def _channels(model: nn.Module) -> int:
-    """Of the images that a model reads: what it says, or its first convolution."""
-    said = getattr(model, "in_chans", None)
-    if isinstance(said, int):
-        return said
-    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
+    return Request((height, width), channels or image_channels(model), free, precision)

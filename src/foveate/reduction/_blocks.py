@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from foveate.contracts import Reducer
 from foveate.reduction._vit import Vit, attention_cost, hooked, linear_cost, read, reads_patches
-from foveate.registry import describe, list_reducers
+from foveate.registry import list_reducers, reducer_name
 
 
 class ReducedBlocks(Reducer):
@@ -41,7 +41,7 @@ class ReducedBlocks(Reducer):
 
     def __init__(self, vit: Vit) -> None:
         super().__init__()
-        self.name = registered_name(type(self))
+        self.name = reducer_name(type(self)) or type(self).__name__.lower()
         self.dim = vit.dim
         self.prefix = vit.prefix
         self.reads_patches = vit.reads_patches
@@ -338,9 +338,3 @@ def _check_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
             stacklevel=4,
         )
         state.update(added)
-
-
-def registered_name(cls: type) -> str:
-    """The name under which the class of a reducer is registered, else its own."""
-    names = [name for name in list_reducers() if describe(name).cls is cls]
-    return names[0] if names else cls.__name__.lower()

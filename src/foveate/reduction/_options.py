@@ -57,3 +57,20 @@ def shares(keep: float | Sequence[float], stages: int) -> list[float]:
     if len(each) != stages:
         raise ValueError(f"keep has {len(each)} shares for {stages} stages: give one a stage")
     return [float(share) for share in each]
+
+
+def left(patches: int, stages: Sequence[int], keep: Sequence[float], block: int) -> int:
+    """Patches' tokens that are left once the stages up to ``block`` have done their work.
+
+    At least one is, and a stage leaves no more than came to it.
+
+    Args:
+        patches: of the image.
+        stages: numbers of blocks, in order.
+        keep: of each stage the share of all patches that it leaves.
+        block: its number; -1 for before the first one.
+    """
+    each = zip(stages, keep, strict=True)
+    return min(
+        [patches, *(max(1, int(patches * share)) for stage, share in each if stage <= block)]
+    )

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.reduction._blocks import ReducedBlocks, Watch
-from foveate.reduction._options import each_stage, shares
+from foveate.reduction._options import each_stage, left, shares
 from foveate.reduction._vit import (
     Vit,
     finish,
@@ -121,7 +121,7 @@ class DynamicViT(ReducedBlocks):
         """The patches of highest score, in the order of their scores."""
         apart, patches = x[:, : self.prefix], x[:, self.prefix :]
         score = self.own(block)(patches, None)[..., 0]
-        kept = self._left(state.patches, self.stages.index(index))
+        kept = left(state.patches, self.stages, self.keep, index)
         chosen = score.topk(kept, dim=1).indices  # (B, M)
         patches = patches.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
         if self.watch is not None:
@@ -149,22 +149,14 @@ class DynamicViT(ReducedBlocks):
         ratio = ratio_loss(list(watch.decisions.values()), shares)
         return {"ratio": _RATIO_WEIGHT / len(shares) * ratio}
 
-    def _left(self, patches: int, stage: int) -> int:
-        """Patches of the image that a stage leaves: at least one, and no more than it gets."""
-        return min(max(1, int(patches * share)) for share in self.keep[: stage + 1])
-
     def counts(self, patches: int) -> list[tuple[int, int]]:
-        left, counts = patches, []
-        for index in range(len(self)):
-            if index in self.stages:
-                left = self._left(patches, self.stages.index(index))
-            counts.append((left, left))
-        return counts
+        kept = (left(patches, self.stages, self.keep, index) for index in range(len(self)))
+        return [(count, count) for count in kept]
 
     def own_multiply_adds(self, patches: int) -> int:
         total = 0
         for stage, share in zip(self.stages, self.keep, strict=True):
-            before = self.counts(patches)[stage - 1][0] if stage else patches
+            before = left(patches, self.stages, self.keep, stage - 1)
             total += linear_cost(self.own(self.blocks[stage]), before) * (share < 1)
         return total
 

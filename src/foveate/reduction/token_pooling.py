@@ -40,7 +40,7 @@ from foveate.reduction._clusters import (
     k_medoids_of_rows,
     means,
 )
-from foveate.reduction._options import each_stage, shares
+from foveate.reduction._options import each_stage, left, shares
 from foveate.reduction._vit import (
     Vit,
     attend_and_score,
@@ -128,8 +128,8 @@ class TokenPooling(ReducedBlocks):
         attention, score = block.attn, x
         rope = rope_of(rope, state.position)
         stage = index if self.before == "mlp" else index + 1
-        left = self._left(state.patches, stage)
-        if left == x.shape[1] - self.prefix:
+        count = self._left(state.patches, stage)
+        if count == x.shape[1] - self.prefix:
             return (block(x) if rope is None else block(x, rope=rope)), state
 
         def attended(x: Tensor) -> Tensor:
@@ -141,8 +141,8 @@ class TokenPooling(ReducedBlocks):
 
         x = plus_attention(block, x, attended)
         if self.before == "block":
-            return self._pool(stage, plus_mlp(block, x), score, left, state)
-        x, state = self._pool(stage, x, score, left, state)
+            return self._pool(stage, plus_mlp(block, x), score, count, state)
+        x, state = self._pool(stage, x, score, count, state)
         return plus_mlp(block, x), state
 
     def _pool(
@@ -172,10 +172,7 @@ class TokenPooling(ReducedBlocks):
         return self.put_back(x, state.token) if self.reads_patches else x
 
     def _left(self, patches: int, block: int) -> int:
-        """Tokens of patches that are left where ``block`` has pooled: at least one."""
-        each = zip(self.stages, self.keep, strict=True)
-        left = [max(1, int(patches * share)) for stage, share in each if stage <= block]
-        return min([patches, *left])
+        return left(patches, self.stages, self.keep, block)
 
     def counts(self, patches: int) -> list[tuple[int, int]]:
         late = self.before == "mlp"

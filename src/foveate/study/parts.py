@@ -19,6 +19,7 @@ import numpy as np
 from foveate.data.annotations.record import AnnotatedImage
 from foveate.data.images import AnnotatedImages, Images, ImageSet, MaskedImages
 from foveate.data.moments import moments
+from foveate.data.pixels.mask import class_pixels
 from foveate.data.splitting import stratified_split
 
 SELECTION = 0.2
@@ -131,11 +132,8 @@ def with_selection(images: ImageSet) -> tuple[ImageSet, Images]:
 
 def _class_pixels(part: Part, classes: int) -> tuple[int, ...]:
     """Of each class, in the masks of a part."""
-    counts = np.zeros(classes, dtype=int)
-    for index in range(len(part)):
-        labels = part.mask(index)
-        counts += np.bincount(labels[labels < classes], minlength=classes)
-    return tuple(counts.tolist())
+    counts = sum(class_pixels(part.mask(index), classes) for index in range(len(part)))
+    return tuple(np.asarray(counts).tolist())
 
 
 def _fold_numbers(labels: np.ndarray, count: int, classes: Sequence[str] | None) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foveate.published import read_weights
 from foveate.saved.info import ImageInput
 from foveate.saved.load import model_file, read_info
+from foveate.surgery.trace import image_channels
 
 TIMM = "timm"
 """In place of a file: the weights that timm has under the model's name."""
@@ -95,18 +96,13 @@ def warm_start(model: nn.Module, weights: str, name: str) -> Started:
         )
     found.part.load_state_dict(found.taken, strict=False)
     before = input_of(weights)
-    if before is not None and len(before.mean) == _channels(model):
+    if before is not None and len(before.mean) == image_channels(model):
         config = dict(getattr(model, "pretrained_cfg", None) or {})
         model.pretrained_cfg = {**config, "mean": before.mean, "std": before.std}  # pyrefly: ignore
         said.append("images are normalized as in its training")
     said += [str(warning.message) for warning in caught if warning.category is UserWarning]
     told = [f"weights {weights}: {each}" for each in [*dict.fromkeys(said), *_told(found)]]
     return Started(told, found.part is model and not found.fresh)
-
-
-def _channels(model: nn.Module) -> int:
-    """Of the images that a model takes: those of its first convolution."""
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
 def input_of(weights: str) -> ImageInput | None:

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from foveate.attention.adapt import Mechanism
-from foveate.contracts import Reducer
 from foveate.published import check_fit, of_today
 from foveate.reduction.whole import reduce, reducer_of
-from foveate.registry import describe, list_reducers
+from foveate.registry import reducer_name
 from foveate.surgery._ledger import (
     Changes,
     Ledger,
@@ -57,13 +56,9 @@ def changes(model: nn.Module) -> Changes:
     reducer, reduction = reducer_of(model), None
     if reducer is not None:
         options = json.loads(json.dumps(dict(reducer.options)))  # a tuple reads back as a list
-        reduction = Reduction(_name_of(type(reducer)), options)
+        kind = type(reducer)
+        reduction = Reduction(reducer_name(kind) or name_of(kind), options)
     return Changes([] if ledger is None else ledger.steps, reduction)
-
-
-def _name_of(reducer: type[Reducer]) -> str:
-    names = [name for name in list_reducers() if describe(name).cls is reducer]
-    return names[0] if names else name_of(reducer)
 
 
 def apply(

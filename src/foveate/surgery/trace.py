@@ -261,6 +261,15 @@ def input_size(model: nn.Module) -> tuple[int, int, int] | None:
     return None
 
 
+def image_channels(model: nn.Module) -> int:
+    """Of the images that a model reads: what it says, or its first convolution."""
+    said = getattr(model, "in_chans", None)
+    if isinstance(said, int):
+        return said
+    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
 def _watch(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], notes: list[str], *, fake: bool
 ) -> Trace:

@@ -8,7 +8,7 @@ numbers. What a study has no use for stands here: the engine's options, devices,
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -68,22 +68,18 @@ def _loggers(key: str, value: Any) -> tuple[str, ...]:
     return tuple(read.one_of(*LOGGERS)(key, name) for name in read.texts(key, names))
 
 
-def _mechanism(key: str, value: Any) -> Entry | None:
-    if value is None:
-        return None
-    found = read.entries(key, value)
-    if len(found) != 1:
-        raise PlanError(f"{key} is one mechanism, got {value!r}; several are compared by a study")
-    return found[0]
+def _one(kind: str) -> Callable[[str, Any], Entry | None]:
+    """Reads one entry, of a mechanism or a reducer."""
 
+    def one(key: str, value: Any) -> Entry | None:
+        if value is None:
+            return None
+        found = read.entries(key, value)
+        if len(found) != 1:
+            raise PlanError(f"{key} is one {kind}, got {value!r}; several are compared by a study")
+        return found[0]
 
-def _reducer(key: str, value: Any) -> Entry | None:
-    if value is None:
-        return None
-    found = read.entries(key, value)
-    if len(found) != 1:
-        raise PlanError(f"{key} is one reducer, got {value!r}")
-    return found[0]
+    return one
 
 
 def _seed(key: str, value: Any) -> int:
@@ -117,13 +113,14 @@ class TrainConfig:
     attention: Entry | None = field(
         default=None,
         metadata=_stated(
-            _mechanism, "a mechanism to put into the model, as NAME:key=value; see at and where"
+            _one("mechanism"),
+            "a mechanism to put into the model, as NAME:key=value; see at and where",
         ),
     )
     reduce: Entry | None = field(
         default=None,
         metadata=_stated(
-            _reducer,
+            _one("reducer"),
             "a reducer that the model is put through before it learns, as NAME:key=value, such as "
             "dynamicvit:keep=0.7; foveate list --role reducer names them",
         ),

@@ -30,6 +30,11 @@ _MANY = 20
 """From how many masks on a label that stands in one of them alone is remarkable."""
 
 
+def class_pixels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many pixels of a mask are of each class (K,); those that are ignored count nowhere."""
+    return np.bincount(labels[labels < classes], minlength=classes)
+
+
 class AmbiguousTurnError(ValueError):
     """An image is turned by EXIF, and its mask may have been drawn before or after that."""
 

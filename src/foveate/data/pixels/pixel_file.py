@@ -19,7 +19,7 @@ from foveate._files import replacing
 from foveate.data.duplicates import Hashed
 from foveate.data.findings import LeftOut
 from foveate.data.pixels.decode import reason
-from foveate.data.pixels.mask import AmbiguousTurnError
+from foveate.data.pixels.mask import AmbiguousTurnError, class_pixels
 from foveate.data.pixels.reader import Decoded, NeedsRangeError, Reader, read_or_error
 from foveate.data.sources.base import TRAIN, DataError, Item, Listing
 from foveate.data.sources.mask_folder import MaskFolder
@@ -169,8 +169,7 @@ class MaskedReading(Reading):
             self._leave_out(item, ValueError(f"of its mask: {why}"))
             return
         self.kinds.update(kinds)
-        count = len(self.listing.classes)
-        pixels = np.bincount(labels[labels < count], minlength=count)
+        pixels = class_pixels(labels, len(self.listing.classes))
         mask = KeptMask(self.masks.append(labels), digest(labels), pixels)
         kept.append(image._replace(mask=mask))
 
