@@ -18,6 +18,7 @@ from foveate.attention.full.cross_covariance import (
 )
 from foveate.attention.full.deformable import DeformableAttention, _grid
 from foveate.attention.full.multi_head_cross import MultiHeadCrossAttention
+from foveate.attention.full.performer import TokenPerformer
 from foveate.attention.full.spatial_reduction import SpatialReductionAttention
 from foveate.attention.full.talking_heads import TalkingHeadsAttention
 from foveate.layout import map_to_tokens
@@ -127,6 +128,10 @@ def _cross_covariance(
     return CrossCovarianceAttention(dim, num_heads, qkv_bias=qkv_bias)
 
 
+def _token_performer(dim: int, in_dim: int, kernel_ratio: float) -> TokenPerformer:
+    return TokenPerformer(dim, in_dim, kernel_ratio)
+
+
 def _local(in_features: int, **_: int) -> LocalPatchInteraction:
     return LocalPatchInteraction(in_features)
 
@@ -164,6 +169,7 @@ ROWS = [
     ),
     Row("xcit_block", _cross_covariance, _xcit(3, 4), within("attn.")),
     Row("xcit_block_2heads", _cross_covariance, _xcit(5, 6), within("attn.")),
+    Row("dvt_token_performer", _token_performer, mechanism="performer"),
     Row("xcit_xca_16", _cross_covariance),
     Row("xcit_lpi_16", _local, _on_map, mechanism="cross_covariance"),
 ]
