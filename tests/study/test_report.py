@@ -227,6 +227,39 @@ def test_chart_data_and_the_pareto_front(run):
     assert "On the front: slide." in read(run).text
 
 
+def test_settings_of_a_reducer_lie_on_one_line_and_in_one_table(tmp_path):
+    entries = [Entry.read(text) for text in ("tome:r=8", "tome:r=4", "evovit:keep=0.5")]
+    run = begin(tmp_path, *entries)
+    costs = {"tome(r=4)": 11_000_000, "tome(r=8)": 9_000_000, "evovit(keep=0.5)": 10_000_000}
+    for key, cost in costs.items():
+        entry = next(each for each in entries if each.label == key)
+        named = subject(entry.key, key, "tokens")
+        reduced = named._replace(mechanism=entry.name, role="reducer")
+        for seed in range(2):
+            run.records.write_trial(
+                replace(trial(entry.key, seed, 0.9), subject=reduced, multiply_adds=cost)
+            )
+        run.records.write_measurement(
+            Measurement(entry.key, Latency(cost / 1e6, 7.5, 42.5, 16, 50), 1, 1, 1, 1, "cpu")
+        )
+    for seed in range(2):
+        run.records.write_trial(replace(trial("none", seed, 0.92), multiply_adds=20_000_000))
+    points = latency_points(read_results(run.root, run.plan))
+    assert {p.label: p.curve for p in points} == dict(
+        zip(costs, ("tome", "tome", "evovit"), strict=True)
+    )
+    page = read(run)
+    lines = [a for tag, a in page.tags if tag == "polyline" and a.get("class") == "settings"]
+    assert len(lines) == 4  # tome alone, in two charts, each drawn for a wide and a narrow page
+    assert "A line joins the settings of one reducer" in page.text
+    rows = [row for row in page.rows if row[1:2] in (["r=4"], ["keep=0.5"]) or row[:1] == ["r=8"]]
+    assert rows == [
+        ["evovit", "keep=0.5", "90.0", "−2.0", "0.50", "–", "10.0"],
+        ["tome", "r=4", "90.0", "−2.0", "0.55", "–", "11.0"],
+        ["r=8", "90.0", "−2.0", "0.45", "–", "9.00"],
+    ]
+
+
 def test_verdict_and_summary(run):
     page = read(run)
     assert (

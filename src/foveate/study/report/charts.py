@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import hypot
 from typing import NamedTuple
 
 from foveate.metrics import Metric
@@ -15,6 +17,7 @@ from foveate.study.numbers import scaled
 from foveate.study.report.axes import Axis, axis, show_tick
 from foveate.study.report.labels import Box, Label, place_labels, text_width
 from foveate.study.report.markup import Markup, element, section
+from foveate.study.report.reducers import by_reducer
 from foveate.study.results import Results, Row
 from foveate.study.statistics import Estimate
 
@@ -38,6 +41,7 @@ class Point:
         low: lower end of the interval of the mean; None with one seed.
         high: its upper end.
         front: whether nothing is both cheaper and better.
+        curve: what its settings lie on one line with; None where it stands alone.
     """
 
     label: str
@@ -49,6 +53,7 @@ class Point:
     low: float | None
     high: float | None
     front: bool = False
+    curve: str | None = None
 
 
 class Frame(NamedTuple):
@@ -93,13 +98,15 @@ def costs(results: Results) -> Markup | None:
         return None
     better = "Up" if metric.higher_is_better else "Down"
     crowd = " crowd" if len(results.rows) > FEW else ""
+    several = any(len(rows) > 1 for rows in by_reducer(results.rows).values())
+    joined = " A line joins the settings of one reducer." if several else ""
     return section(
         f"{name} and cost",
         "cost",
         element("div", charts, class_=f"charts{crowd}"),
         note=f"{better} and to the left is better. The dashed line is the Pareto front: nothing "
         "measured is both cheaper and better than a point on it. Bars are the 95 % intervals of "
-        "the mean score and of the latency. Squares are controls.",
+        f"the mean score and of the latency. Squares are controls.{joined}",
     )
 
 
@@ -153,6 +160,7 @@ def _point(
         y=scaled(found.mean, row.metric),
         low=None if found.low is None else scaled(found.low, row.metric),
         high=None if found.high is None else scaled(found.high, row.metric),
+        curve=row.subject.mechanism if row.subject.role == "reducer" else None,
     )
 
 
@@ -193,7 +201,9 @@ def labels_of(points: Sequence[Point], frame: Frame, metric: Metric) -> list[Lab
         [(x.pixel(p.x), y.pixel(p.y)) for p in points],
         [(text_width(p.label, _LABEL) + 4, _LINE) for p in points],
         area,
-        [box for p in points for box in _bars(p, x, y)] + _front_boxes(points, x, y, frame),
+        [box for p in points for box in _bars(p, x, y)]
+        + _front_boxes(points, x, y, frame)
+        + _curve_boxes(points, x, y),
     )
 
 
@@ -209,6 +219,7 @@ def _draw(
         "svg",
         grid(x, y, frame, x_title, axis_title(metric)),
         _front(points, x, y, frame),
+        _curves(points, x, y),
         [_intervals(point, x, y) for point in points],
         [_mark(point, x, y, metric, numbers.get(i)) for i, point in enumerate(points)],
         [_label(p, label) for p, label in zip(points, labels, strict=True) if label],
@@ -265,6 +276,44 @@ def _front_boxes(points: Sequence[Point], x: Axis, y: Axis, frame: Frame) -> lis
         Box(x.pixel(point.x), y.pixel(point.y) - 2, end, y.pixel(point.y) + 2)
         for point, end in zip(front, ends, strict=True)
     ]
+
+
+def _on_curves(points: Sequence[Point], x: Axis, y: Axis) -> dict[str, list[tuple[float, float]]]:
+    """Pixels of the settings of each curve that has several, by cost."""
+    found: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda point: point.x):
+        if point.curve is not None:
+            found.setdefault(point.curve, []).append(point)
+    return {
+        name: [(x.pixel(point.x), y.pixel(point.y)) for point in each]
+        for name, each in found.items()
+        if len(each) > 1
+    }
+
+
+def _curves(points: Sequence[Point], x: Axis, y: Axis) -> list[Markup]:
+    """A line through the settings of each reducer, from the cheapest to the costliest."""
+    return [
+        element(
+            "polyline",
+            element("title", name),
+            points=" ".join(f"{across},{up}" for across, up in along),
+            class_="settings",
+        )
+        for name, along in _on_curves(points, x, y).items()
+    ]
+
+
+def _curve_boxes(points: Sequence[Point], x: Axis, y: Axis) -> list[Box]:
+    """What the lines cover, as small boxes along them."""
+    boxes = []
+    for along in _on_curves(points, x, y).values():
+        for (x1, y1), (x2, y2) in pairwise(along):
+            steps = max(1, round(hypot(x2 - x1, y2 - y1) / 6))
+            for step in range(steps + 1):
+                across, up = x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
+                boxes.append(Box(across - 2, up - 2, across + 2, up + 2))
+    return boxes
 
 
 def _bars(point: Point, x: Axis, y: Axis) -> list[Box]:

@@ -26,6 +26,7 @@ from foveate.study.report.disputed import disputed_images
 from foveate.study.report.health import health, warnings
 from foveate.study.report.host import host
 from foveate.study.report.markup import Markup, count, document, element, section
+from foveate.study.report.reducers import reducers
 from foveate.study.report.tables import results_table, tests_table
 from foveate.study.results import Results
 from foveate.study.statistics import Verdict
@@ -57,6 +58,7 @@ def _page(results: Results, verdict: Verdict) -> str:
         warnings(results),
         results_table(results),
         costs(results),
+        reducers(results),
         curves(results),
         classes(results),
         disputed_images(results),
