@@ -92,6 +92,9 @@ def test_what_the_page_on_reducing_shows(monkeypatch):
     names = run(ROOT / "docs" / "reduce.md")
     assert len(names["stands"]) == 12
     assert names["cost"] == 734_513_216
+    assert {each.shape for each in names["maps"].values()} == {(2, 14, 14)}
+    assert names["drawn"].height == 16 + 2 * 224 + 8
+    assert sorted(names["attention"]) == list(range(12))
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:
     size = pair(size, "size")
     if isinstance(model, Reducer):
         return model.image_multiply_adds(size)
-    blocks = _blocks_of(model)
+    blocks = blocks_of(model)
     whole: Any = model
     embed = whole.patch_embed
     if type(embed).__name__ != "PatchEmbed" or getattr(whole, "attn_pool", None) is not None:
@@ -183,7 +183,12 @@ def _class_attention(block: Any, patches: int) -> int:
     return over_tokens * tokens + each + pairs + linear_cost(block.mlp, 1)
 
 
-def _blocks_of(model: nn.Module) -> ReducedBlocks:
+def blocks_of(model: nn.Module) -> ReducedBlocks:
+    """The blocks of ``model``, which have been reduced.
+
+    Raises:
+        ValueError: if they have not.
+    """
     blocks = reducer_of(model)
     if not isinstance(blocks, ReducedBlocks):
         raise ValueError(
