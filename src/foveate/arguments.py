@@ -37,6 +37,17 @@ def positive(value: int, name: str) -> int:
     return value
 
 
+def flag(value: bool, name: str) -> bool:
+    """``value`` if it is True or False: any word counts as true, ``"no"`` as well.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def odd(value: int, name: str) -> int:
     """``value`` if it is an odd integer of at least one.
 

@@ -90,8 +90,12 @@ def k_medoids_of_rows(x: Tensor, weight: Tensor | None, count: int, iterations: 
 
 
 def means(x: Tensor, weight: Tensor, clusters: Clusters) -> Tensor:
-    """Weighted means of the clusters (B, K, C); of one that is empty, the token at its place."""
+    """Weighted means of the clusters (B, K, C); of one that is empty, the token at its place.
+
+    Sums are in float32 at least: in float16 those of many tokens overflow.
+    """
     batch, count = clusters.place.shape
+    dtype, x, weight = x.dtype, x.to(sum_dtype(x)), weight.to(sum_dtype(x))
     first = count * torch.arange(batch, device=x.device)[:, None]  # cluster of each image
     number = (first + clusters.number).flatten()  # index_add is many times faster than scatter_add
     share = x.new_zeros(batch * count).index_add(0, number, weight.flatten())
@@ -99,7 +103,8 @@ def means(x: Tensor, weight: Tensor, clusters: Clusters) -> Tensor:
     total = total.index_add(0, number, (x * weight[..., None]).flatten(0, 1))
     share, total = share.view(batch, count, 1), total.view(batch, count, -1)
     some = share > 0
-    return torch.where(some, total / torch.where(some, share, 1), gather(x, clusters.place))
+    mean = torch.where(some, total / torch.where(some, share, 1), gather(x, clusters.place))
+    return mean.to(dtype)
 
 
 def gather(x: Tensor, place: Tensor) -> Tensor:
@@ -107,13 +112,17 @@ def gather(x: Tensor, place: Tensor) -> Tensor:
     return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The precision of sums over many tokens like ``x``: float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """``(B, N, C)`` and ``(B, K, C)`` to ``(B, N, K)``, of one matrix product, in float32 at least.
 
     Distances are small differences of large numbers, of which half precision leaves nothing.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    x, y = x.to(dtype), y.to(dtype)
+    x, y = x.to(sum_dtype(x)), y.to(sum_dtype(y))
     lengths = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None]
     return (lengths - 2 * wide_product(x, y.transpose(1, 2))).clamp_min(0)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 
 def listed(value: Any, what: str) -> list[Any]:
-    """``value`` as a list.
+    """``value`` as a list: a sequence, whose order is the user's.
 
     Args:
         value: as the user gave it.
@@ -16,9 +16,19 @@ def listed(value: Any, what: str) -> list[Any]:
     Raises:
         ValueError: if it is not several.
     """
-    if not isinstance(value, Iterable):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"{what}, got {value!r}")
     return list(value)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether ``value`` is a number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether ``value`` is an integer; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def each_stage(stages: Sequence[int] | None, blocks: int) -> list[int]:
@@ -32,8 +42,7 @@ def each_stage(stages: Sequence[int] | None, blocks: int) -> list[int]:
         stages = [quarter, 2 * quarter, 3 * quarter] if quarter else [0]
     what = f"stages must be numbers of blocks, of 0 to {blocks - 1} in this model"
     chosen = listed(stages, what)
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in chosen)
-    if not chosen or not whole or not all(0 <= n < blocks for n in chosen):
+    if not chosen or not all(map(is_whole, chosen)) or not all(0 <= n < blocks for n in chosen):
         raise ValueError(f"{what}, got {stages!r}")
     if sorted(set(chosen)) != chosen:
         raise ValueError(f"stages must be in order, each one once, got {stages!r}")
@@ -49,10 +58,10 @@ def shares(keep: float | Sequence[float], stages: int) -> list[float]:
         ValueError: if a share is not in (0, 1], or there is not one a stage.
     """
     what = "keep must be above 0 and at most 1"
-    each = [keep] if isinstance(keep, int | float) else listed(keep, what)
-    if not each or not all(isinstance(share, int | float) and 0 < share <= 1 for share in each):
+    each = [keep] if is_number(keep) else listed(keep, what)
+    if not each or not all(is_number(share) and 0 < share <= 1 for share in each):
         raise ValueError(f"{what}, got {keep!r}")
-    if isinstance(keep, int | float):
+    if is_number(keep):
         return [float(keep) ** (stage + 1) for stage in range(stages)]
     if len(each) != stages:
         raise ValueError(f"keep has {len(each)} shares for {stages} stages: give one a stage")

@@ -206,10 +206,8 @@ def values(attention: Any, x: Tensor) -> Tensor:
     if getattr(attention, "qkv", None) is None:
         v = attention.v_proj(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         return v.repeat_interleave(attention.num_heads // v.shape[1], dim=1)
-    bias = attention.qkv.bias
-    if bias is None:
-        bias = getattr(attention, "v_bias", None)
-    v = F.linear(x, attention.qkv.weight, bias)
+    bias = getattr(attention, "v_bias", None)
+    v = attention.qkv(x) if bias is None else F.linear(x, attention.qkv.weight, bias)
     return v.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 

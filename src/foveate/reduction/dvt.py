@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from foveate.arguments import flag
 from foveate.contracts import Reducer
 from foveate.published import rename
 from foveate.reduction._coarse import checked_grids, coarser, default_grids
@@ -126,6 +127,8 @@ class DVT(Reducer):
         feature_reuse: bool = True,
     ) -> None:
         super().__init__()
+        flag(relation_reuse, "relation_reuse")
+        flag(feature_reuse, "feature_reuse")
         host = _host(model)
         rows = default_grids(host) if grids is None else checked_grids(host, grids)
         self.prefix = host.num_prefix_tokens

@@ -36,9 +36,12 @@ def find_thresholds(confidence: Tensor, shares: Sequence[float]) -> list[float]:
         K - 1 thresholds; 2, which none reaches, where none is to leave or too few are inside.
 
     Raises:
-        ValueError: if there is not one share in [0, 1] for each exit, or no image.
+        ValueError: if there is not one share in [0, 1] for each exit, there is no image, or
+            a confidence is not finite.
     """
     exits, images = confidence.shape
+    if not bool(confidence.isfinite().all()):
+        raise ValueError("the confidence of some image is NaN or infinite: the model has failed")
     if len(shares) != exits or not images or any(not 0 <= share <= 1 for share in shares):
         raise ValueError(
             f"expected a share in [0, 1] for each of {exits} exits of at least one image, got "

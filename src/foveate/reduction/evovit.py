@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import probability
+from foveate.arguments import flag, probability
 from foveate.published import rename
 from foveate.reduction._blocks import ReducedBlocks
 from foveate.reduction._clusters import gather
-from foveate.reduction._options import each_stage, listed, shares
+from foveate.reduction._options import each_stage, is_number, listed, shares
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -51,6 +51,8 @@ from foveate.reduction._vit import (
     rope_of,
 )
 from foveate.registry import register
+
+_NO_ATTENTION = 1e-20  # the gradient of a share of less would overflow
 
 
 class Evolving(NamedTuple):
@@ -122,14 +124,14 @@ class EvoViT(ReducedBlocks):
             raise ValueError(
                 "stages begin at block 1: patches are chosen by the attention of the blocks before"
             )
-        each = [keep] * len(self.stages) if isinstance(keep, int | float) else keep
+        each = [keep] * len(self.stages) if is_number(keep) else keep
         self.keep = shares(each, len(self.stages))
         self.tradeoff = _tradeoffs(tradeoff, self.stages[0], len(self))
         self.layerwise = layerwise is True
         scheduled = not isinstance(layerwise, bool)
         self.until = probability(layerwise, "layerwise") if scheduled else None
-        self.representative = representative
-        self.prune = prune
+        self.representative = flag(representative, "representative")
+        self.prune = flag(prune, "prune")
         self.class_token = vit.class_token
         self._class_head(vit.num_classes)
 
@@ -189,8 +191,7 @@ class EvoViT(ReducedBlocks):
         chosen, start = position[:, :kept], None
         tokens = [apart, gather(patches, chosen)]
         if self.representative:
-            weight = state.attention.scatter(1, chosen, 0)
-            weight = weight / weight.sum(1, keepdim=True)
+            weight = _weights_of_others(state.attention, chosen)
             start = (weight[..., None].to(x.dtype) * patches).sum(1, keepdim=True)
             tokens.append(start)
         self._note(index, _numbers(chosen, count, kept if self.representative else -1))
@@ -298,6 +299,18 @@ class EvoViT(ReducedBlocks):
         )
 
 
+def _weights_of_others(attention: Tensor, chosen: Tensor) -> Tensor:
+    """Of each patch its share of the attention to those not ``chosen`` (B, N), equal where it is 0.
+
+    A sharp softmax leaves the others zeros, whose shares would be NaN.
+    """
+    others = torch.ones_like(attention).scatter(1, chosen, 0)
+    weight = attention.scatter(1, chosen, 0)
+    none = weight.sum(1, keepdim=True) < _NO_ATTENTION
+    weight = torch.where(none, others, weight)
+    return weight / weight.sum(1, keepdim=True)
+
+
 def _numbers(chosen: Tensor, patches: int, other: int) -> Tensor:
     """Of each patch the number of its token (B, N): where it stands in ``chosen``, or ``other``."""
     batch, kept = chosen.shape
@@ -315,7 +328,7 @@ def class_head(dim: int, num_classes: int) -> nn.Module:
 
 def _tradeoffs(tradeoff: float | Sequence[float], first: int, blocks: int) -> list[float]:
     what = "tradeoff must be from 0 to 1"
-    if isinstance(tradeoff, int | float):
+    if is_number(tradeoff):
         each = [1.0] * first + [float(tradeoff)] * (blocks - first)
     else:
         each = listed(tradeoff, what)
@@ -323,6 +336,6 @@ def _tradeoffs(tradeoff: float | Sequence[float], first: int, blocks: int) -> li
         raise ValueError(
             f"tradeoff has {len(each)} weights for {blocks} blocks: give one, or one a block"
         )
-    if not all(isinstance(t, int | float) and 0 <= t <= 1 for t in each):
+    if not all(is_number(t) and 0 <= t <= 1 for t in each):
         raise ValueError(f"{what}, got {tradeoff!r}")
     return [float(t) for t in each]

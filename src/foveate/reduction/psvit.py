@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from foveate.arguments import pair
 from foveate.reduction._blocks import ReducedBlocks
-from foveate.reduction._options import listed
+from foveate.reduction._options import is_whole, listed
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -238,7 +238,7 @@ def _first_cells(sides: Sequence[int], device: torch.device) -> Tensor:
 def _blocks(numbers: Iterable[int], depth: int, what: str) -> tuple[int, ...]:
     """``numbers`` in order, if each is that of a block."""
     numbers = tuple(listed(numbers, f"{what} must be several numbers of blocks"))
-    wrong = [n for n in numbers if isinstance(n, bool) or not isinstance(n, int)]
+    wrong = [n for n in numbers if not is_whole(n)]
     wrong = wrong or [n for n in numbers if not 0 <= n < depth]
     if wrong or len(set(numbers)) < len(numbers):
         raise ValueError(

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foveate.arguments import one_of, positive
+from foveate.arguments import flag, one_of, positive
 from foveate.reduction._blocks import ReducedBlocks
 from foveate.reduction._clusters import (
     Clusters,
@@ -110,7 +110,7 @@ class TokenPooling(ReducedBlocks):
         self.stages = each_stage(stages, len(self))
         self.keep = shares(keep, len(self.stages))
         self.clustering = one_of(clustering, ("means", "medoids", "rows"), "clustering")
-        self.weighted = weighted
+        self.weighted = flag(weighted, "weighted")
         self.iterations = positive(iterations, "iterations")
         self.before = one_of(before, ("block", "mlp"), "before")
         if self.before == "block" and self.stages[0] == 0:

@@ -32,8 +32,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveate.arguments import flag
 from foveate.reduction._blocks import ReducedBlocks
-from foveate.reduction._options import listed
+from foveate.reduction._clusters import sum_dtype
+from foveate.reduction._options import is_whole, listed
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -86,7 +88,7 @@ class ToMe(ReducedBlocks):
     def __init__(self, vit: Vit, r: int | Sequence[int] = 13, *, prop_attn: bool = True) -> None:
         super().__init__(vit)
         self.r = _each_block(r, len(self))
-        self.prop_attn = prop_attn
+        self.prop_attn = flag(prop_attn, "prop_attn")
 
     def begin(self, x: Tensor) -> Merged:
         return Merged()
@@ -110,7 +112,9 @@ class ToMe(ReducedBlocks):
 
         x = plus_attention(block, x, attended)
         if merging is not None:
-            size = x.new_ones(*x.shape[:2], 1) if state.size is None else state.size
+            size = state.size
+            if size is None:
+                size = x.new_ones(*x.shape[:2], 1, dtype=sum_dtype(x))
             x, size = merging.merge(x, size)
             position = None if rope is None else merging.position(state.position)
             state = Merged(size, position, self._token(index, state, merging))
@@ -130,7 +134,7 @@ class ToMe(ReducedBlocks):
 
     def counts(self, patches: int) -> list[tuple[int, int]]:
         counts = []
-        for r in self.r:
+        for r in self.r[: len(self)]:  # some blocks may have been removed
             left = patches - min(r, patches // 2)
             counts.append((patches, left))
             patches = left
@@ -173,8 +177,9 @@ class Matching(NamedTuple):
 
     def merge(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Means weighted by ``size``, with sizes: of what is left of the first set, the second."""
-        x, size = self._sum(x * size), self._sum(size)
-        return x / size, size
+        dtype = x.dtype  # in half precision the sums of many tokens would overflow
+        x, size = self._sum(x.to(size.dtype) * size), self._sum(size)
+        return (x / size).to(dtype), size
 
     def _sum(self, x: Tensor) -> Tensor:
         apart, patches = x[:, : self.prefix], x[:, self.prefix :]
@@ -241,6 +246,6 @@ def _each_block(r: int | Sequence[int], blocks: int) -> list[int]:
     each = [r] * blocks if isinstance(r, int) else listed(r, what)
     if len(each) != blocks:
         raise ValueError(f"r says {len(each)} numbers of pairs, and the model has {blocks} blocks")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in each):
+    if not all(is_whole(n) and n >= 0 for n in each):
         raise ValueError(f"{what}, got {r!r}")
     return each

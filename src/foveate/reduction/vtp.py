@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from foveate.reduction._blocks import ReducedBlocks, Watch
-from foveate.reduction._options import shares
+from foveate.reduction._options import is_number, is_whole, listed, shares
 from foveate.reduction._vit import (
     Vit,
     attend,
@@ -91,7 +91,7 @@ class VTP(ReducedBlocks):
     ) -> None:
         super().__init__(vit)
         (keep,) = shares(keep, 1)
-        if not isinstance(l1, int | float) or isinstance(l1, bool) or not 0 <= l1 < float("inf"):
+        if not is_number(l1) or not 0 <= l1 < float("inf"):
             raise ValueError(f"l1 must be a finite number of at least 0, got {l1!r}")
         self.keep, self.l1 = keep, l1
         for index, block in enumerate(self.blocks):
@@ -106,11 +106,13 @@ class VTP(ReducedBlocks):
     def _begin_pruned(self, kept: Sequence[Sequence[int]]) -> None:
         """So many channels for each block, the first ones."""
         blocks = self.blocks
-        if len(kept) != len(blocks) or any(len(each) != len(_PLACES) for each in kept):
-            raise ValueError(
-                f"kept must be {len(_PLACES)} numbers of channels for each of {len(blocks)} blocks"
-            )
-        for index, (block, counts) in enumerate(zip(blocks, kept, strict=True)):
+        what = f"kept must be {len(_PLACES)} numbers of channels for each of {len(blocks)} blocks"
+        each_block = [listed(each, what) for each in listed(kept, what)]
+        numbers = [number for counts in each_block for number in counts]
+        fours = all(len(counts) == len(_PLACES) for counts in each_block)
+        if len(each_block) != len(blocks) or not fours or not all(map(is_whole, numbers)):
+            raise ValueError(f"{what}, got {kept!r}")
+        for index, (block, counts) in enumerate(zip(blocks, each_block, strict=True)):
             own = self.own(block)
             most = [getattr(own, place).shape[0] for place in _PLACES]
             each = counts[1] // block.attn.num_heads

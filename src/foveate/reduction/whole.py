@@ -128,11 +128,12 @@ def watching(model: nn.Module) -> Iterator[Watch]:
         ValueError: if nothing has reduced the model.
     """
     reducer = _required(model)
+    before = reducer.watch
     watch = reducer.watch = Watch(reducer.penalties)
     try:
         yield watch
     finally:
-        reducer.watch = None
+        reducer.watch = before
 
 
 def multiply_adds(model: nn.Module, size: int | tuple[int, int]) -> int:
