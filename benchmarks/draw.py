@@ -96,12 +96,24 @@ def growth(result: Result) -> list[str]:
 
 
 def models(result: Result) -> list[str]:
-    """Whole networks beside timm's."""
-    rows = result["rows"]
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    """Whole networks beside their peers: a row a network, a group of columns a batch and way."""
+    rows, kinds = result["rows"], {}
     for row in rows:
-        values = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
-        lines.append("| " + " | ".join(values) + " |")
+        kinds.setdefault((row["way"], row["batch"]), {})[row["model"]] = row
+    heads = [f"{way}, batch {batch}" for way, batch in kinds]
+    lines = [
+        "Milliseconds an image; in brackets the time over the peer's, and the multiply-adds "
+        "a second over those of timm's swin_tiny.",
+        "",
+        "| network | peer | multiply-adds, G | " + " | ".join(heads) + " |",
+        "|---|---|--:|" + "--:|" * len(heads),
+    ]
+    for name, row in next(iter(kinds.values())).items():
+        cells = [of[name] for of in kinds.values()]
+        shown = [f"{cell['ms']:.1f} ({cell['of_peer']:.2f}; {cell['rate']:.2f})" for cell in cells]
+        peer = "" if row["peer"] == name else row["peer"]
+        adds = f"{row['multiply_adds'] / 1e9:.2f}"
+        lines.append(f"| {name} | {peer} | {adds} | " + " | ".join(shown) + " |")
     return lines
 
 

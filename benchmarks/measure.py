@@ -32,7 +32,11 @@ class Seconds(NamedTuple):
     """Of the call before it, which finds caches and allocator as the others left them."""
 
 
-def timed(runs: dict[Any, Callable[[], object]], repetitions: int) -> dict[Any, Seconds]:
+def timed(
+    runs: dict[Any, Callable[[], object]],
+    repetitions: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, Seconds]:
     """Times of each; they take turns, so that a busy moment strikes all alike."""
     for run in runs.values():
         run(), run()
@@ -40,9 +44,9 @@ def timed(runs: dict[Any, Callable[[], object]], repetitions: int) -> dict[Any, 
     for _ in range(repetitions):
         for name, run in runs.items():
             for times in taken[name]:
-                start = time.perf_counter()
+                start = clock()
                 run()
-                times.append(time.perf_counter() - start)
+                times.append(clock() - start)
     median = statistics.median
     return {name: Seconds(median(warm), median(cold)) for name, (cold, warm) in taken.items()}
 
