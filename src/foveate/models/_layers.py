@@ -16,7 +16,7 @@ from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.arguments import pair
+from foveate.arguments import odd, pair
 from foveate.attention._dropout import Dropout
 from foveate.attention.adapt import Place, adapt
 from foveate.contracts import OneStep
@@ -45,6 +45,27 @@ class MapMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.drop(self.act(self.fc1(to_channels_last(x))))
         return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
+
+
+class ResidualDepthwise(nn.Conv2d):
+    """``x + convolution(x)``, depthwise, as one convolution: the identity stands in its kernel.
+
+    It computes what the sum does without another pass over the map, forward and backward; weights
+    are the convolution's.
+
+    Args:
+        dim: channels.
+        kernel_size: odd side of the kernel.
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 3) -> None:
+        side = odd(kernel_size, "kernel_size") // 2
+        super().__init__(dim, dim, kernel_size, padding=side, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (side, _) = self.padding
+        identity = F.pad(torch.ones_like(self.weight[:1, :1, :1, :1]), (side, side, side, side))
+        return self._conv_forward(x, self.weight + identity, self.bias)
 
 
 class PatchEmbed(OneStep):

@@ -46,7 +46,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import Block, PatchEmbed
+from foveate.models._layers import Block, PatchEmbed, ResidualDepthwise
 
 __all__ = ["DAT", "dat_base", "dat_small", "dat_tiny"]
 
@@ -71,14 +71,14 @@ class ConvMlp(nn.Module):
     def __init__(self, dim: int, hidden: int, drop: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.dwconv = ResidualDepthwise(hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.drop(self.fc1(to_channels_last(x))).permute(0, 3, 1, 2)
-        y = to_channels_last(self.act(y + self.dwconv(y)))
+        y = to_channels_last(self.act(self.dwconv(y)))
         return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
 
 
@@ -112,10 +112,10 @@ class DATBlock(Block):
             self.mlp = ConvMlp(dim, int(dim * mlp_ratio), drop)
         self.position = None
         if conv_position:
-            self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+            self.position = ResidualDepthwise(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.position is None else x + self.position(x))
+        return super().forward(x if self.position is None else self.position(x))
 
 
 class ConvStem(nn.Sequential):

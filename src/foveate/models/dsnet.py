@@ -40,7 +40,7 @@ from foveate.attention.full.multi_head_cross import MultiHeadCrossAttention
 from foveate.contracts import OneStep
 from foveate.layout import map_to_tokens
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
-from foveate.models._layers import MapMlp, PatchEmbed, init_trunc_normal
+from foveate.models._layers import MapMlp, PatchEmbed, ResidualDepthwise, init_trunc_normal
 
 __all__ = ["dsnet_base", "dsnet_small", "dsnet_tiny"]
 
@@ -144,7 +144,7 @@ class DualStreamBlock(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.position = ResidualDepthwise(dim)
         self.norm1 = nn.BatchNorm2d(dim)
         self.streams = DualStream(dim, num_heads, scale, attn_drop, proj_drop)
         self.norm2 = nn.BatchNorm2d(dim)
@@ -152,7 +152,7 @@ class DualStreamBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.position(x)
+        x = self.position(x)
         x = x + self.drop_path(self.streams(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

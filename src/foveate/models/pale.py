@@ -38,13 +38,19 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import Block, PatchEmbed, check_stages, init_trunc_normal
+from foveate.models._layers import (
+    Block,
+    PatchEmbed,
+    ResidualDepthwise,
+    check_stages,
+    init_trunc_normal,
+)
 
 __all__ = ["PaleTransformer", "pale_base", "pale_small", "pale_tiny"]
 
 
 class PaleBlock(Block):
-    """The residual block after ``x = x + position(x)``.
+    """The residual block after ``x = position(x)``, which adds to x.
 
     Args:
         dim: channels.
@@ -54,10 +60,10 @@ class PaleBlock(Block):
 
     def __init__(self, dim: int, attention: nn.Module, **kwargs: Any) -> None:
         super().__init__(dim, attention, **kwargs)
-        self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.position = ResidualDepthwise(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + self.position(x))
+        return super().forward(self.position(x))
 
 
 class PaleTransformer(Backbone):

@@ -29,8 +29,17 @@ from torch.nn import functional as F
 
 from foveate.arguments import check_map, head_dim, one_of, pair, positive, probability
 from foveate.attention._dropout import Dropout, scaled_dot_product_attention
+from foveate.attention._scaled_dot_product import scaled_dot_product
 from foveate.contracts import Mixer
-from foveate.layout import in_format, memory_format, pad_to_multiple
+from foveate.layout import (
+    in_format,
+    map_to_tokens,
+    memory_format,
+    merge_heads,
+    pad_to_multiple,
+    split_heads,
+    tokens_to_map,
+)
 from foveate.registry import register
 
 POSITIONS = ("table", "log", "convolution", "none")
@@ -127,10 +136,13 @@ class DeformableAttention(Mixer):
         else:
             sampled, bias = F.avg_pool2d(x, self.stride, ceil_mode=True), None
         k, v = self._heads(self.proj_k(sampled)), self._heads(self.proj_v(sampled))  # (B, h, P, D)
-        bias = None if bias is None else bias.to(k.dtype)
         dropout_p = self.attn_drop if self.training else 0.0
-        y = scaled_dot_product_attention(self._heads(q), k, v, bias, dropout_p)
-        y = y.transpose(2, 3).reshape(q.shape)
+        if bias is not None and bias.requires_grad:  # which PyTorch's fused attention does not take
+            y, _ = scaled_dot_product(self._heads(q), k, v, bias, dropout_p=dropout_p)
+        else:
+            bias = None if bias is None else bias.to(k.dtype)
+            y = scaled_dot_product_attention(self._heads(q), k, v, bias, dropout_p)
+        y = tokens_to_map(merge_heads(y.transpose(1, 2)), *x.shape[2:], like=x)
         if self.position == "convolution":
             y = y + self.rpe_table(q)
         y = self.proj_drop(self.proj_out(y))
@@ -160,7 +172,8 @@ class DeformableAttention(Mixer):
         return total
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.flatten(2).unflatten(1, (self.num_heads, self.head_dim)).transpose(2, 3)
+        """``(B, C, H, W) -> (B, h, H*W, D)``, channels side by side, as fused attention needs."""
+        return split_heads(map_to_tokens(x).contiguous(), self.num_heads).transpose(1, 2)
 
     def _points(self, q: Tensor) -> Tensor:
         offset = self.conv_offset(q.reshape(-1, self.dim // self.groups, *q.shape[2:]))
