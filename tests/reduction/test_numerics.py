@@ -76,6 +76,14 @@ def test_watching_within_watching_goes_on():
     assert watch.layers.keys() == inner.keys()
 
 
+def test_thresholds_stay_what_they_are_in_half_precision():
+    cascade = foveate.reduce(small(), "dvt")
+    cascade.set_thresholds([0.9991] * len(cascade.thresholds))
+    expected = cascade.thresholds.clone()
+    assert cascade.bfloat16().thresholds.equal(expected)
+    assert next(cascade.parameters()).dtype == torch.bfloat16
+
+
 def test_thresholds_are_not_found_of_nan():
     with pytest.raises(ValueError, match="NaN or infinite"):
         find_thresholds(torch.tensor([[0.5, torch.nan], [0.9, 0.9]]), [0.5, 0.5])

@@ -33,8 +33,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,14 @@ class DVT(Reducer):
     @classmethod
     def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
         return cls(model, **options)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Thresholds stay float32, as the confidences are: in bfloat16 0.999 would be 1.
+        before = self._buffers.get("thresholds")
+        super()._apply(fn, recurse)
+        if before is not None and self.thresholds.dtype != before.dtype:
+            self.thresholds = before.to(self.thresholds.device)
+        return self
 
     # What timm's models have; the last stage answers.
 
