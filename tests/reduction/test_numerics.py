@@ -68,6 +68,18 @@ def test_a_merging_model_of_fewer_blocks_has_its_cost():
     assert foveate.reduction.multiply_adds(model, 64) == counted // 2
 
 
+def test_a_block_at_several_places_is_refused():
+    model = small()
+    model.blocks[1] = model.blocks[0]
+    with pytest.raises(ValueError, match="at several places"):
+        foveate.reduce(model, "tome", r=0)
+
+
+def test_a_range_of_stages_is_a_list_in_the_recipe():
+    model = foveate.reduce(small(), "dynamicvit", stages=range(1, 3))
+    assert foveate.changes(model).recipe["reduction"]["options"] == {"stages": [1, 2]}
+
+
 def test_watching_within_watching_goes_on():
     model = foveate.reduce(small(), "tome", r=8)
     with watching(model) as watch:

@@ -80,6 +80,11 @@ def read(model: nn.Module) -> Vit:
             f"{type(model).__name__} is a model without tokens that could be fewer: reducers take "
             "timm's vision transformers (vit_*, deit_*, deit3_*, vit_*_dinov2, eva02_*, cait_*)"
         )
+    if len(list(blocks.children())) < len(blocks):
+        raise ValueError(
+            f"one block stands at several places of this {type(model).__name__}, and reducers "
+            "treat each place in its own way: give each a block of its own"
+        )
     for name, block in blocks.named_children():
         _check_block(model, name, block)
     late = hasattr(model, "blocks_token_only")  # CaiT, whose class token joins behind the blocks

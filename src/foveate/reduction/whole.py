@@ -62,7 +62,8 @@ def reduce(model: _Model, reducer: str | type[Reducer], **options: Any) -> nn.Mo
     reduced = reducer.reduce(model, **options)
     made = reducer_of(reduced)
     if made is not None:
-        made.options = dict(options)
+        ranges = {name: list(value) for name, value in options.items() if isinstance(value, range)}
+        made.options = {**options, **ranges}  # a recipe is JSON, which has no ranges
     return reduced
 
 
