@@ -27,10 +27,10 @@ MODELS = {
 }
 
 
-def scored(model, keep=0.5):
+def scored(model, keep=0.5, **options):
     """``model`` with scores that were learnt, as it were."""
     torch.manual_seed(1)
-    foveate.reduce(model.eval(), "vtp", keep=keep)
+    foveate.reduce(model.eval(), "vtp", keep=keep, **options)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".vtp." in name:
@@ -54,7 +54,7 @@ def test_removing_is_a_score_of_zero(kind):
 
 
 def test_smallest_scores_of_the_whole_model_go():
-    model = scored(VisionTransformer(**SMALL), keep=0.7)
+    model = scored(VisionTransformer(**SMALL), keep=0.7, multiple_of=1)
     scores = torch.cat([p.abs() for name, p in model.named_parameters() if ".vtp." in name])
     threshold = scores.sort(descending=True).values[round(0.7 * len(scores)) - 1]
     soft = [copy.deepcopy(block.vtp) for block in reducer_of(model).blocks]
@@ -71,10 +71,22 @@ def test_smallest_scores_of_the_whole_model_go():
 
 
 def test_share_that_is_left():
-    model = scored(VisionTransformer(**SMALL), keep=0.6)
+    model = scored(VisionTransformer(**SMALL), keep=0.6, multiple_of=1)
     finish(model)
     kept = sum(len(getattr(b.vtp, place)) for b in reducer_of(model).blocks for place in PLACES)
     assert kept / (2 * (3 * 24 + 96)) == pytest.approx(0.6, abs=0.01)
+
+
+def test_kept_channels_are_rounded_up_to_a_multiple():
+    exact, rounded = (scored(VisionTransformer(**SMALL), multiple_of=step) for step in (1, 8))
+    for model in (exact, rounded):
+        finish(model)
+    for few, more in zip(reducer_of(exact).blocks, reducer_of(rounded).blocks, strict=True):
+        for place in ("attention", "mlp", "hidden"):
+            kept, of = getattr(more.vtp, place), getattr(few.vtp, place)
+            assert len(of) <= len(kept) < len(of) + 8
+            assert not len(kept) % 8
+            assert set(of.tolist()) <= set(kept.tolist())
 
 
 def test_something_is_left_of_every_layer():

@@ -294,7 +294,11 @@ def attend(attention: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None 
         scores = scores if bias is None else scores + bias
         return weigh(attention, scores.softmax(-1), v)
     dropout_p = attention.attn_drop.p if attention.training else 0.0
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+    narrow = v.shape[-1]
+    if narrow < q.shape[-1]:  # fused attention wants values as wide as queries
+        v = F.pad(v, (0, q.shape[-1] - narrow))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p)
+    return y[..., :narrow]
 
 
 def attend_and_score(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from foveate.arguments import positive
+from foveate.layout import ceil_to_multiple
 from foveate.reduction._blocks import ReducedBlocks, Watch
 from foveate.reduction._options import is_number, is_whole, listed, shares
 from foveate.reduction._vit import (
@@ -69,13 +71,15 @@ class VTP(ReducedBlocks):
         keep: share of all scored channels that :meth:`finish` keeps, in (0, 1]; with 1 there is
             nothing to score.
         l1: weight of the scores' penalty, of at least 0.
+        multiple_of: what the channels that each layer keeps are rounded up to, since products of
+            matrices of odd sizes take longer than those of a few channels more; 1 keeps ``keep``.
         kept: of a model that has been pruned, how many channels each block keeps for attention,
             heads, MLP and hidden units, as its recipe states them. The blocks have so many from the
             beginning, the first ones until the pruned weights are loaded.
 
     Raises:
-        ValueError: if ``keep``, ``l1`` or ``kept`` is out of range, or a block has a norm or a gate
-            between layers, which sees all channels at once.
+        ValueError: if ``keep``, ``l1``, ``multiple_of`` or ``kept`` is out of range, or a block has
+            a norm or a gate between layers, which sees all channels at once.
     """
 
     unreduced = {"keep": 1.0}  # noqa: RUF012
@@ -87,6 +91,7 @@ class VTP(ReducedBlocks):
         keep: float = 0.6,
         *,
         l1: float = 1e-4,
+        multiple_of: int = 8,
         kept: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__(vit)
@@ -94,6 +99,7 @@ class VTP(ReducedBlocks):
         if not is_number(l1) or not 0 <= l1 < float("inf"):
             raise ValueError(f"l1 must be a finite number of at least 0, got {l1!r}")
         self.keep, self.l1 = keep, l1
+        self.multiple_of = positive(multiple_of, "multiple_of")
         for index, block in enumerate(self.blocks):
             _check_between(index, block)
             channels = (self.dim, block.attn.proj.in_features, self.dim, block.mlp.fc2.in_features)
@@ -173,7 +179,8 @@ class VTP(ReducedBlocks):
         count = max(round(self.keep * len(sizes)), 1)
         threshold = sizes.sort(descending=True).values[count - 1]
         for block in self.blocks:
-            self._prune(block, _kept(self.own(block), block.attn.num_heads, threshold))
+            heads = block.attn.num_heads
+            self._prune(block, _kept(self.own(block), heads, threshold, self.multiple_of))
         self._note_kept()
 
     def _check_finite(self) -> None:
@@ -271,23 +278,23 @@ class Kept(nn.Module):
         return mlp(x.index_select(-1, self.mlp))
 
 
-def _kept(scores: Scores, num_heads: int, threshold: Tensor) -> Kept:
+def _kept(scores: Scores, num_heads: int, threshold: Tensor, multiple_of: int) -> Kept:
     """The channels of a block whose scores reach ``threshold``, and each head's best."""
-    each = scores.heads.abs().view(num_heads, -1)  # (h, D)
+    each = scores.heads.detach().abs().view(num_heads, -1)  # (h, D)
     count = round(int((each >= threshold).sum()) / num_heads)
-    best = each.topk(max(count, 1), dim=1).indices.sort(1).values
+    best = _largest(each, count, multiple_of)
     first = torch.arange(num_heads, device=best.device)[:, None] * each.shape[1]
-    others = {
-        place: _reaching(getattr(scores, place), threshold)
-        for place in ("attention", "mlp", "hidden")
-    }
+    others = {}
+    for place in ("attention", "mlp", "hidden"):
+        sizes = getattr(scores, place).detach().abs()
+        others[place] = _largest(sizes, int((sizes >= threshold).sum()), multiple_of)
     return Kept(heads=(first + best).flatten(), **others)
 
 
-def _reaching(scores: Tensor, threshold: Tensor) -> Tensor:
-    """Numbers of the scores that reach ``threshold``; of the largest, where none does."""
-    sizes = scores.detach().abs()
-    return (sizes >= torch.minimum(threshold, sizes.max())).nonzero()[:, 0]
+def _largest(sizes: Tensor, count: int, multiple_of: int) -> Tensor:
+    """Numbers of the ``count`` largest, or of a few more up to a multiple, in order (..., n)."""
+    count = min(ceil_to_multiple(max(count, 1), multiple_of), sizes.shape[-1])
+    return sizes.topk(count).indices.sort().values
 
 
 class _Layer(NamedTuple):
