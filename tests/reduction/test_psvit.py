@@ -74,7 +74,10 @@ def test_windows_of_the_map():
 
 
 def test_images_of_another_grid_are_refused():
-    model = foveate.reduce(vit(dynamic_img_size=True), "psvit", pool=(1,), grid=(4, 4))
+    with pytest.raises(ValueError, match=r"grid=\(4, 4\) needs a model that takes images of one"):
+        foveate.reduce(vit(dynamic_img_size=True), "psvit", pool=(1,), grid=(4, 4))
+    model = foveate.reduce(vit(), "psvit", pool=(1,), grid=(4, 4))
+    model.set_input_size((24, 32))
     with pytest.raises(ValueError, match="grid of 4 x 4 patches, and these images have 12"):
         model(torch.randn(1, 3, 24, 32))
 

@@ -116,7 +116,13 @@ class PSViT(ReducedBlocks):
         self.share = _blocks(share, depth, "share")
         _check_shared(self.pool, self.share)
         self.grid = None if grid is None else pair(grid, "grid")
-        if self.grid is not None and vit.grid not in (None, self.grid):
+        if self.grid is not None and vit.grid is None:
+            raise ValueError(
+                f"grid={grid!r} needs a model that takes images of one size, since of any others "
+                "blocks could not tell which grid their tokens are from: build it with "
+                "dynamic_img_size=False, or pool in 1-D, with grid=None"
+            )
+        if self.grid is not None and vit.grid != self.grid:
             raise ValueError(
                 f"this model has a grid of {vit.grid[0]} x {vit.grid[1]} patches, got grid={grid!r}"
             )
