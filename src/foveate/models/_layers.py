@@ -47,6 +47,13 @@ class MapMlp(nn.Module):
         return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
 
 
+class ChannelsLast(nn.Sequential):
+    """Layers in turn, on images whose channels lie side by side, so that all maps behind do too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(in_format(x, torch.channels_last))
+
+
 class ResidualDepthwise(nn.Conv2d):
     """``x + convolution(x)``, depthwise, as one convolution: the identity stands in its kernel.
 

@@ -45,7 +45,7 @@ from foveate.models._backbone import (
     create,
     rename,
 )
-from foveate.models._layers import CornerPool
+from foveate.models._layers import ChannelsLast, CornerPool
 
 __all__ = ["BilinearAttentionNetwork", "batnet", "batnet_multi"]
 
@@ -194,7 +194,7 @@ class BilinearAttentionNetwork(Backbone):
             raise ValueError(f"gates needs one entry for each of three stages, got {tuple(gates)}")
         stem_dim, before = _scaled((64, 192), width)
         stages, dims = [], []
-        stem = nn.Sequential(
+        stem = ChannelsLast(  # in which PyTorch's poolings of this network are fast
             *_conv(in_chans, stem_dim, 7, 2),
             nn.MaxPool2d(3, 2, 1),
             *_conv(stem_dim, stem_dim),

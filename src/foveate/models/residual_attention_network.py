@@ -31,7 +31,7 @@ from torch import nn
 from foveate.arguments import one_of
 from foveate.attention.gates.residual_attention import PreActivationBlock, ResidualAttention
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
-from foveate.models._layers import CornerPool
+from foveate.models._layers import ChannelsLast, CornerPool
 
 __all__ = ["ResidualAttentionNetwork", "ran56", "ran56_32", "ran92", "ran92_32"]
 
@@ -132,10 +132,10 @@ class ResidualAttentionNetwork(Backbone):
         return {key: value for key, value in state.items() if key not in unused}
 
 
-def _stem(in_chans: int, dim: int, form: str, port: bool) -> nn.Sequential:
+def _stem(in_chans: int, dim: int, form: str, port: bool) -> ChannelsLast:
     size, stride = {"imagenet": (7, 2), "small": (3, 1), "small_pooled": (5, 1)}[form]
     conv = nn.Conv2d(in_chans, dim, size, stride, size // 2, bias=False)
-    stem = nn.Sequential(conv, nn.BatchNorm2d(dim), nn.ReLU())
+    stem = ChannelsLast(conv, nn.BatchNorm2d(dim), nn.ReLU())
     if form == "imagenet":
         stem.append(nn.MaxPool2d(3, 2, padding=1) if port else CornerPool())
     if form == "small_pooled":

@@ -9,7 +9,8 @@ stand in this order, the second on what the first let through.
 
 Shapes: X (B, features, nodes), G (B, nodes, nodes), gates (B, 1, H, W) and (B, C, 1, 1).
 Cost: for N nodes of F features, ratios n and f, down-ratio r, d = (1 + N/n) / r:
-``3 N F F/f + N^2 F/f + 2 N^2 N/n + N d (2 + N/n)`` multiply-adds.
+``3 N F F/f + 4 N (N/n) F/f + N d (2 + N/n)`` multiply-adds: G itself is not made,
+since what reads it is linear in it.
 
 Paper: Zhang et al., "Relation-Aware Global Attention for Person Re-identification", CVPR 2020,
 arXiv:1904.02998.
@@ -67,25 +68,29 @@ class RelationGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        relations = wide_product(self.theta(x).transpose(1, 2), self.phi(x))  # (B, nodes, nodes)
-        both = torch.cat([relations.transpose(1, 2), relations], 1)  # (B, 2 nodes, nodes)
         own = self.embed(x).mean(1, keepdim=True)  # (B, 1, nodes)
-        related = self._relate(both).to(own.dtype)
+        related = self._relate(self.theta(x), self.phi(x)).to(own.dtype)
         return self.score(torch.cat([own, related], 1)).sigmoid()  # (B, 1, nodes)
 
-    def _relate(self, both: Tensor) -> Tensor:
-        """``relate``, whose convolution takes the relations in the precision that holds them."""
+    def _relate(self, theta: Tensor, phi: Tensor) -> Tensor:
+        """``relate`` of the relations to each node and from it, (B, relations, nodes).
+
+        Its convolution is linear in the relations, and these in theta and phi: so the weights meet
+        phi and theta first, and no map of pairs is made. Products are in the precision that holds
+        them.
+        """
         conv, *rest = self.relate
-        y = wide_product(conv.weight.squeeze(-1), both)
+        to, out_of = conv.weight.squeeze(-1).chunk(2, 1)  # (relations, nodes) each
+        y = wide_product(wide_product(to, phi.mT), theta)
+        y = y + wide_product(wide_product(out_of, theta.mT), phi)
         y = y if conv.bias is None else y + conv.bias[:, None]
         for layer in rest:
             y = layer(y.to(conv.weight.dtype))
         return y
 
     def multiply_adds(self) -> int:
-        embeddings = (3 * self.features + self.nodes) * self.inner
-        score = self.last * (2 + self.relations)
-        return self.nodes * (embeddings + 2 * self.nodes * self.relations + score)
+        embeddings = (3 * self.features + 4 * self.relations) * self.inner
+        return self.nodes * (embeddings + self.last * (2 + self.relations))
 
 
 @register(
