@@ -9,7 +9,7 @@ T queries, S memory positions, M memory channels.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -189,8 +189,14 @@ class Reducer(nn.Module):
     role: ClassVar[Role] = "reducer"
     unreduced: ClassVar[Mapping[str, Any]] = {}
     """Options with which nothing is reduced, so that the model computes what it did before."""
-    afterwards: ClassVar[str] = ""
+    afterwards: str = ""
     """What makes the model cheaper once it is trained; empty where nothing is left to do."""
+    steps: str = ""
+    """What a training does with the model beside learning, in words; empty where it is nothing."""
+    prunes_after: float | None = None
+    """Share of a training's epochs after which :meth:`finish` is due; None where it is not."""
+    settles: bool = False
+    """Whether :meth:`settle` is due once the model is trained."""
     options: Mapping[str, Any] = {}
     """Those that the user gave."""
     watch: Any = None
@@ -238,6 +244,13 @@ class Reducer(nn.Module):
 
     def finish(self) -> None:
         """End what only training needs, in place and for good; few reducers have such."""
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Choose, on images that were not trained on, what is not learnt; few reducers do.
+
+        Args:
+            batches: images as the model takes them, (B, 3, H, W) each.
+        """
 
 
 class MapOfTokens(Mixer):

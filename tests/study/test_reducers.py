@@ -9,6 +9,7 @@ import timm
 import torch
 
 import foveate
+from foveate.study.early_exits import Exits
 from foveate.study.own_host import learnt
 from foveate.study.plan import complete, load_plan, read_plan
 from foveate.study.probe import look_at_host, probe
@@ -94,7 +95,59 @@ def test_a_host_without_tokens_is_refused():
         look_at_host(plan, 10, 1, GREY, lambda label: None)
 
 
-@pytest.mark.parametrize(("entry", "said"), [("vtp", "prune by"), ("dvt", "let images leave")])
-def test_what_is_cheaper_only_after_training_is_refused(entry, said):
-    with pytest.raises(ValueError, match=f"{entry} makes a model cheaper only after .* {said}"):
-        probe(plan_of(attention=[entry]), lambda label: None)
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("dvt:grids=[2]", "it is not cheaper yet when it has been trained: let images leave, by"),
+        ("dvt:grids=[2],budget=9", "budget is a share of the given model's multiply-adds, between"),
+        ("vtp", "the model is trained, pruned and trained on, which takes two epochs; epochs=1"),
+    ],
+)
+def test_what_training_would_not_make_cheaper_is_refused(entry, said):
+    with pytest.raises(ValueError, match=said):
+        look_at_host(plan_of(attention=[entry], epochs=1), 10, 1, GREY, lambda label: None)
+
+
+def test_a_study_of_what_is_cheaper_only_after_steps_of_its_own(tmp_path):
+    run = tmp_path / "run"
+    options = [f"{key}={value}" for key, value in NARROW.items()]
+    dvt, vtp = "dvt:grids=[2],budget=0.8", "vtp:keep=0.5"
+    code = compare(
+        "--host", HOST, "--host-kwargs", *options, "--attention", dvt, vtp, "--data", "digits",
+        "--limit", 200, "--image-size", 16, "--epochs", 3, "--seeds", 1, "--out", run,
+    )  # fmt: skip
+    assert code == 0
+    rows = read_results(run, load_plan(run / "plan.yaml")).rows
+    cascade, pruned, whole = (
+        next(row for row in rows if row.subject.mechanism == name)
+        for name in ("dvt", "vtp", "none")
+    )
+    # Pruned for good, and counted and measured so.
+    (trial,) = (run / "trials").glob("vtp*")
+    model = foveate.load(trial).model
+    assert model.blocks.pruned
+    assert pruned.parameters < whole.parameters
+    assert pruned.measured.multiply_adds == pruned.multiply_adds < 0.8 * whole.multiply_adds
+    (record,) = pruned.done.values()
+    assert [epoch.epoch for epoch in record.history] == [1, 2, 3]
+    assert record.reported_epoch == 3
+    # Images leave, and cost that in the mean.
+    (trial,) = (run / "trials").glob("dvt*")
+    model = foveate.load(trial).model
+    assert model.leaves_early
+    costs_of = model.exit_multiply_adds((16, 16))
+    assert costs_of[0] <= cascade.multiply_adds <= costs_of[-1]
+    assert cascade.measured.multiply_adds == cascade.multiply_adds
+    assert cascade.latency is not None
+    page = (run / "report.html").read_text()
+    assert "on a fifth of the training images, which it does not learn from" in page
+    assert "it learns with scores for 0.5 of the epochs, is pruned to 0.5" in page
+    assert not list(run.glob("trials/*/before"))
+
+
+def test_a_batch_leaves_as_all_images_do():
+    exits = Exits(torch.tensor([0, 2, 0, 1] * 10), 5)
+    taken = exits.taken[exits.like_all(16)]
+    assert torch.bincount(taken).tolist() == [8, 4, 4]
+    assert len(set(exits.like_all(16))) == 16
+    assert len(Exits(torch.tensor([0, 1]), 5).like_all(16)) == 16

@@ -92,7 +92,7 @@ def test_a_full_disk_is_said_and_how_to_go_on(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
 
     with monkeypatch.context() as patch:
-        patch.setattr("foveate.trainer.run.run_training", full)
+        patch.setattr("foveate.trainer.run.train_in_stages", full)
         with pytest.raises(ValueError, match=r"disk is full: last.ckpt .* --resume .*run"):
             train(out=tmp_path / "run", **TINY)
     assert len(train(resume=tmp_path / "run").record.history) == 2
@@ -241,6 +241,25 @@ def test_a_model_is_reduced_and_learns_from_what_it_was(tmp_path, capsys):
         train(out=tmp_path / "none", reduce="tome", **TINY)
 
 
+@pytest.mark.parametrize(
+    ("reducer", "said", "epochs"),
+    [
+        ("vtp:keep=0.5", "is pruned to 0.5 of its channels, and trained on", 2),
+        ("dvt:grids=[2],budget=0.8", "thresholds are solved for 0.8 of the whole model's", 1),
+    ],
+)
+def test_a_reducer_with_a_step_of_its_own_ends_cheaper(reducer, said, epochs, tmp_path, capsys):
+    found = train(out=tmp_path, reduce=reducer, **{**VIT, "epochs": epochs})
+    assert said in capsys.readouterr().out
+    assert any(said in sentence for sentence in found.record.said)
+    assert len(found.record.history) == epochs
+    assert found.record.best_epoch == epochs
+    assert {path.name for path in tmp_path.glob("*before*")} == set()
+    model = foveate.load(found.path).model
+    made = foveate.reduction.reducer_of(model)
+    assert made.leaves_early if reducer.startswith("dvt") else made.pruned
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_recipes())
 def test_two_steps_of_a_published_recipe(name, tmp_path):
@@ -252,12 +271,13 @@ def test_two_steps_of_a_published_recipe(name, tmp_path):
         data, size = make_scenes(tmp_path / "data", {"train": 4, "val": 2}, size=(72, 80)), 64
     else:
         data, size = make_coco(tmp_path / "data"), 64
+    epochs = 2 if name.startswith("vtp") else 1  # one before it is pruned, and one after
     ended = train(
-        recipe_file(name), data=str(data), image_size=size, batch_size=2, epochs=1, limit=4,
+        recipe_file(name), data=str(data), image_size=size, batch_size=2, epochs=epochs, limit=4,
         samples=0, threads=1, precision="32-true", out=tmp_path / "run", warmup_epochs=0,
         weights=None,
     )  # fmt: skip
-    assert len(ended.record.history) == 1
+    assert len(ended.record.history) == epochs
 
 
 def foveate_task(name):

@@ -159,7 +159,7 @@ def test_a_whole_training_is_not_run_again(tmp_path):
     _, whole, _ = run(tmp_path, recipe)
     model, result, batches = run(tmp_path, recipe)
     assert batches.asked == []
-    assert result[:-1] == whole[:-1]
+    assert result._replace(evaluator=None) == whole._replace(evaluator=None)
     for key, value in load_file(tmp_path / "model.safetensors").items():
         assert torch.equal(value, model.state_dict()[key]), key
 

@@ -33,7 +33,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -56,7 +57,7 @@ from foveate.reduction._vit import (
     read,
     weigh,
 )
-from foveate.reduction.early_exit import NEVER
+from foveate.reduction.early_exit import NEVER, solve_budget
 from foveate.registry import register
 
 _WIDTH, _HIDDEN = 48, 128  # of reused features, and of the MLP that makes them
@@ -104,6 +105,9 @@ class DVT(Reducer):
             7 and 10 for 14.
         relation_reuse: whether a stage adds the attention logits of the one before to its own.
         feature_reuse: whether the MLPs of a stage also see the tokens of the one before.
+        budget: what an image may cost in the mean, as a share of the multiply-adds of the given
+            model, for which ``foveate train`` and ``foveate compare`` solve the thresholds once the
+            cascade is trained; None leaves them to :meth:`set_thresholds`.
 
     Attributes:
         stages: the transformers, coarse to fine.
@@ -111,11 +115,11 @@ class DVT(Reducer):
             none does. They are saved with the weights.
 
     Raises:
-        ValueError: if ``model`` is of another kind, or a grid is not between 1 and the model's.
+        ValueError: if ``model`` is of another kind, a grid is not between 1 and the model's, or the
+            budget is less than the first exit costs, or more than the last.
     """
 
     unreduced = {"grids": ()}  # noqa: RUF012
-    afterwards = "let images leave, by thresholds of foveate.reduction.solve_budget"
     thresholds: Tensor
 
     def __init__(
@@ -125,6 +129,7 @@ class DVT(Reducer):
         *,
         relation_reuse: bool = True,
         feature_reuse: bool = True,
+        budget: float | None = None,
     ) -> None:
         super().__init__()
         flag(relation_reuse, "relation_reuse")
@@ -147,6 +152,9 @@ class DVT(Reducer):
         self.grad_checkpointing = False
         self.register_load_state_dict_post_hook(_note_thresholds)
         self.pretrained_cfg = self.default_cfg = getattr(host, "pretrained_cfg", {})
+        self.budget = budget
+        if budget is not None:
+            self._check_budget(budget, host.patch_embed.img_size)
 
     @classmethod
     def reduce(cls, model: nn.Module, **options: Any) -> nn.Module:
@@ -159,6 +167,40 @@ class DVT(Reducer):
         if before is not None and self.thresholds.dtype != before.dtype:
             self.thresholds = before.to(self.thresholds.device)
         return self
+
+    def _check_budget(self, budget: float, size: tuple[int, int]) -> None:
+        whole = self.given_multiply_adds(size)
+        least, *_, most = (cost / whole for cost in self.exit_multiply_adds(size))
+        if not isinstance(budget, int | float) or not least <= budget <= most:
+            raise ValueError(
+                "budget is a share of the given model's multiply-adds, between those of the first "
+                f"exit, {least:.3g}, and of the last, {most:.3g}; got {budget!r}"
+            )
+
+    @property
+    def afterwards(self) -> str:
+        """Where there is no budget, what lets images leave."""
+        if self.settles:
+            return ""
+        return (
+            "let images leave, by thresholds of foveate.reduction.solve_budget, or by a budget, as "
+            "in dvt:budget=0.8"
+        )
+
+    @property
+    def settles(self) -> bool:
+        """Whether thresholds are to be solved for a budget."""
+        return self.budget is not None
+
+    @property
+    def steps(self) -> str:
+        """How thresholds are found, in words."""
+        if self.budget is None:
+            return ""
+        return (
+            f"once it is trained, thresholds are solved for {self.budget:g} of the whole model's "
+            "multiply-adds, on a fifth of the training images, which it does not learn from"
+        )
 
     # What timm's models have; the last stage answers.
 
@@ -249,6 +291,22 @@ class DVT(Reducer):
         self.thresholds.copy_(torch.tensor([min(each, NEVER) for each in thresholds]))
         _note_thresholds(self)
 
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Solve the thresholds for the budget, on images that were not trained on.
+
+        Raises:
+            ValueError: if there is no budget or no image.
+        """
+        images = iter(batches)
+        first = next(images, None)
+        if self.budget is None or first is None:
+            raise ValueError("thresholds are solved for a budget, on at least one image")
+        size = (first.shape[2], first.shape[3])
+        found = [self.confidence(each) for each in chain([first], images)]
+        budget = self.budget * self.given_multiply_adds(size)
+        confidence, costs = torch.cat(found, 1), self.exit_multiply_adds(size)
+        self.set_thresholds(solve_budget(confidence, costs, budget)[0])
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits: of the last exit while training or without thresholds, else of each image's own.
 
@@ -321,6 +379,16 @@ class DVT(Reducer):
         """Multiply-adds of an image that leaves at the last exit without asking at the others."""
         asked = sum(_classifier_cost(stage) for stage in self.stages[:-1])
         return self.exit_multiply_adds(size)[-1] - asked
+
+    def given_multiply_adds(self, size: tuple[int, int]) -> int:
+        """Those of the model that this was made of."""
+        height, width = self._last.patch_embed.dynamic_feat_size(size)
+        patches = height * width
+        cost = self._stage_multiply_adds(self._last, patches)
+        if self.features:
+            hidden = sum(block.mlp.fc1.out_features for block in self._last.blocks)
+            cost -= _WIDTH * hidden * (patches + self.prefix)
+        return cost
 
     def exit_multiply_adds(self, size: tuple[int, int]) -> list[int]:
         """Multiply-adds of an image of ``size`` (H, W) that leaves at each exit, in closed form.

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from foveate.arguments import positive
+from foveate.arguments import positive, probability
 from foveate.layout import ceil_to_multiple
 from foveate.reduction._blocks import ReducedBlocks, Watch
 from foveate.reduction._options import is_number, is_whole, listed, shares
@@ -71,6 +71,8 @@ class VTP(ReducedBlocks):
         keep: share of all scored channels that :meth:`finish` keeps, in (0, 1]; with 1 there is
             nothing to score.
         l1: weight of the scores' penalty, of at least 0.
+        scored: share of the epochs after which ``foveate train`` and ``foveate compare`` prune; the
+            model is trained on for the rest. A loop of your own prunes by :meth:`finish`.
         multiple_of: what the channels that each layer keeps are rounded up to, since products of
             matrices of odd sizes take longer than those of a few channels more; 1 keeps ``keep``.
         kept: of a model that has been pruned, how many channels each block keeps for attention,
@@ -78,12 +80,11 @@ class VTP(ReducedBlocks):
             beginning, the first ones until the pruned weights are loaded.
 
     Raises:
-        ValueError: if ``keep``, ``l1``, ``multiple_of`` or ``kept`` is out of range, or a block has
-            a norm or a gate between layers, which sees all channels at once.
+        ValueError: if ``keep``, ``l1``, ``scored``, ``multiple_of`` or ``kept`` is out of range, or a
+            block has a norm or a gate between layers, which sees all channels at once.
     """
 
     unreduced = {"keep": 1.0}  # noqa: RUF012
-    afterwards = "prune by foveate.reduction.finish(model), and train on"
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class VTP(ReducedBlocks):
         keep: float = 0.6,
         *,
         l1: float = 1e-4,
+        scored: float = 0.5,
         multiple_of: int = 8,
         kept: Sequence[Sequence[int]] | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class VTP(ReducedBlocks):
         if not is_number(l1) or not 0 <= l1 < float("inf"):
             raise ValueError(f"l1 must be a finite number of at least 0, got {l1!r}")
         self.keep, self.l1 = keep, l1
+        self.scored = probability(scored, "scored")
         self.multiple_of = positive(multiple_of, "multiple_of")
         for index, block in enumerate(self.blocks):
             _check_between(index, block)
@@ -136,6 +139,19 @@ class VTP(ReducedBlocks):
     def pruned(self) -> bool:
         """Whether channels have been removed."""
         return isinstance(self.own(self.blocks[0]), Kept)
+
+    @property
+    def prunes_after(self) -> float | None:
+        return None if self.pruned else self.scored
+
+    @property
+    def steps(self) -> str:
+        if self.pruned:
+            return ""
+        return (
+            f"it learns with scores for {self.scored:g} of the epochs, is pruned to {self.keep:g} "
+            "of its channels, and trained on, each part with a whole schedule of learning rates"
+        )
 
     def layer(
         self, index: int, block: Any, x: Tensor, state: None, rope: Tensor | None

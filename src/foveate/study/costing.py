@@ -25,11 +25,13 @@ from foveate.analysis.profile import Passes, device_name, interleaved, peak_memo
 from foveate.data.batches import Fit, held_out_batches
 from foveate.data.images import ImageSet
 from foveate.data.moments import Moments
+from foveate.study.early_exits import Exits, exits_of
 from foveate.study.entry import Entry, Trained
 from foveate.study.host import own_host
 from foveate.study.in_runtime import file_of, opened, write
 from foveate.study.matching import OPTION, fit
 from foveate.study.own_host import CONTROL, RATIO, normalization
+from foveate.study.parts import Part, folds
 from foveate.study.plan import Plan
 from foveate.study.records import (
     TRUTH,
@@ -47,6 +49,7 @@ from foveate.study.trial import (
     costs,
     input_size,
     learning_batches,
+    measuring_batches,
     read_images,
     set_up,
     subject_of,
@@ -90,7 +93,10 @@ def look(
     deployed = fuse(network)
     one, batch = _noise(plan, images, 1), _example(plan, deployed, images, size)
     with torch.no_grad():
-        multiply_adds = count_flops(work.counted(deployed), one) // 2
+        exits = _exits(plan, deployed, images)
+        multiply_adds = (
+            count_flops(work.counted(deployed), one) // 2 if exits is None else exits.multiply_adds
+        )
         memory = peak_memory(partial(deployed, batch), plan.device)
     return Counts(
         parameters=sum(p.numel() for p in deployed.parameters()),
@@ -147,9 +153,26 @@ def _load(root: Path, plan: Plan, model: Trained, images: ImageSet) -> nn.Module
 
 def _example(plan: Plan, model: nn.Module, images: ImageSet, count: int) -> Any:
     """A batch to measure with: noise, or held-out images where what they show decides the cost."""
+    exits = _exits(plan, model, images)
+    if exits is not None:
+        fold = _first_fold(plan, images)
+        part = Part([fold.test], exits.like_all(count))
+        batches = measuring_batches(plan, part, fold, model)
+        return torch.cat([x for x, _ in batches]).to(plan.device)
     normal = normalization(plan, model, images.moments, images.channels)
     found = task_of(plan).example(plan, images, count, normal)
     return _noise(plan, images, count) if found is None else move_data_to_device(found, plan.device)
+
+
+def _exits(plan: Plan, model: nn.Module, images: ImageSet) -> Exits | None:
+    """Where held-out images leave a cascade."""
+    fold = _first_fold(plan, images)
+    return exits_of(model, measuring_batches(plan, fold.test, fold, model))
+
+
+def _first_fold(plan: Plan, images: ImageSet) -> ImageSet:
+    """The images as the models that are measured learnt and did not learn from them."""
+    return folds(images, plan.folds, plan.image_size or (0, 0))[0].images
 
 
 def _noise(plan: Plan, images: ImageSet, batch: int) -> torch.Tensor:

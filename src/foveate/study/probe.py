@@ -19,6 +19,7 @@ from foveate.arguments import nearest, one_of
 from foveate.data.moments import Moments
 from foveate.models import CONTROLS, list_for_place
 from foveate.models.pyramid import STARTS
+from foveate.reduction import reducer_of
 from foveate.registry import describe, list_attention
 from foveate.study.entry import Entry
 from foveate.study.host import FORMS, own_host
@@ -35,7 +36,7 @@ from foveate.study.plan import Plan
 from foveate.study.records import HostRecord, Subject
 from foveate.study.tasks import task_of
 from foveate.study.trial import build, input_size, recipe_of, subject_of
-from foveate.training import check_recipe
+from foveate.training import check_recipe, epochs_before
 
 _HOSTS = "pyramid_*"
 _OF_THE_STUDY = ("attention", "attention_kwargs", "num_classes", "in_chans")
@@ -116,6 +117,9 @@ def look_at_host(
 
     def note(entry: Entry, model: nn.Module) -> None:
         host.changes[entry.key] = table_of(model)
+        reducer = reducer_of(model)
+        if reducer is not None and reducer.steps:
+            said.append(f"{entry.label}: {reducer.steps}")
 
     return FoundHost(dict(_look_at_entries(plan, classes, channels, tell, note)), host)
 
@@ -134,6 +138,7 @@ def _look_at_entries(
         try:
             model = build(plan, entry, classes, channels)
             note(entry, model)
+            _check_training(plan, model)
             with torch.inference_mode():
                 model.eval()(torch.zeros(1, *size))
         except (ValueError, TypeError) as error:
@@ -142,6 +147,17 @@ def _look_at_entries(
         except Exception:  # its trials will tell
             continue
         yield entry.key, subject_of(entry, plan)
+
+
+def _check_training(plan: Plan, model: nn.Module) -> None:
+    """Refuse a reducer that a study's training does not make cheaper."""
+    reducer = reducer_of(model)
+    if reducer is None:
+        return
+    if reducer.afterwards:
+        raise ValueError(f"it is not cheaper yet when it has been trained: {reducer.afterwards}")
+    if reducer.prunes_after is not None:
+        epochs_before(plan.epochs, reducer.prunes_after)
 
 
 def _unknown(entry: Entry) -> str:
@@ -188,12 +204,6 @@ def _check_reduced(plan: Plan, entry: Entry) -> None:
         raise ValueError(
             f"{entry.name} reduces a vision transformer, and host is {plan.host}: name one, as "
             f"timm/deit_tiny_patch16_224 is ({FORMS})"
-        )
-    afterwards = describe(entry.name).cls.afterwards
-    if afterwards:
-        raise ValueError(
-            f"{entry.name} makes a model cheaper only after it is trained, and a study ends there: "
-            f"{afterwards}"
         )
     if plan.task != "classification":
         raise ValueError(

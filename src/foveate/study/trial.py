@@ -23,8 +23,10 @@ from foveate.analysis.flops import count_flops
 from foveate.data.batches import Batches
 from foveate.data.images import Images, ImageSet, loader_processes
 from foveate.models import CONTROLS
+from foveate.reduction import reducer_of
 from foveate.registry import describe
 from foveate.saved.rebuild import rebuild
+from foveate.study.early_exits import exits_of
 from foveate.study.entry import Entry
 from foveate.study.health import assess
 from foveate.study.host import own_host
@@ -34,6 +36,7 @@ from foveate.study.model_info import architecture_of, info_of
 from foveate.study.own_host import (
     LABELS,
     create_host,
+    is_reducer,
     learnt,
     model_channels,
     normalization,
@@ -58,6 +61,7 @@ from foveate.study.tasks import task_of
 from foveate.surgery.fuse import fuse
 from foveate.surgery.recipe import freeze_norms
 from foveate.training import (
+    BEFORE,
     BEST,
     CHECKPOINT,
     WEIGHTS,
@@ -66,7 +70,7 @@ from foveate.training import (
     Recipe,
     TrainingResult,
     load_weights,
-    train,
+    train_in_stages,
 )
 from foveate.training import EpochRecord as TrainedEpoch
 
@@ -110,6 +114,8 @@ def run_trial(root: Path, plan: Plan, entry: Entry, seed: int, tell: Tell) -> Tr
             record = replace(begun, error=str(error), health=Health(diverged=True))
             records.write_trial(record)
             return record
+        if is_reducer(entry):
+            begun = _as_trained(begun, plan, entry, images, folder)
         record = _finished(begun, fitted, records)
         records.write_trial(record)
         drop_checkpoints(folder)
@@ -121,6 +127,8 @@ def drop_checkpoints(folder: Path) -> None:
     for name in (CHECKPOINT, BEST):
         for path in (folder / name, *folder.glob(f"fold*/{name}")):
             path.unlink(missing_ok=True)
+    for path in (folder / BEFORE, *folder.glob(f"fold*/{BEFORE}")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def tune(root: Path, plan: Plan, entry: Entry, tell: Tell) -> Tuning:
@@ -203,7 +211,8 @@ class _Told:
         self.before: list[list[EpochRecord]] = []
         self.now: list[EpochRecord] = []
         folder = records.trial_folder(entry.key, seed)
-        if plan.folds is None and (folder / CHECKPOINT).exists():
+        begun = any((part / CHECKPOINT).exists() for part in (folder, folder / BEFORE))
+        if plan.folds is None and begun:
             self.now = records.history(entry.key, seed)
 
     def __call__(self, event: Progress | TrainedEpoch) -> None:
@@ -318,12 +327,19 @@ def _fit(
     if plan.freeze == "norms":
         freeze_norms(model)
     task = learnt(plan, entry, images)
+    apart = None
+    reducer = reducer_of(model)
+    if reducer is not None and reducer.settles:
+        images, rest = with_selection(images)
+        apart = measuring_batches(plan, rest, images, model)
     learning = learning_batches(plan, model, images, seed)
     held_out = measuring_batches(plan, images.test, images, model)
     selection = None if part is None else measuring_batches(plan, part, images, model)
     info = info_of(plan, entry, images, model)
     recipe = recipe_of(plan)
-    return train(model, task, learning, held_out, recipe, folder, report, selection, info=info)
+    return train_in_stages(
+        model, task, learning, held_out, recipe, folder, report, selection, apart=apart, info=info
+    )
 
 
 def learning_batches(plan: Plan, model: nn.Module, images: ImageSet, seed: int) -> Batches:
@@ -402,6 +418,19 @@ def costs(plan: Plan, model: nn.Module, channels: int) -> Costs:
         x = torch.zeros(1, *input_size(plan, channels))
         flops = count_flops(task_of(plan).counted(deployed), x)
     return Costs(parameters, flops // 2)
+
+
+def _as_trained(
+    begun: TrialRecord, plan: Plan, entry: Entry, images: ImageSet, folder: Path
+) -> TrialRecord:
+    """The record with the costs of the model as it is after training, which may have pruned it."""
+    model = build(plan, entry, len(images.classes), images.channels, pretrained=False)
+    load_weights(model, folder / WEIGHTS)
+    fold = folds(images, plan.folds, plan.image_size or (0, 0))[0].images
+    exits = exits_of(model, measuring_batches(plan, fold.test, fold, model))
+    known = costs(plan, model, images.channels)
+    adds = known.multiply_adds if exits is None else exits.multiply_adds
+    return replace(begun, parameters=known.parameters, multiply_adds=adds)
 
 
 def subject_of(entry: Entry, plan: Plan) -> Subject:

@@ -33,8 +33,7 @@ from foveate._files import write_text
 from foveate._random import seed_all, undisturbed
 from foveate.arguments import nearest
 from foveate.data.images import ImageSet, drop_pixels
-from foveate.reduction import reduce
-from foveate.registry import describe
+from foveate.reduction import reduce, reducer_of
 from foveate.saved.info import Architecture
 from foveate.saved.rebuild import rebuild
 from foveate.study.entry import Entry, PlanError
@@ -75,8 +74,16 @@ from foveate.trainer.recipes import list_recipes, recipe_file
 from foveate.trainer.record import TrainingRecord
 from foveate.trainer.runs import EPOCHS, note_epoch
 from foveate.trainer.samples import SAMPLES, write_samples
-from foveate.training import CHECKPOINT, WEIGHTS, Distribution, EpochRecord, Progress, Recipe
-from foveate.training import train as run_training
+from foveate.training import (
+    BEFORE,
+    CHECKPOINT,
+    WEIGHTS,
+    Distribution,
+    EpochRecord,
+    Progress,
+    Recipe,
+    train_in_stages,
+)
 from foveate.training.history import Report, best_epoch
 from foveate.training.task import Task
 
@@ -229,6 +236,10 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
     task: Task = task_of(plan).training(plan, images)
     if config.reduce is not None:
         model, task = _reduced(config, config.reduce, model, task, said, whole)
+    reducer, apart = reducer_of(model), None
+    if reducer is not None and reducer.settles:
+        images, rest = with_selection(images)
+        apart = measuring_batches(plan, rest, images, model)
     entry = plan.entries[0]
     if processes.is_first():
         for sentence in said:
@@ -240,7 +251,7 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
     built = _published_head(config, images.channels)
     if built is not None:
         info = replace(info, architecture=replace(built, imports=plan.imports))
-    result = run_training(
+    result = train_in_stages(
         model,
         task,
         learning_batches(plan, model, images, config.seed),
@@ -252,12 +263,14 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
         info=info,
         distribution=Distribution(config.devices, config.nodes, config.strategy, config.timeout),
         logger=config.logger,
+        apart=apart,
         keep_best=True,
     )
+    last = result.history[result.first_epoch :]
     record = TrainingRecord(
         result.reported_epoch,
         result.values,
-        best_epoch(result.history, plan.metric) if part is None else None,
+        best_epoch(last, plan.metric) if part is None else None,
         sum(parameter.numel() for parameter in model.parameters()),
         result.train_seconds,
         result.images_per_second,
@@ -269,6 +282,7 @@ def _trained(root: Path, config: TrainConfig, show: Shown) -> TrainedModel:
             write_samples(root, model, info, images, config.samples, plan.device)
         record.write(root)
         (root / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(root / BEFORE, ignore_errors=True)
         (root / EPOCHS).unlink(missing_ok=True)
         drop_pixels(root / "data")
     return TrainedModel(root, config, record)
@@ -336,9 +350,11 @@ def _reduced(
         model = reduce(model, reducer.name, **reducer.kwargs)
     taught = f"; the model that it was teaches it, with weight {weight:g}" if teaches else ""
     said.append(f"reduced by {reducer.label}{taught}")
-    afterwards = describe(reducer.name).cls.afterwards
-    if afterwards:
-        said.append(f"it is not cheaper yet; once it is trained: {afterwards}")
+    made = reducer_of(model)
+    if made is not None and made.afterwards:
+        said.append(f"it is not cheaper yet; once it is trained: {made.afterwards}")
+    elif made is not None and made.steps:
+        said.append(f"{reducer.name}: {made.steps}")
     return model, ReducedClassification(task, teacher=teacher, distill_weight=weight)
 
 

@@ -8,9 +8,11 @@ from foveate.training.distributed import Distribution, ProcessLostError
 from foveate.training.history import DivergenceError, EpochRecord, Progress
 from foveate.training.loop import TrainingResult, train
 from foveate.training.recipe import Recipe, check_recipe
+from foveate.training.stages import BEFORE, epochs_before, train_in_stages
 from foveate.training.task import Task
 
 __all__ = [
+    "BEFORE",
     "BEST",
     "CHECKPOINT",
     "WEIGHTS",
@@ -24,6 +26,8 @@ __all__ = [
     "Task",
     "TrainingResult",
     "check_recipe",
+    "epochs_before",
     "load_weights",
     "train",
+    "train_in_stages",
 ]

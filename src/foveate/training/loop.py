@@ -13,7 +13,7 @@ for one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ class TrainingResult(NamedTuple):
         reported_epoch: whose weights were measured and are saved.
         values: what the evaluator gives for them on the held-out images.
         evaluator: that gave it, of all images in their order.
+        first_epoch: epochs before the model was changed for good, whose weights it cannot take.
     """
 
     history: list[EpochRecord]
@@ -64,6 +65,7 @@ class TrainingResult(NamedTuple):
     reported_epoch: int
     values: dict[str, float]
     evaluator: Any
+    first_epoch: int = 0
 
     @property
     def images_per_second(self) -> float:
@@ -84,6 +86,7 @@ def train(
     info: ModelInfo | None = None,
     distribution: Distribution = Distribution(),  # noqa: B008  frozen
     logger: str | Sequence[str] = (),
+    settle: Callable[[nn.Module], None] | None = None,
 ) -> TrainingResult:
     """Train, going on from the checkpoint in ``directory`` if there is one.
 
@@ -107,6 +110,8 @@ def train(
         distribution: over which processes.
         logger: where else every epoch's record goes: ``"csv"``, ``"tensorboard"`` or ``"wandb"``
             (offline), or several; into ``directory/logs``.
+        settle: gets the model with the weights that are reported, before these are measured and
+            saved, to choose in it what is not learnt; in every process, with equal result.
 
     Raises:
         ValueError: if recipe or distribution are wrong or there is no batch to learn from.
@@ -164,6 +169,8 @@ def train(
             if selection is not None:
                 reported = best_epoch(history.records, metric)
                 trained.read(directory / BEST)
+            if settle is not None:
+                settle(trained.judged)
             trainer.validate(trained, held_out, verbose=False)
             trained.finish()
             values = trained.evaluation()
