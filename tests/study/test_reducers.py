@@ -141,6 +141,7 @@ def test_a_study_of_what_is_cheaper_only_after_steps_of_its_own(tmp_path):
     assert cascade.latency is not None
     page = (run / "report.html").read_text()
     assert "on a fifth of the training images, which it does not learn from" in page
+    assert "its multiply-adds are the mean over the held-out images" in page
     assert "it learns with scores for 0.5 of the epochs, is pruned to 0.5" in page
     assert not list(run.glob("trials/*/before"))
 

@@ -80,8 +80,8 @@ class VTP(ReducedBlocks):
             beginning, the first ones until the pruned weights are loaded.
 
     Raises:
-        ValueError: if ``keep``, ``l1``, ``scored``, ``multiple_of`` or ``kept`` is out of range, or a
-            block has a norm or a gate between layers, which sees all channels at once.
+        ValueError: if ``keep``, ``l1``, ``scored``, ``multiple_of`` or ``kept`` is out of range, or
+            a block has a norm or a gate between layers, which sees all channels at once.
     """
 
     unreduced = {"keep": 1.0}  # noqa: RUF012

@@ -120,6 +120,11 @@ def look_at_host(
         reducer = reducer_of(model)
         if reducer is not None and reducer.steps:
             said.append(f"{entry.label}: {reducer.steps}")
+        if reducer is not None and reducer.settles:
+            said.append(
+                f"{entry.label}: its multiply-adds are the mean over the held-out images, and it "
+                "is timed in PyTorch on some of them that leave as all do, where others get noise"
+            )
 
     return FoundHost(dict(_look_at_entries(plan, classes, channels, tell, note)), host)
 
