@@ -74,11 +74,11 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = in_chans * expansion
-        widen = [ConvNorm(in_chans, hidden), nn.ReLU()] if expansion > 1 else []
+        widen = [ConvNorm(in_chans, hidden), nn.ReLU(inplace=True)] if expansion > 1 else []
         self.conv = nn.Sequential(
             *widen,
             ConvNorm(hidden, hidden, kernel_size, stride=stride, groups=hidden),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvNorm(hidden, dim),
         )
         self.residual = stride == 1 and in_chans == dim
@@ -99,7 +99,7 @@ class ConvMlp(nn.Module):
         super().__init__()
         self.fc1 = ConvNorm(dim, hidden)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = nn.ReLU6()
+        self.act = nn.ReLU6(inplace=True)
         self.fc2 = ConvNorm(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,12 +139,12 @@ class Stem(nn.Sequential):
     def __init__(self, in_chans: int, dim: int, expansion: int) -> None:
         super().__init__(
             ConvNorm(in_chans, dim, 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             InvertedResidual(dim, dim, 3, 1, expansion),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_format(super().forward(x), torch.channels_last)
+        return super().forward(in_format(x, torch.channels_last))
 
 
 class SeaFormer(Backbone):
