@@ -39,8 +39,9 @@ from torch.nn import functional as F
 from foveate.attention._conv_norm import ConvNorm
 from foveate.attention._dropout import Dropout
 from foveate.attention._scaled_dot_product import scaled_dot_product
+from foveate.attention._softmax import wide_product
 from foveate.contracts import OneStep
-from foveate.layout import map_to_tokens, merge_heads, split_heads
+from foveate.layout import in_format, map_to_tokens, merge_heads, split_heads
 from foveate.models._backbone import Backbone, Published, Stage, State, cfg, create, rename
 from foveate.models._beside import apart, beside_every_cell
 
@@ -63,6 +64,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """Scaled dot-product attention of sequences ``(B, N, C)``, heads side by side."""
     q, k, v = (split_heads(x, num_heads).transpose(1, 2) for x in (query, key, value))
     return merge_heads(scaled_dot_product(q, k, v)[0].transpose(1, 2))
+
+
+def attend_few(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """:func:`attend` for few keys: the softmax goes down a column, many queries side by side."""
+    q, k, v = (split_heads(x, num_heads).transpose(1, 2) for x in (query, key, value))
+    weights = wide_product(q.shape[-1] ** -0.5 * k, q.mT).softmax(-2).to(v.dtype)  # (B, h, S, T)
+    return merge_heads((weights.mT @ v).transpose(1, 2))
 
 
 class MobileToFormer(OneStep):
@@ -128,7 +136,7 @@ class FormerToMobile(OneStep):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        read = attend(map_to_tokens(x), self.k(tokens), self.v(tokens), BRIDGE_HEADS)
+        read = attend_few(map_to_tokens(x), self.k(tokens), self.v(tokens), BRIDGE_HEADS)
         return x + self.drop_path(read.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
 
 
@@ -148,7 +156,8 @@ class DynamicReLU(nn.Module):
     def forward(self, x: Tensor, token: Tensor) -> Tensor:
         slopes = F.hardsigmoid(self.fc2(self.fc1(token).relu()))
         first, second = (2 * slopes - 1)[..., None, None].chunk(2, 1)  # (B, C, 1, 1)
-        return torch.maximum(x * (first + 1), x * second)
+        larger, smaller = torch.maximum(first + 1, second), torch.minimum(first + 1, second)
+        return smaller * x + (larger - smaller) * x.relu()  # the larger slope where x > 0
 
 
 class Mobile(nn.Module):
@@ -292,7 +301,7 @@ class Stem(nn.Module):
         self.project = ConvNorm(dim * expansion, out_chans, groups=groups)
 
     def forward(self, images: Tensor) -> MapAndTokens:
-        x = self.conv(images)
+        x = self.conv(in_format(images, torch.channels_last))
         y = self.project(self.act(self.depthwise(x)))
         tokens = self.tokens.repeat(x.shape[0], 1, 1)
         return (x + y if self.identity else y), tokens
