@@ -39,27 +39,38 @@ class ConvNorm(nn.Module):
         nn.init.constant_(self.bn.weight, start)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training or not self._foldable():
-            return self.bn(self.conv(x))
-        norm: Any = self.bn
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight = self.conv.weight * scale.view(-1, 1, 1, 1).to(self.conv.weight.dtype)
-        bias = (norm.bias - norm.running_mean * scale).to(weight.dtype)
-        return self.conv._conv_forward(x, weight, bias)  # a pass over the map less
-
-    def _foldable(self) -> bool:
-        """Whether the parts are plain ones that nobody listens to, and no graph is recorded."""
-        parts = (self.conv, self.bn)
-        return (
-            tuple(map(type, parts)) == (nn.Conv2d, nn.BatchNorm2d)
-            and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-            and self.bn.running_var is not None
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        )
+        return conv_norm(self.conv, self.bn, x)
 
     def fuse(self) -> None:
         """Fold the normalisation into the convolution, in place."""
         self.bn = fold(self.conv, self.bn)
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``; in evaluation one convolution, which saves a pass over the map.
+
+    Parts of other classes, or that hooks listen to, are called one after the other, and so they
+    are in graphs, whose compilers fold by themselves.
+    """
+    if norm.training or not _foldable(conv, norm):
+        return norm(conv(x))
+    known: Any = norm
+    scale = known.weight * (known.running_var + known.eps).rsqrt()
+    weight = conv.weight * scale.view(-1, 1, 1, 1).to(conv.weight.dtype)
+    bias = known.bias - known.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    return conv._conv_forward(x, weight, bias.to(weight.dtype))
+
+
+def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    return (
+        (type(conv), type(norm)) == (nn.Conv2d, nn.BatchNorm2d)
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in (conv, norm))
+        and norm.running_var is not None
+        and norm.weight is not None
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    )
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:

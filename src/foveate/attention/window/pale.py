@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from foveate import layout, ops
 from foveate.arguments import check_map, odd, positive, probability
-from foveate.attention._conv_norm import fold
+from foveate.attention._conv_norm import conv_norm, fold
 from foveate.attention._dropout import Dropout
 from foveate.attention.window._inside import (
     WindowSize,
@@ -156,7 +156,7 @@ class _SeparableConvolution(nn.Module):
         self.pw = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pw(layout.to_channels_last(self.bn(self.dw(x))))
+        return self.pw(layout.to_channels_last(conv_norm(self.dw, self.bn, x)))
 
     def fuse(self) -> None:
         self.bn = fold(self.dw, self.bn)
