@@ -1,6 +1,6 @@
 """Random calls of the native operators against float64, forward and backward.
 
-    python -m benchmarks.fuzz [--operator local|slide|window] [--first 0] [--calls 1000]
+    python -m benchmarks.fuzz [--operator NAME] [--first 0] [--calls 1000]
 
 A call is a function of its operator and seed: to go on, start at the next seed; to repeat a fault,
 pass its seed as ``--first`` with ``--calls 1``. Each call draws sizes from 1 to 40, batches from
@@ -100,10 +100,39 @@ def draw_window(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
     return Call(tensors, options)
 
 
+def _draw_taps(rng: random.Random) -> dict[str, Any]:
+    return {
+        "kernel_size": (rng.randint(1, 7), rng.randint(1, 7)),
+        "dilation": (rng.randint(1, 3), rng.randint(1, 3)),
+        "border": rng.choice(("zero", "reflect")),
+    }
+
+
+def draw_aggregate(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    batch, height, width, share, groups, _ = _sizes(rng)
+    share, groups = rng.choice(((share, groups), (groups, share), (8, 2**share)))
+    options = _draw_taps(rng) | {"normalize": rng.random() < 0.5}
+    taps = options["kernel_size"][0] * options["kernel_size"][1]
+    tensors = {"values": draw(batch, height, width, share, groups)}
+    weights = draw(batch, height, width, taps, groups)
+    if rng.random() < 0.3:
+        weights = weights.mT.contiguous().mT
+    return Call(tensors | {"weights": weights}, options)
+
+
+def draw_relation(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    batch, height, width, _, dim, _ = _sizes(rng)
+    options = _draw_taps(rng) | {"relation": rng.choice(("difference", "concatenation"))}
+    size = (batch, height, width, dim)
+    return Call({"q": draw(*size), "k": draw(*size)}, options)
+
+
 OPERATORS = {
     "local": (ops.local_attention, draw_local),
     "slide": (ops.slide_attention, draw_slide),
     "window": (ops.window_attention, draw_window),
+    "aggregate": (ops.local_aggregate, draw_aggregate),
+    "relation": (ops.local_relation, draw_relation),
 }
 
 

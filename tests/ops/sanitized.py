@@ -307,6 +307,86 @@ def window_case(pick: random.Random, number: int) -> Case:
     return f"{[x.strides for x in (q, k, v)]} {common}", run
 
 
+def pick_taps(pick: random.Random, numbers: int) -> tuple[Size, list[int]]:
+    """Batch, height and width, and fields of kernel, dilation and border."""
+    while True:
+        kernel, dilation = (pick.randint(1, 7), pick.randint(1, 7)), pick.choices((1, 2, 3), k=2)
+        height, width = pick_map(pick, kernel, True)
+        batch = pick_batch(pick)
+        if batch * height * width * kernel[0] * kernel[1] * numbers <= MOST_PRODUCTS * 4:
+            break
+    border = pick.choice(list(interface.TapBorder))
+    return (batch, height, width), [*kernel, *dilation, border]
+
+
+def laid_out_map(pick: random.Random, size: Size) -> Array:
+    """Float32 ``(B, H, W, C)``, channels side by side."""
+    return laid_out(pick, (*size[:3], 1, size[3]), Storage.FLOAT32, CHANNELS_TOGETHER)[:, :, :, 0]
+
+
+def map_view(x: Array) -> interface.View:
+    strides = [stride // x.itemsize for stride in x.strides]
+    return interface.View(address(x), *strides[:3], 0, 1)
+
+
+def aggregate_case(pick: random.Random, number: int) -> Case:
+    share, groups = pick.choice([(8, 2), (8, 8), (3, 5), (9, 16), (1, 1), (2, 12), (7, 1)])
+    size, taps = pick_taps(pick, share * groups)
+    storage, normalize = pick.choice(STORAGES), number % 2
+    count, channels = taps[0] * taps[1], share * groups
+    values, grad = (laid_out_map(pick, (*size, channels)) for _ in range(2))
+    weights = laid_out(pick, (*size, count, groups), storage, ANY_STRIDES)
+    common = interface.AggregateArguments(
+        pick_run(pick, 1), map_view(values), view(weights), interface.ABSENT, *size, share, groups,
+        *taps, normalize, storage,
+    )  # fmt: skip
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out = MEMORY.empty((*size, channels))
+        kept = MEMORY.empty((*size, count, groups)) if normalize else None
+        arguments = common._replace(probabilities=address(kept))
+        library.kernel("aggregate_forward", isa)(arguments._replace(out=address(out)))
+        d_values = MEMORY.empty((*size, channels))
+        d_weights = MEMORY.empty((*size, count, groups), DTYPES[storage])
+        library.kernel("aggregate_backward", isa)(
+            arguments._replace(
+                grad_out=map_view(grad),
+                d_values=address(d_values),
+                d_weights=address(d_weights),
+            )
+        )
+        floats = [(x, Storage.FLOAT32) for x in (out, d_values, kept) if x is not None]
+        return [*floats, (d_weights, storage)]
+
+    return f"{values.strides} {common}", run
+
+
+def relation_case(pick: random.Random, number: int) -> Case:
+    dim, relation = DIMS[number % len(DIMS)], pick.choice(list(interface.Relation))
+    size, taps = pick_taps(pick, dim)
+    storage, count = pick.choice(STORAGES), taps[0] * taps[1]
+    q, k = (laid_out_map(pick, (*size, dim)) for _ in range(2))
+    rows = count + (relation == interface.Relation.CONCATENATION)
+    grad = MEMORY.copy(stored(normal(pick, (*size, rows * dim)), storage))
+    common = interface.RelationArguments(
+        pick_run(pick, 1), map_view(q), map_view(k), *size, dim, *taps, relation, storage
+    )
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out = MEMORY.empty((*size, rows * dim), DTYPES[storage])
+        library.kernel("relation_forward", isa)(common._replace(out=address(out)))
+        dq, dk = (MEMORY.empty((*size, dim)) for _ in range(2))
+        library.kernel("relation_backward", isa)(
+            common._replace(grad_out=address(grad), dq=address(dq), dk=address(dk))
+        )
+        return [(out, storage), (dq, Storage.FLOAT32), (dk, Storage.FLOAT32)]
+
+    return f"{q.strides} {common}", run
+
+
+CASES = (local_case, slide_case, window_case, aggregate_case, relation_case)
+
+
 def check(found: list[Array], first: list[Array], storages: list[Storage]) -> None:
     """That all numbers were written, and that the instruction sets agree on them."""
     for place, (x, y, storage) in enumerate(zip(found, first, storages, strict=True)):
@@ -321,7 +401,7 @@ def main() -> None:
     library, cases = interface.Library(Path(sys.argv[1])), int(sys.argv[2])
     sets = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(library.instruction_set()) + 1]
     sets = tuple(isa for isa in sets if library.has(isa))
-    for number, make in product(range(cases), (local_case, slide_case, window_case)):
+    for number, make in product(range(cases), CASES):
         pick = random.Random(f"{make.__name__} {number}")
         told, run = make(pick, number)
         first: list[Array] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -88,15 +88,14 @@ def unsupported_in_transform(backend: str) -> str:
 
 
 def unsupported_tensors(
-    backend: str, q: Tensor, v: Tensor, tensors: Iterable[Tensor | None]
+    backend: str, maps: Sequence[Tensor], tensors: Iterable[Tensor | None]
 ) -> str:
     """Why a backend cannot take these tensors; empty if it can.
 
     Args:
         backend: its name.
-        q: queries ``(B, H, W, heads, D)``.
-        v: values ``(B, H, W, heads, Dv)``.
-        tensors: all tensors of the call, q and v among them.
+        maps: those that the operator mixes, with channels in their last axis.
+        tensors: all tensors of the call, the maps among them.
     """
     if backend == "portable":
         return ""
@@ -105,8 +104,9 @@ def unsupported_tensors(
             names = ", ".join(_name(dtype) for dtype in _DTYPES)
             return f"it computes in {names}, and got {_name(x.dtype)}"
     if backend == "native":
-        return _unsupported_by_native(q.device)
-    return _unsupported_by_triton(q.device, q.dtype, max(q.shape[4], v.shape[4]))
+        return _unsupported_by_native(maps[0].device)
+    widest = max(x.shape[-1] for x in maps)
+    return _unsupported_by_triton(maps[0].device, maps[0].dtype, widest)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Makes an attention operator one of PyTorch's: schema, fake kernels, autograd, FLOPs, compilers.
+"""Makes an operator one of PyTorch's: schema, fake kernels, autograd, FLOPs, compilers.
 
 An operator is a NamedTuple of its arguments and a body a backend (:class:`Operator`). From these
 ``foveate::NAME`` and ``foveate::NAME_backward`` are registered, opaque to compilers: which backend
@@ -49,7 +49,6 @@ from foveate.ops.native import library
 A = TypeVar("A", bound=tuple)
 Result = tuple[Tensor, Tensor | None]  # output, and what was kept
 
-_MAPS = ("q", "k", "v")
 _SCHEMA_TYPES = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
@@ -99,15 +98,19 @@ class Body(NamedTuple):
     backward: Callable[[Given, Any], Sequence[Tensor]]
 
 
+def attended(a: Any) -> Tensor:
+    """The output of attention, still empty: ``(B, H, W, heads, Dv)``."""
+    return a.q.new_empty((*a.q.shape[:4], a.v.shape[4]))
+
+
 @dataclass(eq=False)
 class Operator(Generic[A]):
-    """An attention operator, registered with PyTorch when it is made.
+    """An operator, registered with PyTorch when it is made.
 
     Attributes:
         name: ``foveate::`` follows from it.
-        arguments: a NamedTuple with at least q, k, v, ``dropout_p`` and ``seed``; its annotations
-            are the schema.
-        parameters: names of what has a gradient beside q, k and v; one alone may be None.
+        arguments: a NamedTuple whose annotations are the schema; ``dropout_p`` comes with ``seed``.
+        parameters: names of what has a gradient beside the maps; one alone may be None.
         portable: output, and what is kept if the flags ask for it.
         exported: the same in the form for exported programs.
         any_derivative: the same by a form that has derivatives of every order and mode.
@@ -116,12 +119,14 @@ class Operator(Generic[A]):
             are no Triton kernels.
         limits: why a backend cannot take these arguments, beyond what holds for all operators.
         kept_shape: the shape of what is kept, by whether a backward may follow; None: nothing is.
-        flops: of a forward; q, k and v are shapes there.
+        flops: of a forward; tensors are shapes there.
         backward_flops: of a backward, by whether it computes gradients of parameters.
         kept_has_gradient: whether what is kept is differentiable.
         triton_reads_out: whether the Triton backward reads the output.
         opaque_on: the one type of device where compilers and autograd see this operator; elsewhere
             they see its portable form. None: they see the operator everywhere.
+        maps: names of the tensors that it mixes; the first says device and dtype.
+        output: the output of these arguments, still empty.
     """
 
     name: str
@@ -139,13 +144,15 @@ class Operator(Generic[A]):
     kept_has_gradient: bool = False
     triton_reads_out: bool = False
     opaque_on: str | None = None
+    maps: tuple[str, ...] = ("q", "k", "v")
+    output: Callable[[A], Tensor] = attended
 
     overload: Any = field(init=False)
     backward_overload: Any = field(init=False)
 
     def __post_init__(self) -> None:
         arguments, backward = _schema(self.arguments), f"{self.name}_backward"
-        gradients = ", ".join(["Tensor"] * len(_MAPS + self.parameters))
+        gradients = ", ".join(["Tensor"] * len(self.maps + self.parameters))
         _library.define(f"{self.name}({arguments}, {_schema(Flags)}) -> (Tensor, Tensor)")
         _library.define(f"{backward}({_schema(Given)}, {arguments}) -> ({gradients})")
         forward_packet = getattr(torch.ops.foveate, self.name)
@@ -158,9 +165,9 @@ class Operator(Generic[A]):
             i for i, kind in enumerate(hints.values()) if kind in (Tensor, Tensor | None)
         ]
         self._differentiable = [
-            self.arguments._fields.index(name) for name in _MAPS + self.parameters
+            self.arguments._fields.index(name) for name in self.maps + self.parameters
         ]
-        self._first_parameter = min(self._differentiable[len(_MAPS) :])
+        self._first_parameter = min(self._differentiable[len(self.maps) :], default=self._count)
         self._function = _autograd_function(self)
 
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
@@ -180,14 +187,14 @@ class Operator(Generic[A]):
 
     def __call__(self, a: A, *, return_kept: bool = False) -> Result:
         """Output of checked arguments, and what was kept if asked for; draws dropout's seed."""
-        if a.dropout_p:
+        if getattr(a, "dropout_p", 0.0):
             a = a._replace(seed=draw_seed())
         if in_transform():
             choose(self.name, unsupported_in_transform)
             return self.any_derivative(a)
         if torch.compiler.is_exporting():
             return self.exported(a, Flags(return_kept, training=False))
-        if self.opaque_on and a.q.device.type != self.opaque_on:
+        if self.opaque_on and self._first(a).device.type != self.opaque_on:
             if not torch.compiler.is_compiling():  # the compiler does not see what is requested
                 self.backend(a)
             return self.portable(a, Flags(return_kept, training=False))
@@ -204,13 +211,17 @@ class Operator(Generic[A]):
         if backend == "triton" and self.triton is None:
             return f"it has no kernel for {self.name}"
         tensors = [a[i] for i in self._tensors]
-        return unsupported_tensors(backend, a.q, a.v, tensors) or self.limits(backend, a)
+        maps = [getattr(a, name) for name in self.maps]
+        return unsupported_tensors(backend, maps, tensors) or self.limits(backend, a)
 
     def backend(self, a: A) -> str:
         """The backend that runs these arguments now; raises if a requested one cannot."""
         return choose(self.name, partial(self.unsupported, a))
 
     # ---- what PyTorch calls
+
+    def _first(self, a: A) -> Tensor:
+        return getattr(a, self.maps[0])
 
     def _split(self, values: Sequence[Any]) -> tuple[A, Flags]:
         return self.arguments(*values[: self._count]), Flags(*values[self._count :])
@@ -225,7 +236,7 @@ class Operator(Generic[A]):
         if backend == "native":
             out, kept = self.native.forward(a, flags)
         elif backend == "triton":
-            with launching_on(a.q.device):
+            with launching_on(self._first(a).device):
                 out, kept = self.triton().forward(a, flags)
         else:
             out, kept = self.portable(a, flags)
@@ -238,9 +249,9 @@ class Operator(Generic[A]):
         if backend == "native":
             return self._all(self.native.backward(given, a))
         if backend == "triton":
-            with launching_on(a.q.device):
+            with launching_on(self._first(a).device):
                 return self._all(self.triton().backward(given, a))
-        wanted = [*_MAPS, *(self.parameters if given.parameter_grads else ())]
+        wanted = [*self.maps, *(self.parameters if given.parameter_grads else ())]
         with autograd_in_body():
             a = a._replace(**{name: getattr(a, name).detach().requires_grad_() for name in wanted})
             result = self.portable(a, Flags(given.grad_kept is not None, training=False))
@@ -260,11 +271,11 @@ class Operator(Generic[A]):
 
     def _fake(self, *values: Any) -> tuple[Tensor, Tensor]:
         a, flags = self._split(values)
-        return a.q.new_empty((*a.q.shape[:4], a.v.shape[4])), self._filled(a, flags, None)
+        return self.output(a), self._filled(a, flags, None)
 
     def _fake_backward(self, *values: Any) -> tuple[Tensor, ...]:
         given, a = self._split_backward(values)
-        wanted = [*_MAPS, *(self.parameters if given.parameter_grads else ())]
+        wanted = [*self.maps, *(self.parameters if given.parameter_grads else ())]
         shapes = [getattr(a, name) for name in wanted]
         return self._all([x.new_empty(x.shape) for x in shapes])
 
@@ -293,11 +304,12 @@ class Operator(Generic[A]):
         """What was kept; NaN in its shape where it was not computed."""
         if kept is not None:
             return kept
-        dtype = torch.float64 if a.q.dtype is torch.float64 else torch.float32
+        like = self._first(a)
+        dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
         shape = self.kept_shape(a, flags.training)
         if shape is None:
-            return a.q.new_empty(0, dtype=dtype)
-        return a.q.new_full(shape, float("nan"), dtype=dtype)
+            return like.new_empty(0, dtype=dtype)
+        return like.new_full(shape, float("nan"), dtype=dtype)
 
     def _all(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients, and empty tensors for those of parameters that were not wanted.
@@ -329,7 +341,7 @@ def _gradients(
 def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
     """The operator with its backward, which runs by the backend requested for the forward."""
 
-    class Attention(torch.autograd.Function):
+    class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *values: Any) -> tuple[Tensor, Tensor]:
             with below_autograd():
@@ -353,8 +365,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
             for i, x in zip(op._tensors, tensors, strict=True):
                 values[i] = x
             if grad_out is None:
-                v = op._split(values)[0].v  # of the output's shape
-                grad_out = v.new_zeros(v.shape)
+                grad_out = op.output(op._split(values)[0]).zero_()
             wanted = [i for i in op._differentiable if ctx.needs_input_grad[i]]
             found: list[Tensor | None] = [None] * len(values)
             parameter_grads = bool(wanted) and wanted[-1] >= op._first_parameter
@@ -375,7 +386,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
                     found[i] = grad if i in wanted else None
             return tuple(found)
 
-    return Attention
+    return Differentiable
 
 
 # ---- explanations
@@ -395,7 +406,7 @@ def explain(op_name: str, *args: Any, **kwargs: Any) -> str:
     """Which backend would run this call of an operator, and why not the others.
 
     Args:
-        op_name: ``"local_attention"``, ``"slide_attention"`` or ``"window_attention"``.
+        op_name: the operator's name, such as ``"local_attention"``.
         *args: the operator's arguments, as in a call.
         **kwargs: its keyword arguments.
     """

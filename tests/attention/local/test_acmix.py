@@ -42,8 +42,8 @@ def test_small_maps_are_reflected_as_large_ones_where_both_can_be() -> None:
     q, k, v = module._project(x).chunk(3, -2)
     expected = module._attend(q, k, v, 0.0)
     k = k - module.conv_p(coordinates(x).movedim(0, -1))[:, :, None]
-    logits = torch.einsum("bnhd,bhdtn->bhtn", q.flatten(1, 2), module._around(k))
-    ours = module._sum((logits * module.head_dim**-0.5).softmax(2), v)
+    logits = module._products(q, k) * module.head_dim**-0.5
+    ours = module._sum(logits.softmax(3), v)
     torch.testing.assert_close(ours, expected)
 
 

@@ -1,36 +1,22 @@
-"""The neighbours that SAN's and ACmix's attentions over patches share, and their options."""
+"""What SAN's and ACmix's attentions over patches share, and their options."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from foveate.analysis.flops import count_flops
-from foveate.attention.local._patches import aggregate, coordinates, neighbours
+from foveate.attention.local._patches import coordinates, summed
 from foveate.attention.local.acmix_patchwise import ACmixPatchwiseAttention
 from foveate.attention.local.san_pairwise import PairwiseAttention
 from foveate.attention.local.san_patchwise import PatchwiseAttention
 
 
-@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), (5, 1), (3, 2)])
-def test_neighbours_are_reflected_at_the_border(kernel_size: int, dilation: int) -> None:
-    x = torch.randn(2, 3, 7, 5)
-    padded = F.pad(x, [dilation * (kernel_size // 2)] * 4, mode="reflect")
-    taps = F.unfold(padded, kernel_size, dilation).view(2, 3, kernel_size**2, 35)
-    assert torch.equal(neighbours(x, kernel_size, dilation), taps)
-
-
-def test_neighbours_on_a_map_of_one_position_are_itself() -> None:
-    x = torch.randn(2, 3, 1, 1)
-    assert torch.equal(neighbours(x, 3), x.flatten(2)[:, :, None].expand(-1, -1, 9, -1))
-
-
 def test_channels_that_share_a_weight_lie_apart() -> None:
-    values, weights = torch.randn(1, 6, 4, 5), torch.zeros(1, 2, 9, 20)
-    weights[:, 1, 4] = 1  # the centre, for odd channels
+    values, weights = torch.randn(1, 6, 4, 5), torch.zeros(1, 4, 5, 9, 2)
+    weights[..., 4, 1] = 1  # the centre, for odd channels
     kept = torch.tensor([0.0, 1, 0, 1, 0, 1])[:, None, None]
-    torch.testing.assert_close(aggregate(values, weights, 3), values * kept)
+    torch.testing.assert_close(summed(values, weights, 3, 1, like=values), values * kept)
 
 
 def test_coordinates_run_over_both_axes() -> None:

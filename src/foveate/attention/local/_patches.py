@@ -1,6 +1,6 @@
-"""The k x k neighbours of every position, and sums over them with weights of any kind.
+"""What the forms of vector attention on windows share.
 
-Shapes: x (B, C, H, W), N = H * W positions, T = k * k taps row by row, m weight channels.
+Shapes: maps (B, C, H, W), N = H * W positions, T = k * k taps row by row, m weight channels.
 """
 
 from __future__ import annotations
@@ -9,36 +9,40 @@ import torch
 from torch import Tensor
 
 from foveate.arguments import odd, positive
+from foveate.layout import to_channels_first, to_channels_last
+from foveate.ops import local_aggregate
+from foveate.ops._taps import neighbours
 
 
-def neighbours(x: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
-    """``(B, C, H, W) -> (B, C, T, N)``; beyond the border the map is reflected.
+def summed(
+    values: Tensor,
+    weights: Tensor,
+    kernel_size: int,
+    dilation: int,
+    *,
+    normalize: bool = False,
+    like: Tensor,
+) -> Tensor:
+    """Each position's neighbours, weighted: ``(B, C, H, W), (B, H, W, T, m) -> (B, C, H, W)``.
 
-    On a map too small to reflect that far, the nearest position is taken instead.
+    Channel c takes the weights of channel ``c % m``; with ``normalize`` they are logits. Beyond the
+    border the map is reflected. The memory format is that of the map ``like``.
     """
-    rows = _reflected(x.shape[2], kernel_size, dilation, x.device)
-    columns = _reflected(x.shape[3], kernel_size, dilation, x.device)
-    x = x.index_select(2, rows).index_select(3, columns)
-    reach = dilation * (kernel_size - 1) + 1
-    x = x.unfold(2, reach, 1).unfold(3, reach, 1)[..., ::dilation, ::dilation]
-    return x.flatten(4).flatten(2, 3).transpose(2, 3)
+    channels = to_channels_last(values).unflatten(-1, (-1, weights.shape[-1]))
+    y = local_aggregate(
+        channels, weights, kernel_size, dilation, border="reflect", normalize=normalize
+    )
+    return to_channels_first(y.flatten(3), like=like)
 
 
-def aggregate(values: Tensor, weights: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
-    """Sum of each position's neighbours: ``(B, C, H, W), (B, m, T, N) -> (B, C, H, W)``.
-
-    Channel c takes the weights of channel ``c % m``.
-    """
-    taps = neighbours(values, kernel_size, dilation).unflatten(1, (-1, weights.shape[1]))
-    return torch.einsum("bsmtn,bmtn->bsmn", taps, weights).reshape(values.shape)
-
-
-def dense(weights: Tensor, size: tuple[int, int], kernel_size: int, dilation: int = 1) -> Tensor:
-    """Weights of taps ``(B, m, T, N)`` as weights of positions ``(B, m, N, N)``."""
-    positions = torch.arange(size[0] * size[1], device=weights.device).view(1, 1, *size)
-    keys = neighbours(positions, kernel_size, dilation).mT.expand(*weights.shape[:2], -1, -1)
-    square = weights.new_zeros(*weights.shape[:2], keys.shape[2], keys.shape[2])
-    return square.scatter_add(-1, keys, weights.mT)
+def dense(weights: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
+    """Weights of taps ``(B, H, W, T, m)`` as weights of positions ``(B, m, N, N)``."""
+    height, width = weights.shape[1:3]
+    positions = torch.arange(height * width, device=weights.device).view(1, height, width, 1)
+    keys = neighbours(positions, (kernel_size,) * 2, (dilation,) * 2, "reflect").flatten(0, 3)
+    weights = weights.flatten(1, 2).permute(0, 3, 1, 2)  # (B, m, N, T)
+    square = weights.new_zeros(*weights.shape[:3], keys.shape[0])
+    return square.scatter_add(-1, keys.expand_as(weights), weights)
 
 
 def coordinates(x: Tensor) -> Tensor:
@@ -72,10 +76,3 @@ def check_san_options(
         raise ValueError(f"share={share} must divide {name}={width}")
     rel_dim = max(1, dim // 4) if rel_dim is None else positive(rel_dim, "rel_dim")
     return width, rel_dim
-
-
-def _reflected(length: int, kernel_size: int, dilation: int, device: torch.device) -> Tensor:
-    pad = dilation * (kernel_size - 1) // 2
-    place = (torch.arange(length + 2 * pad, device=device) - pad).abs()
-    last = length - 1
-    return (last - (last - place).abs()).clamp(0, last)

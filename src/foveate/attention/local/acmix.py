@@ -35,10 +35,11 @@ from foveate.attention._shifted_convolution import (
     ShiftedConvolution,
     read_published,
 )
-from foveate.attention.local._patches import coordinates, neighbours
+from foveate.attention.local._patches import coordinates
 from foveate.contracts import Mixer
+from foveate.ops import local_aggregate, local_attention, local_relation
 from foveate.ops._dropout import dropout
-from foveate.ops.local import local_attention
+from foveate.ops._taps import neighbours
 from foveate.registry import register
 
 ATTENTIONS = ("local", "patchwise", "global")
@@ -172,26 +173,32 @@ class ACmix(Mixer):
             y = scaled_dot_product_attention(*tokens, dropout_p=drop)
             return y.transpose(1, 2).unflatten(1, q.shape[1:3])
         if self.attention == "patchwise":
-            keys = self._around(k).movedim(4, 1).flatten(3)  # (B, N, h, D*T)
-            weights = self.conv_w(torch.cat([q.flatten(1, 2), keys], -1)).movedim(1, -1)
-            return self._sum(dropout(weights, drop), v)
+            q, k = (t.transpose(1, 3).flatten(0, 1) for t in (q, k))  # (B*h, W, H, D)
+            related = local_relation(
+                q.transpose(1, 2),
+                k.transpose(1, 2),
+                self.kernel_size,
+                relation="concatenation",
+                border="reflect",
+            )
+            weights = self.conv_w(related).unflatten(0, (-1, self.num_heads))  # (B, h, H, W, T)
+            return self._sum(dropout(weights.movedim(1, -1), drop), v)
         places = self.conv_p(coordinates(_as_map(q)).movedim(0, -1))  # (H, W, D)
         k = k - places[:, :, None]
         if torch.compiler.is_exporting() or min(q.shape[1:3]) > self.kernel_size // 2:
             return local_attention(q, k, v, self.kernel_size, border="reflect", dropout_p=drop)
         # The map is too small to reflect that far: its nearest position is taken instead.
-        logits = torch.einsum("bnhd,bhdtn->bhtn", q.flatten(1, 2), self._around(k))
-        weights = (logits * self.head_dim**-0.5).softmax(2)
+        weights = (self._products(q, k) * self.head_dim**-0.5).softmax(3)
         return self._sum(dropout(weights, drop), v)
 
-    def _around(self, x: Tensor) -> Tensor:
-        """Each position's neighbours: ``(B, H, W, h, D) -> (B, h, D, T, N)``."""
-        return neighbours(_as_map(x), self.kernel_size).unflatten(1, x.shape[3:])
+    def _products(self, q: Tensor, k: Tensor) -> Tensor:
+        """Of queries with the keys around them: ``(B, H, W, T, h)``."""
+        near = neighbours(k.flatten(3), (self.kernel_size,) * 2, (1, 1), "reflect")
+        return torch.einsum("byxhd,byxhdt->byxth", q, near.unflatten(3, k.shape[3:]))
 
     def _sum(self, weights: Tensor, v: Tensor) -> Tensor:
-        """Neighbours weighted by ``(B, h, T, N)``: ``(B, H, W, h, D)``."""
-        y = torch.einsum("bhtn,bhdtn->bnhd", weights, self._around(v))
-        return y.unflatten(1, v.shape[1:3])
+        """Neighbours weighted by ``(B, H, W, T, h)``: ``(B, H, W, h, D)``."""
+        return local_aggregate(v.mT, weights, self.kernel_size, border="reflect").mT
 
     def convert_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Join the three 1x1 convolutions; read them and the others as linear maps."""

@@ -84,7 +84,7 @@ class ACmixPatchwiseAttention(PatchwiseAttention):
             to_channels_last(torch.cat([q, k, v], 1)), self.convolution.fc.in_features
         )
         convolved = self.convolution(maps).permute(0, 3, 1, 2)
-        y = self.rate1 * self._attend(q, k, v) + self.rate2 * convolved
+        y = self.rate1 * self._attend(q, k, v, like=x) + self.rate2 * convolved
         return in_format(y, memory_format(x))
 
     def multiply_adds(self, height: int, width: int) -> int:

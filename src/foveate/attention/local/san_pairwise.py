@@ -22,15 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.local._patches import (
-    aggregate,
-    check_san_options,
-    coordinates,
-    dense,
-    neighbours,
-)
+from foveate.attention.local._patches import check_san_options, coordinates, dense, summed
 from foveate.contracts import Mixer
-from foveate.layout import in_format, memory_format
+from foveate.layout import in_format, memory_format, to_channels_last
+from foveate.ops import local_relation
 from foveate.registry import register
 
 
@@ -91,14 +86,13 @@ class PairwiseAttention(Mixer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self._tap_weights(x)
-        y = aggregate(self.conv3(x), weights, self.kernel_size, self.dilation)
-        return in_format(y, memory_format(x))
+        logits = self._logits(x)
+        values = self.conv3(x)
+        return summed(values, logits, self.kernel_size, self.dilation, normalize=True, like=x)
 
     def weights(self, x: Tensor) -> Tensor:
         """``(B, C / share, H*W, H*W)``: each weight channel in the place of a head."""
-        weights = self._tap_weights(x)
-        return dense(weights, (x.shape[2], x.shape[3]), self.kernel_size, self.dilation)
+        return dense(self._logits(x).softmax(3), self.kernel_size, self.dilation)
 
     def apply_weights(self, x: Tensor, weights: Tensor) -> Tensor:
         values = self.conv3(x)
@@ -113,13 +107,14 @@ class PairwiseAttention(Mixer):
         mapping = relation * (relation + 2) + relation * weights
         return positions * (project + taps * (mapping + self.dim_out) + 4)
 
-    def _tap_weights(self, x: Tensor) -> Tensor:
-        """``(B, C / share, T, N)``, summing to one over the taps."""
+    def _logits(self, x: Tensor) -> Tensor:
+        """``(B, H, W, T, C / share)``."""
         check_map(x, self.dim)
-        features = self._differences(self.conv1(x), self.conv2(x))  # (B, r, T, N)
-        places = self.conv_p(coordinates(x)[None])
-        places = self._differences(places, places).expand(x.shape[0], -1, -1, -1)
-        return self.conv_w(torch.cat([features, places], 1)).softmax(-2)
-
-    def _differences(self, centre: Tensor, around: Tensor) -> Tensor:
-        return centre.flatten(2)[:, :, None] - neighbours(around, self.kernel_size, self.dilation)
+        places = self.conv_p(coordinates(x)[None]).expand(x.shape[0], -1, -1, -1)
+        q, k = (
+            torch.cat([to_channels_last(y), to_channels_last(places)], -1)
+            for y in (self.conv1(x), self.conv2(x))
+        )
+        related = local_relation(q, k, self.kernel_size, self.dilation, border="reflect")
+        logits = self.conv_w(related.flatten(1, 2).permute(0, 3, 1, 2))  # (B, m, N, T)
+        return logits.permute(0, 2, 3, 1).unflatten(1, x.shape[2:])

@@ -18,13 +18,13 @@ out, and dilation, whose padding does not fit there, works.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map
-from foveate.attention.local._patches import aggregate, check_san_options, neighbours
+from foveate.attention.local._patches import check_san_options, summed
 from foveate.contracts import Mixer
-from foveate.layout import in_format, memory_format
+from foveate.layout import to_channels_last
+from foveate.ops import local_relation
 from foveate.registry import register
 
 
@@ -83,14 +83,20 @@ class PatchwiseAttention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        y = self._attend(self.conv1(x), self.conv2(x), self.conv3(x))
-        return in_format(y, memory_format(x))
+        return self._attend(self.conv1(x), self.conv2(x), self.conv3(x), like=x)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        around = neighbours(k, self.kernel_size, self.dilation).flatten(1, 2)  # (B, r*T, N)
-        weights = self.conv_w(torch.cat([q.flatten(2), around], 1)[:, :, None])  # (B, m*T, 1, N)
-        weights = weights.squeeze(2).unflatten(1, (-1, self.kernel_size**2))
-        return aggregate(v, weights, self.kernel_size, self.dilation)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, like: Tensor) -> Tensor:
+        related = local_relation(
+            to_channels_last(q),
+            to_channels_last(k),
+            self.kernel_size,
+            self.dilation,
+            relation="concatenation",
+            border="reflect",
+        )
+        weights = self.conv_w(related.permute(0, 3, 1, 2))  # (B, m*T, H, W)
+        weights = to_channels_last(weights).unflatten(-1, (-1, self.kernel_size**2)).mT
+        return summed(v, weights, self.kernel_size, self.dilation, like=like)
 
     def multiply_adds(self, height: int, width: int) -> int:
         taps = self.kernel_size**2

@@ -38,6 +38,20 @@ class Border(IntEnum):
     REFLECT = 3
 
 
+class TapBorder(IntEnum):
+    """What taps read beyond a map."""
+
+    ZERO = 0
+    REFLECT = 1
+
+
+class Relation(IntEnum):
+    """What is made of a query and the keys around it."""
+
+    DIFFERENCE = 0
+    CONCATENATION = 1
+
+
 class Bias(IntEnum):
     """Nothing, a relative table, or numbers for each query and tap."""
 
@@ -170,7 +184,57 @@ class WindowArguments(NamedTuple):
     d_bias: Address = 0
 
 
-Arguments = LocalArguments | SlideArguments | WindowArguments
+class AggregateArguments(NamedTuple):
+    """Those of ``native/aggregate``."""
+
+    run: Run
+    values: View
+    weights: View
+    grad_out: View
+    batch: Int64
+    height: Int64
+    width: Int64
+    share: Int64
+    groups: Int64
+    kernel_h: Int64
+    kernel_w: Int64
+    dilation_h: Int64
+    dilation_w: Int64
+    border: Int64
+    normalize: Int64
+    storage: Int64
+    probabilities: Address = 0
+    out: Address = 0
+    d_values: Address = 0
+    d_weights: Address = 0
+
+
+class RelationArguments(NamedTuple):
+    """Those of ``native/relation``."""
+
+    run: Run
+    q: View
+    k: View
+    batch: Int64
+    height: Int64
+    width: Int64
+    dim: Int64
+    kernel_h: Int64
+    kernel_w: Int64
+    dilation_h: Int64
+    dilation_w: Int64
+    border: Int64
+    relation: Int64
+    storage: Int64
+    out: Address = 0
+    grad_out: Address = 0
+    dq: Address = 0
+    dk: Address = 0
+
+
+Arguments = (
+    LocalArguments | SlideArguments | WindowArguments | AggregateArguments | RelationArguments
+)
 
 STRUCTS: dict[str, type] = {
     "fv_view": View,
@@ -178,14 +242,24 @@ STRUCTS: dict[str, type] = {
     "fv_local_arguments": LocalArguments,
     "fv_slide_arguments": SlideArguments,
     "fv_window_arguments": WindowArguments,
+    "fv_aggregate_arguments": AggregateArguments,
+    "fv_relation_arguments": RelationArguments,
 }
-CONSTANTS: dict[str, type[IntEnum]] = {"STORAGE": Storage, "BORDER": Border, "BIAS": Bias}
+CONSTANTS: dict[str, type[IntEnum]] = {
+    "STORAGE": Storage,
+    "BORDER": Border,
+    "BIAS": Bias,
+    "TAP": TapBorder,
+    "RELATION": Relation,
+}
 KERNELS: dict[str, type] = {
     f"{operator}_{way}": arguments
     for operator, arguments in (
         ("local", LocalArguments),
         ("slide", SlideArguments),
         ("window", WindowArguments),
+        ("aggregate", AggregateArguments),
+        ("relation", RelationArguments),
     )
     for way in ("forward", "backward")
 }

@@ -26,6 +26,16 @@ def aligned(x: Tensor) -> Tensor:
     return x.clone() if x.data_ptr() % x.element_size() else x
 
 
+def rows(x: Tensor) -> Tensor:
+    """A map ``(B, H, W, C)`` in float32 whose channels lie side by side."""
+    return aligned(channels_together(x.to(torch.float32)))
+
+
+def map_view(x: Tensor) -> View:
+    """Address and strides of a map ``(B, H, W, C)`` whose channels lie side by side."""
+    return (x.data_ptr(), *x.stride()[:3], 0, 1)  # pyrefly: ignore[bad-return]
+
+
 def view(x: Tensor) -> View:
     """Address and strides of ``x`` ``(B, H, W, heads, D)``."""
     # A plain tuple packs like the named one and is made in half the time, four times a call.

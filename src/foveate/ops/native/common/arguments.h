@@ -47,4 +47,12 @@ FV_ARGUMENTS(fv_run);
 #define FV_ENUMERATOR(group, name) group##_##name,
 enum { STORAGES(FV_ENUMERATOR) };
 
+/* What taps read beyond a map: nothing, or the map turned round at its last position; where it is
+ * too small for that, its nearest position.
+ */
+#define TAP_BORDERS(CONSTANT) \
+  CONSTANT(TAP, ZERO)         \
+  CONSTANT(TAP, REFLECT)
+enum { TAP_BORDERS(FV_ENUMERATOR) };
+
 #endif

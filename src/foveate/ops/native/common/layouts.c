@@ -1,7 +1,9 @@
 /* The table of what Python must agree with: kernels, structs field by field, and constants. */
 #include <stddef.h>
 
+#include "../aggregate/arguments.h"
 #include "../local/arguments.h"
+#include "../relation/arguments.h"
 #include "../slide/arguments.h"
 #include "../window/arguments.h"
 #include "build.h"
@@ -33,8 +35,14 @@ typedef struct {
 
 static const fv_row rows[] = {STRUCT_ROWS(fv_view) STRUCT_ROWS(fv_run)
                                   STRUCT_ROWS(fv_local_arguments) STRUCT_ROWS(fv_slide_arguments)
-                                      STRUCT_ROWS(fv_window_arguments) STORAGES(CONSTANT_ROW)
-                                          LOCAL_BORDERS(CONSTANT_ROW) LOCAL_BIASES(CONSTANT_ROW)
+                                      STRUCT_ROWS(fv_window_arguments)
+                                          STRUCT_ROWS(fv_aggregate_arguments)
+                                              STRUCT_ROWS(fv_relation_arguments)
+                                                  STORAGES(CONSTANT_ROW)
+                                                      LOCAL_BORDERS(CONSTANT_ROW)
+                                                          LOCAL_BIASES(CONSTANT_ROW)
+                                                              TAP_BORDERS(CONSTANT_ROW)
+                                                                  RELATIONS(CONSTANT_ROW)
 #include "kernels.inc"
                                               {0}};
 /* clang-format on */
