@@ -21,6 +21,7 @@ from foveate.attention._dropout import Dropout
 from foveate.attention.adapt import Place, adapt
 from foveate.contracts import OneStep
 from foveate.layout import ceil_to_multiple, in_format, pad_to_multiple, to_channels_last
+from foveate.models._activation import linear_of
 
 
 class MapMlp(nn.Module):
@@ -43,8 +44,12 @@ class MapMlp(nn.Module):
         self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.drop(self.act(self.fc1(to_channels_last(x))))
-        return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
+        y = self.fc1(to_channels_last(x))
+        if self.training and self.drop.p:
+            y = self.fc2(self.drop(self.act(y)))
+        else:
+            y = linear_of(self.act, y, self.fc2)
+        return self.drop(y).permute(0, 3, 1, 2)
 
 
 class ChannelsLast(nn.Sequential):

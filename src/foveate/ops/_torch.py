@@ -24,6 +24,7 @@ __all__ = [
     "in_backward",
     "in_transform",
     "saved_for_backward",
+    "saving_is_hooked",
     "triton_outside_graphs",
 ]
 
@@ -48,6 +49,11 @@ def has_tangent(tensors: list[Tensor]) -> bool:
     if forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None:
         return False
     return any(torch._VF._unpack_dual(x, 0)[1] is not None for x in tensors)
+
+
+def saving_is_hooked() -> bool:
+    """Whether somebody decides already how tensors are kept for the backward, as checkpoints do."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 @contextmanager
