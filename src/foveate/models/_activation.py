@@ -29,7 +29,8 @@ def linear_of(act: Callable[[Tensor], Tensor], x: Tensor, linear: nn.Module) -> 
     """
     y = act(x)
     if (
-        not y.requires_grad
+        not isinstance(y, Tensor)  # a symbol
+        or not y.requires_grad
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or in_transform()
