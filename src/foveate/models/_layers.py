@@ -44,7 +44,10 @@ class MapMlp(nn.Module):
         self.drop = Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc1(to_channels_last(x))
+        return self._second(self.fc1(to_channels_last(x)))
+
+    def _second(self, y: Tensor) -> Tensor:
+        """What follows the first layer: ``(B, H, W, hidden) -> (B, C, H, W)``."""
         if self.training and self.drop.p:
             y = self.fc2(self.drop(self.act(y)))
         else:

@@ -36,6 +36,7 @@ from foveate.attention.full.deformable import DeformableAttention
 from foveate.attention.local.neighborhood import NeighborhoodAttention
 from foveate.attention.window.window import WindowAttention
 from foveate.layout import in_format, to_channels_last
+from foveate.models._activation import linear_of
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -78,8 +79,8 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.drop(self.fc1(to_channels_last(x))).permute(0, 3, 1, 2)
-        y = to_channels_last(self.act(self.dwconv(y)))
-        return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
+        y = linear_of(self.act, to_channels_last(self.dwconv(y)), self.fc2)
+        return self.drop(y).permute(0, 3, 1, 2)
 
 
 class DATBlock(Block):

@@ -62,8 +62,7 @@ class ConvolutionMlp(MapMlp):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dwconv(self.fc1(to_channels_last(x)).permute(0, 3, 1, 2))
-        y = self.drop(self.act(to_channels_last(y)))
-        return self.drop(self.fc2(y)).permute(0, 3, 1, 2)
+        return self._second(to_channels_last(y))
 
 
 class ConvolutionBlock(Block):
