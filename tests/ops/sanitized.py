@@ -37,7 +37,6 @@ TOLERANCES = {Storage.FLOAT32: 1e-3, Storage.BFLOAT16: 3e-2, Storage.FLOAT16: 4e
 CHANNELS_TOGETHER = ("packed", "projection", "heads first", "crop", "expanded")
 ANY_STRIDES = (*CHANNELS_TOGETHER, "channels first", "reversed")
 DIMS = (1, 3, 8, 15, 16, 31, 32, 33, 64, 128)
-INSTRUCTION_SETS = ("generic", "v3", "v4")
 MOST_PRODUCTS = 150_000  # of one case: unoptimized code takes its time
 MOST_WEIGHTS = 20_000  # of slide attention, in each of its two kernels
 
@@ -399,8 +398,7 @@ def check(found: list[Array], first: list[Array], storages: list[Storage]) -> No
 
 def main() -> None:
     library, cases = interface.Library(Path(sys.argv[1])), int(sys.argv[2])
-    sets = INSTRUCTION_SETS[: INSTRUCTION_SETS.index(library.instruction_set()) + 1]
-    sets = tuple(isa for isa in sets if library.has(isa))
+    sets = library.instruction_sets()
     for number, make in product(range(cases), CASES):
         pick = random.Random(f"{make.__name__} {number}")
         told, run = make(pick, number)

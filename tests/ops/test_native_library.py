@@ -152,12 +152,22 @@ def test_nested_structs_are_packed_in_their_places() -> None:
     assert struct.unpack("@6P", packed[352:]) == (40, 0, 41, 0, 0, 0)
 
 
+@needs_compiler
+def test_library_without_openmp_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "libserial.so"
+    sources = [NATIVE / "common" / name for name in ("layouts.c", "dispatch.c")]
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", target, *sources], check=True)
+    monkeypatch.setattr(library, "_library", lambda: Library(target))
+    assert "OpenMP" in library.threads()
+
+
 @needs_native
 def test_every_kernel_that_is_listed_is_there() -> None:
     functions = ctypes.CDLL(str(path()))
     text = (NATIVE / "common/kernels.inc").read_text()
     listed = re.findall(r"^KERNEL\((\w+),", text, re.MULTILINE)
     assert sorted(listed) == sorted(interface.KERNELS)
+    assert library.instruction_set() in library.instruction_sets()
     for name in listed:
-        assert hasattr(functions, f"{name}_generic")
-        assert hasattr(functions, f"{name}_{library.instruction_set()}")
+        for isa in library.instruction_sets():
+            assert hasattr(functions, f"{name}_{isa}")

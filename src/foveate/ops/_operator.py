@@ -424,7 +424,8 @@ def explain(op_name: str, *args: Any, **kwargs: Any) -> str:
     for name in BACKENDS:
         state = f"cannot: {reasons[name]}" if reasons[name] else "can run"
         if name == "native" and not reasons[name]:
-            state += f" (instruction set {library.instruction_set()})"
+            known = (f"instruction set {library.instruction_set()}", library.threads())
+            state += f" ({', '.join(filter(None, known))})"
         lines.append(f"  {name}: {state}")
     return "\n".join(lines)
 

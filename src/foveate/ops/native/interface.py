@@ -232,6 +232,9 @@ class RelationArguments(NamedTuple):
     dk: Address = 0
 
 
+INSTRUCTION_SETS = (("generic", "v3", "v4"), ("neon",))
+"""Of x86-64 and others, and of ARM: a machine that can run one can run those before it."""
+
 Arguments = (
     LocalArguments | SlideArguments | WindowArguments | AggregateArguments | RelationArguments
 )
@@ -337,12 +340,22 @@ class Library:
             )
 
     def instruction_set(self) -> str:
-        """The best that was built and that this machine can run: v4, v3 or generic."""
+        """The best that was built and that this machine can run: v4, v3, generic; neon on ARM."""
         function = self._functions.foveate_isa
         function.restype = ctypes.c_char_p
         return function().decode()
 
-    def has(self, isa: str) -> bool:
+    def instruction_sets(self) -> list[str]:
+        """All that were built and that this machine can run, the best one last."""
+        best = self.instruction_set()
+        family = next(names for names in INSTRUCTION_SETS if best in names)
+        return [isa for isa in family[: family.index(best) + 1] if self._has(isa)]
+
+    def one_thread(self) -> bool:
+        """Whether the kernels were built without OpenMP, as they are for macOS."""
+        return hasattr(self._functions, "foveate_one_thread")
+
+    def _has(self, isa: str) -> bool:
         """Whether the kernels were built for an instruction set."""
         return all(hasattr(self._functions, f"{name}_{isa}") for name in KERNELS)
 

@@ -31,8 +31,18 @@ def why_not() -> str:
 
 
 def instruction_set() -> str:
-    """The instruction set this machine's kernels are built for: v4, v3 or generic."""
+    """The instruction set of the kernels that run here: v4, v3, generic, or neon on ARM."""
     return _library().instruction_set()
+
+
+def instruction_sets() -> list[str]:
+    """All instruction sets that the kernels were built for and that this machine can run."""
+    return _library().instruction_sets()
+
+
+def threads() -> str:
+    """What is to be said of the kernels' threads: nothing, if these are PyTorch's."""
+    return "one thread: built without OpenMP" if _library().one_thread() else ""
 
 
 @cache

@@ -18,6 +18,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef FV_LANES
@@ -42,15 +44,19 @@ FV_INLINE fv_f fv_set(float x) { return x - (fv_f){0}; }
 FV_INLINE fv_f fv_select(fv_i mask, fv_f a, fv_f b) {
 #if FV_LANES == 8
   return _mm256_blendv_ps(b, a, (fv_f)mask);
+#elif defined(__aarch64__)
+  return (fv_f)vbslq_f32((uint32x4_t)mask, (float32x4_t)a, (float32x4_t)b);
 #else
   return (fv_f)((mask & (fv_i)a) | (~mask & (fv_i)b));
 #endif
 }
 
-/* a where a > b, else b: NaN in b is kept, NaN in a is lost. */
+/* a where a > b, else b: NaN in b is kept, NaN in a may be lost. */
 FV_INLINE fv_f fv_max(fv_f a, fv_f b) {
 #if FV_LANES == 8
   return _mm256_max_ps(a, b);
+#elif defined(__aarch64__)
+  return (fv_f)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
 #else
   return fv_select(a > b, a, b);
 #endif
@@ -60,6 +66,9 @@ FV_INLINE fv_f fv_max(fv_f a, fv_f b) {
 FV_INLINE fv_f fv_pick(const float *p, fv_i from) {
 #if FV_LANES == 8
   return _mm256_permutevar8x32_ps(fv_load(p), (__m256i)from);
+#elif defined(__aarch64__)
+  const fv_u bytes = (fv_u)from * 0x04040404u + 0x03020100u; /* four of each lane */
+  return (fv_f)vqtbl1q_u8((uint8x16_t)fv_load(p), (uint8x16_t)bytes);
 #else
   return (fv_f){p[from[0]], p[from[1]], p[from[2]], p[from[3]]};
 #endif
@@ -108,6 +117,10 @@ FV_INLINE void fv_prefetch_write(const float *p) { __builtin_prefetch(p, 1, 3); 
 /* Lane l of the result is the sum of the lanes of vector l of x: FV_LANES vectors, one after the
  * other. */
 FV_INLINE fv_f fv_sums(const float *x) {
+#if defined(__aarch64__)
+  const float32x4_t two = vpaddq_f32(vld1q_f32(x), vld1q_f32(x + 4));
+  return (fv_f)vpaddq_f32(two, vpaddq_f32(vld1q_f32(x + 8), vld1q_f32(x + 12)));
+#else
 #define FV_FOLD(count, low, high)                                       \
   for (int i = 0; i < FV_LANES / (count); i++)                          \
   v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], FV_LIST low) + \
@@ -135,6 +148,7 @@ FV_INLINE fv_f fv_sums(const float *x) {
 #undef FV_FOLD
 #undef FV_LIST
   return v[0];
+#endif
 }
 
 /* ---- softmax down a column, lane by lane ----------------------------------------------------- */

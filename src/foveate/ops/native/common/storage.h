@@ -18,6 +18,8 @@ FV_INLINE fv_f fv_from_half(fv_h half) {
   return _mm256_cvtph_ps((__m128i)half);
 #elif defined(__AVX512F__) && FV_LANES == 16
   return _mm512_cvtph_ps((__m256i)half);
+#elif defined(__aarch64__)
+  return (fv_f)vcvt_f32_f16((float16x4_t)half);
 #else
   const fv_u bits = __builtin_convertvector(half, fv_u);
   const fv_u magnitude = (bits & 0x7FFF) << 13; /* of the number times 2^-112 */
@@ -32,6 +34,8 @@ FV_INLINE fv_h fv_to_half(fv_f x) {
   return (fv_h)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__AVX512F__) && FV_LANES == 16
   return (fv_h)_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+  return (fv_h)vcvt_f16_f32((float32x4_t)x);
 #else
   const fv_u bits = (fv_u)x, magnitude = bits & 0x7FFFFFFF;
   const fv_i size = (fv_i)magnitude;
@@ -44,13 +48,25 @@ FV_INLINE fv_h fv_to_half(fv_f x) {
 #endif
 }
 
-FV_INLINE fv_f fv_from_bfloat16(fv_h x) { return (fv_f)(__builtin_convertvector(x, fv_u) << 16); }
+FV_INLINE fv_f fv_from_bfloat16(fv_h x) {
+#if defined(__aarch64__)
+  return (fv_f)vshll_n_u16((uint16x4_t)x, 16);
+#else
+  return (fv_f)(__builtin_convertvector(x, fv_u) << 16);
+#endif
+}
 
 FV_INLINE fv_h fv_to_bfloat16(fv_f x) {
-  const fv_u bits = (fv_u)x;
-  const fv_u rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+  const fv_u bits = (fv_u)x, half_way = 0x7FFF + (bits >> 16 & 1);
   const fv_i is_nan = x != x;
+#if defined(__aarch64__)
+  const uint16x4_t rounded = vaddhn_u32((uint32x4_t)bits, (uint32x4_t)half_way);
+  const uint16x4_t quiet = vshrn_n_u32((uint32x4_t)(bits | 0x40 << 16), 16);
+  return (fv_h)vbsl_u16(vmovn_u32((uint32x4_t)is_nan), quiet, rounded);
+#else
+  const fv_u rounded = (bits + half_way) >> 16;
   return __builtin_convertvector(fv_where(is_nan, bits >> 16 | 0x40, rounded), fv_h);
+#endif
 }
 
 /* `storage` of these is known when they are inlined. */

@@ -6,7 +6,7 @@
 
 #include "map.h"
 
-#if defined(__AVX512VL__)
+#if defined(__AVX512VL__) || defined(__aarch64__)
 #define TAPS 8 /* keys, or channels, in registers at once: two vectors each, of 32 registers */
 #else
 #define TAPS 4 /* of 16 registers */
