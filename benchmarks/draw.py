@@ -13,8 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.figures import Result, table
 from benchmarks.measure import RESULTS
-from benchmarks.operators import Result, table
 
 DOCS = RESULTS.parent.parent / "docs"
 PAGE = DOCS / "performance.md"

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from benchmarks.figures import figures, table
 from benchmarks.measure import Seconds, machine, save
-from benchmarks.operators import figures, table
 from benchmarks.peers import (
     by_depthwise,
     by_full_attention,

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from benchmarks.figures import figures, table
 from benchmarks.measure import machine, peak_memory, save, timed
-from benchmarks.operators import figures, table
 from benchmarks.peers import (
     Maps,
     by_depthwise,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -58,6 +59,30 @@ def by_windows(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     out = F.scaled_dot_product_attention(*(partition(x) for x in (q, k, v)))
     out = out.view(batch, height // window, width // window, heads, window, window, dim)
     return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, heads, dim)
+
+
+def by_biased_windows(q: Tensor, k: Tensor, v: Tensor, shift: int, bias: Tensor) -> Tensor:
+    """Swin's shifted windows with a bias, its own steps: roll, cut, mask, SDPA, and back."""
+    batch, height, width, heads, dim = q.shape
+    side = math.isqrt(bias.shape[-1])
+    region = torch.zeros(height, width)
+    for i in (side, shift):
+        region[-i:] += 3
+        region[:, -i:] += 1
+    region = region.unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2).flatten(0, 1)
+    region = region.flatten(1)  # (windows, cells)
+    mask = torch.where(region[:, None] == region[:, :, None], 0.0, -100.0)
+    mask = (bias + mask[:, None]).repeat(batch, 1, 1, 1)
+
+    def cut(x: Tensor) -> Tensor:
+        x = x.roll((-shift, -shift), (1, 2))
+        x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).permute(0, 1, 3, 5, 2, 4, 6)
+        return x.reshape(-1, heads, side * side, dim)
+
+    out = F.scaled_dot_product_attention(cut(q), cut(k), cut(v), mask)
+    out = out.view(batch, height // side, width // side, heads, side, side, dim)
+    out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, heads, dim)
+    return out.roll((shift, shift), (1, 2))
 
 
 def by_full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
