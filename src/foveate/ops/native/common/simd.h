@@ -76,17 +76,27 @@ FV_INLINE fv_f fv_pick(const float *p, fv_i from) {
 
 /* 2^x for x <= 127, within 1e-7 relative; 0 below -125, -inf included; NaN stays NaN. */
 FV_INLINE fv_f fv_exp2(fv_f x) {
+#if defined(__AVX512VL__) && FV_LANES == 8
+  /* 0 for -inf, whose fraction is NaN, and below -125, where products would be denormal and slow. */
+  const __mmask8 some = _mm256_cmp_ps_mask(x, fv_set(-125.f), _CMP_NLT_UQ);
+  const fv_f rounded = _mm256_roundscale_ps(x, 0), f = x - rounded;
+#else
   const fv_f low = fv_set(-125.f), magic = fv_set(12582912.f); /* 1.5 * 2^23: adding it rounds */
   fv_f t = fv_max(low, x);
   fv_f rounded = t + magic;
   fv_f f = t - (rounded - magic);
+#endif
   fv_f p = f * 1.3276471959e-03f + 9.6755415026e-03f;
   p = p * f + 5.5507132751e-02f;
   p = p * f + 2.4022119721e-01f;
   p = p * f + 6.9314696706e-01f;
   p = p * f + 1.0000000717e+00f;
+#if defined(__AVX512VL__) && FV_LANES == 8
+  return _mm256_maskz_scalef_ps(some, p, rounded);
+#else
   fv_f y = (fv_f)((fv_i)p + ((fv_i)rounded << 23));
   return fv_select(x < low, (fv_f){0}, y);
+#endif
 }
 
 #define FV_LOG2E 1.44269504088896341f

@@ -94,14 +94,15 @@ FV_INLINE void fv_add_ahead(fv_ahead *ahead, fv_patch patch) {
   ahead->patch[ahead->patches++] = patch;
 }
 
-/* The share of one of so many passes: some of the columns. */
+/* The share of one of so many passes: every passes-th column. */
 FV_INLINE void fv_prefetch_share(const fv_ahead *ahead, int pass, int passes) {
   for (const fv_patch *p = ahead->patch; p < ahead->patch + ahead->patches; ++p) {
-    const int end = p->columns * (pass + 1) / passes;
-    for (int x = p->columns * pass / passes; x < end; ++x)
-      for (int y = 0; y < p->rows; ++y)
-        for (int i = 0; i < p->bytes; i += 64)
-          fv_prefetch((const float *)(p->data + y * p->row + x * p->column + i));
+    const char *column = p->data + pass * p->column;
+    for (int x = pass; x < p->columns; x += passes, column += passes * p->column) {
+      const char *at = column;
+      for (int y = 0; y < p->rows; ++y, at += p->row)
+        for (int i = 0; i < p->bytes; i += 64) fv_prefetch((const float *)(at + i));
+    }
   }
 }
 

@@ -21,6 +21,7 @@ typedef struct {
   float *logits, *products, *out, *grad_keys, *grad_values;
   float *table, *each, *table_sums, *head_table;
   int *place;
+  fv_pass *passes;
   fv_range *seen; /* offsets under which each tile's keys are seen */
   int rows;       /* of the rings */
   int width;      /* of the map the rings last held */
@@ -74,6 +75,7 @@ static void plan(fv_workspace *w, const fv_arguments *a) {
   w->table_sums = fv_take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
   w->each = fv_take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
   w->place = fv_take_bytes(&w->arena, tiles * (ptrdiff_t)sizeof(int));
+  w->passes = take_passes(&w->arena, a);
   w->seen = fv_take_bytes(&w->arena, most_key_tiles(a) * (ptrdiff_t)sizeof(fv_range));
 }
 
@@ -199,11 +201,11 @@ static void store_queries(const fv_arguments *a, const fv_map *m, void *to, int 
 }
 
 static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m, const fv_block *b,
-                         const fv_plane *query_plane, const fv_plane *grad_plane, int tile,
+                         const fv_planes *query_planes, const fv_planes *grad_planes, int tile,
                          bool owned) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
   const int x = tile * L, next = b->y + b->rows;
-  fv_ahead first = {0}, second = {0};
+  fv_ahead first = {0}, second = {0}, third = {0};
   const ptrdiff_t window = window_floats(m);
   const ptrdiff_t table_at = a->bias_kind == BIAS_TABLE ? w->place[tile] * table_size(a) : 0;
   const float *queries[ROWS], *grads[ROWS];
@@ -213,12 +215,12 @@ static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m
     grads[r] = w->grads + row * w->grad_row + column;
   }
   add_queries_ahead(&first, a, m, a->lse, b, tile, 1, STORAGE_FLOAT32);
-  add_rows_ahead(&first, &w->keys, b->key_end, tile);
-  add_tile_ahead(&first, query_plane, next, next + ROWS, m->height, x, m->width, dim);
+  add_rows_ahead(&first, &w->keys, b->key_end, next, tile);
+  add_tile_ahead(&first, query_planes, next, next + ROWS, m->height, x, m->width, dim);
   dot_block(m, b, queries, w->line, dim, &w->keys, tile, &first, w->logits);
-  add_rows_ahead(&second, &w->values, b->key_end, tile);
-  add_tile_ahead(&second, grad_plane, next, next + ROWS, m->height, x, m->width, value_dim);
-  if (owned) add_queries_ahead(&second, a, m, a->dq, b, tile, dim, (int)a->storage);
+  add_rows_ahead(&second, &w->values, b->key_end, next, tile);
+  add_tile_ahead(&second, grad_planes, next, next + ROWS, m->height, x, m->width, value_dim);
+  if (owned) add_queries_ahead(&third, a, m, a->dq, b, tile, dim, (int)a->storage);
   dot_block(m, b, grads, w->line, value_dim, &w->values, tile, &second, w->products);
   for (int r = 0; r < b->rows; ++r) {
     float *logits = w->logits + r * window, *products = w->products + r * window;
@@ -247,7 +249,7 @@ static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m
   }
   if (!owned) return;
   memset(w->out, 0, (size_t)(b->rows * dim * L) * sizeof(float));
-  weigh_block(m, b, w->logits, &w->keys, dim, tile, w->out);
+  weigh_block(m, b, w->logits, &w->keys, dim, tile, &third, w->out);
   for (int r = 0; r < b->rows; ++r)
     store_queries(a, m, a->dq, b->y + r, tile, dim, (float)a->run.scale,
                   w->out + (ptrdiff_t)r * dim * L, a->storage);
@@ -384,13 +386,14 @@ static void add_table(const fv_workspace *w, const fv_map *m) {
 /* Make the workspace ready for a map: rings of zeros where nothing will be written, the offsets
  * under which its keys are seen, its tables.
  */
-static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
+static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m,
+                      const fv_map *after) {
   if (w->width != m->width) /* the rings hold zeros wherever a map of this width writes nothing */
     memset(w->arena.memory + w->rings, 0, w->rings_size * sizeof(float));
   w->width = m->width;
   for (int x = 0; x < m->key_width; x += L) w->seen[x / L] = offsets_of_tile(w, m, x);
-  pack_start(&w->keys, m, plane_of(a, m, &a->k, a->storage));
-  pack_start(&w->values, m, plane_of(a, m, &a->v, a->storage));
+  pack_start(&w->keys, m, planes_of(a, m, after, &a->k, a->storage));
+  pack_start(&w->values, m, planes_of(a, m, after, &a->v, a->storage));
   mask_keys(&w->keys, a, m);
   mask_keys(&w->values, a, m);
   if (a->bias_kind != BIAS_TABLE) return;
@@ -399,7 +402,7 @@ static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
     memset(w->table_sums, 0, (size_t)((most_tiles(a) + 1) * table_size(a)) * sizeof(float));
 }
 
-/* Rows [begin, end) of one map, queries and keys.
+/* Rows [begin, end) of one map, queries and keys; `after` is the next map or NULL.
  *
  * Blocks of query rows go down the map; key rows follow as soon as all their queries have gone by.
  * Here a thread has rows 4 to 8, the kernel 3 rows (query row y sees key rows y - 1 to y + 1), and
@@ -425,26 +428,27 @@ static void start_map(const fv_arguments *a, fv_workspace *w, const fv_map *m) {
  *
  * None of them ever decreases; key < stop <= complete and first < y whenever rows are gathered.
  */
-static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
-                          int end) {
-  const fv_plane queries = plane_of(a, m, &a->q, a->storage);
-  const fv_plane grads = plane_of(a, m, &a->grad_out, a->storage);
+static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *m,
+                          const fv_map *after, int begin, int end) {
+  const fv_planes queries = planes_of(a, m, after, &a->q, a->storage);
+  const fv_planes grads = planes_of(a, m, after, &a->grad_out, a->storage);
   if (end > m->height) end = m->height;
   if (begin >= end) return;
   const int end_key = end == m->height ? m->key_height : end;
   int key = begin, first = 0, last = m->height;
   while (first < begin && row_start(m, first) + m->kernel_h <= key) ++first;
   while (last > end && row_start(m, last - 1) >= end_key) --last;
-  start_map(a, w, m);
+  start_map(a, w, m, after);
   for (int y = first; y < last;) {
     const bool owned = y >= begin && y < end;
-    const fv_block block = block_at(m, y, y < begin ? begin : y < end ? end : last);
+    const fv_block block = block_at(m, y, y < begin ? begin : y < end ? end : last, &w->keys,
+                                    w->passes);
     pack_rows(&w->keys, block.key_begin, block.key_end);
     pack_rows(&w->values, block.key_begin, block.key_end);
     for (int r = 0; r < block.rows; ++r) {
-      line_row(w, m, &queries, y + r, (int)a->dim, (float)a->run.scale * FV_LOG2E, w->queries,
+      line_row(w, m, &queries.here, y + r, (int)a->dim, (float)a->run.scale * FV_LOG2E, w->queries,
                w->query_row);
-      line_row(w, m, &grads, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
+      line_row(w, m, &grads.here, y + r, (int)a->value_dim, 1.f, w->grads, w->grad_row);
     }
     for (int tile = m->tile_begin; tile < m->tile_end; ++tile)
       tile_queries(a, w, m, &block, &queries, &grads, tile, owned);
@@ -491,8 +495,9 @@ FV_EXPORT int FV(local_backward)(const fv_arguments *a) {
       while (mine.begin < mine.end) {
         const int64_t number = mine.begin / height, first = number * height;
         const int64_t end = first + height < mine.end ? first + height : mine.end;
-        const fv_map map = map_of(a, 1, number);
-        rows_backward(a, &w, &map, (int)(mine.begin - first), (int)(end - first));
+        const fv_map map = map_of(a, 1, number), after = map_of(a, 1, number + 1);
+        rows_backward(a, &w, &map, end < mine.end ? &after : NULL, (int)(mine.begin - first),
+                      (int)(end - first));
         mine.begin = end;
       }
       fv_free(memory);

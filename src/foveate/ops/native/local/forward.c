@@ -13,6 +13,7 @@ typedef struct {
   fv_pack keys, values;
   float *q, *logits, *out, *table, *each;
   int *place;
+  fv_pass *passes;
 } fv_workspace;
 
 static void plan(fv_workspace *w, const fv_arguments *a, int tiles) {
@@ -26,6 +27,7 @@ static void plan(fv_workspace *w, const fv_arguments *a, int tiles) {
   w->table = fv_take(&w->arena, a->bias_kind == BIAS_TABLE ? (tiles + 1) * table_size(a) : 0);
   w->each = fv_take(&w->arena, a->bias_kind == BIAS_EACH ? window : 0);
   w->place = fv_take_bytes(&w->arena, tiles * (ptrdiff_t)sizeof(int));
+  w->passes = take_passes(&w->arena, a);
 }
 
 /* The weights of one row of a tile, not yet divided by their sum; returns sum and log2-sum-exp. */
@@ -50,23 +52,23 @@ static void finish(const fv_arguments *a, const fv_map *m, int y, int tile, cons
 }
 
 static void tile_forward(const fv_arguments *a, const fv_workspace *w, const fv_map *m,
-                         const fv_block *b, const fv_plane *queries, int tile) {
+                         const fv_block *b, const fv_planes *queries, int tile) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim, next = b->y + b->rows;
-  fv_ahead ahead = {0};
+  fv_ahead first = {0}, second = {0}; /* for dot_block and for weigh_block to prefetch */
   const float *q[ROWS];
   fv_f sum[ROWS], log_sum[ROWS];
   for (int r = 0; r < b->rows; ++r) {
     const char *lanes[L];
     float *to = w->q + (ptrdiff_t)r * dim * L;
-    lanes_at(queries, b->y + r, tile * L, m->width, lanes);
-    fv_gather(queries->storage, lanes, to, L, dim, (float)a->run.scale * FV_LOG2E);
+    lanes_at(&queries->here, b->y + r, tile * L, m->width, lanes);
+    fv_gather(queries->here.storage, lanes, to, L, dim, (float)a->run.scale * FV_LOG2E);
     q[r] = to;
   }
-  add_rows_ahead(&ahead, &w->keys, b->key_end, tile);
-  add_rows_ahead(&ahead, &w->values, b->key_end, tile);
-  add_tile_ahead(&ahead, queries, next, next + ROWS, m->height, tile * L, m->width, dim);
-  add_queries_ahead(&ahead, a, m, a->out, b, tile, value_dim, (int)a->storage);
-  dot_block(m, b, q, L, dim, &w->keys, tile, &ahead, w->logits);
+  add_rows_ahead(&first, &w->keys, b->key_end, next, tile);
+  add_rows_ahead(&second, &w->values, b->key_end, next, tile);
+  add_tile_ahead(&first, queries, next, next + ROWS, m->height, tile * L, m->width, dim);
+  add_queries_ahead(&second, a, m, a->out, b, tile, value_dim, (int)a->storage);
+  dot_block(m, b, q, L, dim, &w->keys, tile, &first, w->logits);
   const float *table = w->table;
   if (a->bias_kind == BIAS_TABLE) table += w->place[tile - m->tile_begin] * table_size(a);
   for (int r = 0; r < b->rows; ++r) {
@@ -80,23 +82,23 @@ static void tile_forward(const fv_arguments *a, const fv_workspace *w, const fv_
     }
   }
   memset(w->out, 0, (size_t)(b->rows * value_dim * L) * sizeof(float));
-  weigh_block(m, b, w->logits, &w->values, value_dim, tile, w->out);
+  weigh_block(m, b, w->logits, &w->values, value_dim, tile, &second, w->out);
   for (int r = 0; r < b->rows; ++r)
     finish(a, m, b->y + r, tile, w->out + (ptrdiff_t)r * value_dim * L, sum[r], log_sum[r]);
 }
 
-/* Rows [begin, end) of one work item. */
-static void rows_forward(const fv_arguments *a, fv_workspace *w, const fv_map *m, int begin,
-                         int end) {
-  const fv_plane queries = plane_of(a, m, &a->q, a->storage);
+/* Rows [begin, end) of one work item; `after` is the next one's map or NULL. */
+static void rows_forward(const fv_arguments *a, fv_workspace *w, const fv_map *m,
+                         const fv_map *after, int begin, int end) {
+  const fv_planes queries = planes_of(a, m, after, &a->q, a->storage);
   if (end > m->height) end = m->height;
-  pack_start(&w->keys, m, plane_of(a, m, &a->k, a->storage));
-  pack_start(&w->values, m, plane_of(a, m, &a->v, a->storage));
+  pack_start(&w->keys, m, planes_of(a, m, after, &a->k, a->storage));
+  pack_start(&w->values, m, planes_of(a, m, after, &a->v, a->storage));
   mask_keys(&w->keys, a, m);
   mask_keys(&w->values, a, m);
   if (a->bias_kind == BIAS_TABLE) tables_of_strip(a, m, w->place, w->table);
   for (int y = begin; y < end;) {
-    const fv_block block = block_at(m, y, end);
+    const fv_block block = block_at(m, y, end, &w->keys, w->passes);
     y += block.rows;
     pack_rows(&w->keys, block.key_begin, block.key_end);
     pack_rows(&w->values, block.key_begin, block.key_end);
@@ -126,9 +128,10 @@ FV_EXPORT int FV(local_forward)(const fv_arguments *a) {
       while (mine.begin < mine.end) {
         const int64_t number = mine.begin / height, first = number * height;
         const int64_t end = first + height < mine.end ? first + height : mine.end;
-        const fv_map map = map_of(a, strips, number);
+        const fv_map map = map_of(a, strips, number), after = map_of(a, strips, number + 1);
         if (map.tile_begin < map.tile_end)
-          rows_forward(a, &w, &map, (int)(mine.begin - first), (int)(end - first));
+          rows_forward(a, &w, &map, end < mine.end ? &after : NULL, (int)(mine.begin - first),
+                       (int)(end - first));
         mine.begin = end;
       }
       fv_free(memory);

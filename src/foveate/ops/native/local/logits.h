@@ -5,20 +5,46 @@
 #include "../common/dropout.h"
 #include "pack.h"
 
+/* One of the kernel_h passes over the windows of a block: every row takes the key row of its window
+ * that is the pass's number modulo kernel_h, so mostly all take the same one, and the order in which
+ * a row takes them does not depend on its block. The rows before `split` share their key row, and so
+ * do those from it on.
+ */
+typedef struct {
+  int split;
+  int key_row[ROWS]; /* counted from the window's first */
+  int packed[ROWS];  /* the same, where it lies in the rings of packed rows */
+} fv_pass;
+
 /* ROWS or fewer neighbouring rows of queries and the key rows that their windows reach. */
 typedef struct {
   int y, rows;
   int key_begin, key_end;
   int start[ROWS]; /* each row's first key row */
+  const fv_pass *passes;
 } fv_block;
 
+FV_INLINE fv_pass *take_passes(fv_arena *arena, const fv_arguments *a) {
+  return fv_take_bytes(arena, a->kernel_h * (ptrdiff_t)sizeof(fv_pass));
+}
+
 /* No more rows than that two different key rows suffice for each pass over the windows. */
-FV_INLINE fv_block block_at(const fv_map *m, int y, int end) {
+FV_INLINE fv_block block_at(const fv_map *m, int y, int end, const fv_pack *keys, fv_pass *passes) {
   const int most = m->kernel_h < ROWS - 1 ? m->kernel_h + 1 : ROWS;
-  fv_block b = {.y = y, .rows = end - y < most ? end - y : most};
+  fv_block b = {.y = y, .rows = end - y < most ? end - y : most, .passes = passes};
   for (int r = 0; r < b.rows; ++r) b.start[r] = row_start(m, y + r);
   b.key_begin = b.start[0];
   b.key_end = b.start[b.rows - 1] + m->kernel_h;
+  for (int pass = 0; pass < m->kernel_h; ++pass) {
+    fv_pass *p = passes + pass;
+    p->split = 0;
+    for (int r = 0; r < b.rows; ++r) {
+      p->key_row[r] = (pass - b.start[r]) % m->kernel_h;
+      if (p->key_row[r] < 0) p->key_row[r] += m->kernel_h;
+      p->packed[r] = packed_place(keys, b.start[r] + p->key_row[r]);
+      if (r && p->packed[r] != p->packed[r - 1]) p->split = r;
+    }
+  }
   return b;
 }
 
@@ -40,21 +66,6 @@ FV_INLINE ptrdiff_t window_floats(const fv_map *m) {
   return (ptrdiff_t)m->kernel_h * m->kernel_w * L;
 }
 
-/* Pass `pass` of kernel_h passes over a block's windows: every row takes the key row of its window
- * that is `pass` modulo kernel_h, so mostly all take the same one, and the order in which a row
- * takes them does not depend on its block. key_row[r] is which, counted from the window's first;
- * the rows before *split share theirs, and so do those from it on.
- */
-FV_INLINE void rows_of_pass(const fv_map *m, const fv_block *b, int pass, int *key_row,
-                            int *split) {
-  *split = 0;
-  for (int r = 0; r < b->rows; ++r) {
-    key_row[r] = (pass - b->start[r]) % m->kernel_h;
-    if (key_row[r] < 0) key_row[r] += m->kernel_h;
-    if (r && b->start[r] + key_row[r] != b->start[r - 1] + key_row[r - 1]) *split = r;
-  }
-}
-
 /* Logits of a block and tile: products of rows of queries, whose channels lie q_step apart, with
  * packed keys (or of gradients with packed values).
  */
@@ -62,45 +73,46 @@ static void dot_block(const fv_map *m, const fv_block *b, const float *const *qu
                       ptrdiff_t q_step, int dim, const fv_pack *keys, int tile,
                       const fv_ahead *ahead, float *logits) {
   const int kernel_w = m->kernel_w, chunk = chunk_of(kernel_w), shifted = !tile_is_plain(m, tile);
+  const float *first = packed_tile(keys, 0, tile);
   float *to[ROWS];
   fv_columns columns;
   columns.step = keys->line;
   columns.lanes = tile_lanes(m, tile);
-  for (int pass = 0; pass < m->kernel_h; ++pass) {
-    int split, key_row[ROWS];
-    rows_of_pass(m, b, pass, key_row, &split);
+  for (int i = 0; i < m->kernel_h; ++i) {
+    const fv_pass *pass = b->passes + i;
     for (int r = 0; r < b->rows; ++r) {
-      columns.row[r] = packed_tile(keys, b->start[r] + key_row[r], tile);
-      to[r] = logits + r * window_floats(m) + (ptrdiff_t)key_row[r] * kernel_w * L;
+      columns.row[r] = first + pass->packed[r] * keys->row_size;
+      to[r] = logits + r * window_floats(m) + (ptrdiff_t)pass->key_row[r] * kernel_w * L;
     }
-    fv_prefetch_share(ahead, pass, m->kernel_h);
+    fv_prefetch_share(ahead, i, m->kernel_h);
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
-      dot_table[shifted][b->rows - 1][split][taps - 1](queries, q_step, &columns, t, dim, to);
+      dot_table[shifted][b->rows - 1][pass->split][taps - 1](queries, q_step, &columns, t, dim, to);
     }
   }
 }
 
 /* out[row][channel] += sum over window of weights * packed values. */
 static void weigh_block(const fv_map *m, const fv_block *b, const float *weights,
-                        const fv_pack *values, int dim, int tile, float *out) {
+                        const fv_pack *values, int dim, int tile, const fv_ahead *ahead,
+                        float *out) {
   const int kernel_w = m->kernel_w, chunk = chunk_of(kernel_w), shifted = !tile_is_plain(m, tile);
-  const float *from[ROWS];
+  const float *first = packed_tile(values, 0, tile), *from[ROWS];
   float *to[ROWS];
   fv_columns columns;
   columns.step = values->line;
   columns.lanes = tile_lanes(m, tile);
   for (int r = 0; r < b->rows; ++r) to[r] = out + (ptrdiff_t)r * dim * L;
-  for (int pass = 0; pass < m->kernel_h; ++pass) {
-    int split, key_row[ROWS];
-    rows_of_pass(m, b, pass, key_row, &split);
+  for (int i = 0; i < m->kernel_h; ++i) {
+    const fv_pass *pass = b->passes + i;
     for (int r = 0; r < b->rows; ++r) {
-      columns.row[r] = packed_tile(values, b->start[r] + key_row[r], tile);
-      from[r] = weights + r * window_floats(m) + (ptrdiff_t)key_row[r] * kernel_w * L;
+      columns.row[r] = first + pass->packed[r] * values->row_size;
+      from[r] = weights + r * window_floats(m) + (ptrdiff_t)pass->key_row[r] * kernel_w * L;
     }
+    fv_prefetch_share(ahead, i, m->kernel_h);
     for (int t = 0; t < kernel_w; t += chunk) {
       const int taps = kernel_w - t < chunk ? kernel_w - t : chunk;
-      weigh_table[shifted][b->rows - 1][split][taps - 1](from, L, &columns, t, dim, to);
+      weigh_table[shifted][b->rows - 1][pass->split][taps - 1](from, L, &columns, t, dim, to);
     }
   }
 }
@@ -161,7 +173,9 @@ static void add_to_logits(const fv_arguments *a, const fv_map *m, const fv_block
   const fv_i lanes = tile_lanes(m, tile);
   for (int i = 0; i < m->kernel_h; ++i) {
     const int key_row = b->start[r] + i;
-    const float *mask = row_outside(m, key_row) ? NULL : packed_tile(keys, key_row, tile) + mask_at;
+    const float *mask = NULL;
+    if (!row_outside(m, key_row))
+      mask = packed_tile(keys, packed_place(keys, key_row), tile) + mask_at;
     float *at = logits + (ptrdiff_t)i * kernel_w * L;
     for (int t = 0; t < kernel_w; ++t)
       fv_store(at + t * L,

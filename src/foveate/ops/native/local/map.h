@@ -179,6 +179,18 @@ FV_INLINE fv_plane plane_of(const fv_arguments *a, const fv_map *m, const fv_vie
                     t.column * a->dilation_w, t.storage};
 }
 
+/* A map's plane in a tensor and that of the map after it, with no address if there is none. */
+typedef struct {
+  fv_plane here, after;
+} fv_planes;
+
+FV_INLINE fv_planes planes_of(const fv_arguments *a, const fv_map *m, const fv_map *after,
+                              const fv_view *v, int64_t storage) {
+  fv_planes p = {plane_of(a, m, v, storage)};
+  if (after) p.after = plane_of(a, after, v, storage);
+  return p;
+}
+
 /* Addresses of the positions that a tile's lanes have in row y; beyond `width` the last one. */
 FV_INLINE void lanes_at(const fv_plane *p, int y, int x, int width, const char **lanes) {
   for (int i = 0; i < L; ++i)
@@ -187,11 +199,19 @@ FV_INLINE void lanes_at(const fv_plane *p, int y, int x, int width, const char *
 
 /* ---- what comes next --------------------------------------------------------------------- */
 
-/* Rows [begin, end), as far as they are in the map, of the columns of a tile. */
-FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_plane *p, int begin, int end, int height,
-                              int x, int width, int dim) {
+/* Rows [begin, end) of the columns of a tile; what lies beyond the map are rows of the next one. */
+FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_planes *planes, int begin, int end,
+                              int height, int x, int width, int dim) {
+  const fv_plane *p = &planes->here;
   if (begin < 0) begin = 0;
-  if (end > height) end = height;
+  if (begin >= height) {
+    p = &planes->after;
+    begin -= height;
+    end -= height;
+    if (!p->data) return;
+  } else if (end > height) {
+    end = height;
+  }
   fv_add_ahead(ahead,
                (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column, end - begin,
                           width - x < L ? width - x : L, dim * fv_bytes(p->storage)});

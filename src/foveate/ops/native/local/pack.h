@@ -13,7 +13,7 @@
 
 typedef struct {
   const fv_map *map;
-  fv_plane plane;
+  fv_planes planes;
   int dim, channels; /* channels: dim, and one more for a mask */
   const uint8_t *key_mask;
   ptrdiff_t mask_row, mask_column;
@@ -34,10 +34,10 @@ FV_INLINE ptrdiff_t line_floats(int tiles, int64_t kernel_w) {
 
 FV_INLINE int ring_rows(const fv_arguments *a) { return (int)a->kernel_h + ROWS - 1; }
 
-FV_INLINE void pack_start(fv_pack *p, const fv_map *m, fv_plane plane) {
+FV_INLINE void pack_start(fv_pack *p, const fv_map *m, fv_planes planes) {
   const int last = column_start(m, m->tile_end * L - 1) + m->kernel_w;
   p->map = m;
-  p->plane = plane;
+  p->planes = planes;
   p->packed = -m->kernel_h;
   p->origin = column_start(m, m->tile_begin * L);
   const int begin = p->origin < 0 ? -p->origin : 0;
@@ -63,24 +63,28 @@ static void clear_masked(const fv_pack *p, int row, float *to) {
       for (int c = 0; c < p->dim; ++c) to[c * p->line + i] = 0.f;
 }
 
+/* Columns narrower than a vector: it reaches beyond them, where there must be zeros. */
+static void clear_beyond(const fv_pack *p, float *to) {
+  for (int c = 0; c < p->dim; ++c)
+    for (int i = p->end; i < p->begin + L; ++i) to[c * p->line + i] = 0.f;
+}
+
 static void pack_row(const fv_pack *p, int row) {
-  const int size = fv_bytes(p->plane.storage);
-  const char *from = p->plane.data + row * p->plane.row;
+  const fv_plane *plane = &p->planes.here;
+  const char *from = plane->data + row * plane->row;
   float *to = p->ring + (row % p->rows) * p->row_size;
   for (int begin = p->begin; begin < p->end; begin += L) {
     /* The last columns overlap those before, if there are enough for a vector at all. */
-    const int i = begin + L <= p->end ? begin : p->end - L;
-    if (i < p->begin) {
-      for (int j = p->begin; j < p->end; ++j)
-        for (int c = 0; c < p->dim; ++c)
-          to[c * p->line + j] =
-              fv_read_one(from + (p->origin + j) * p->plane.column + c * size, p->plane.storage);
-      break;
-    }
+    int i = begin + L <= p->end ? begin : p->end - L;
+    if (i < p->begin) i = p->begin;
     const char *lanes[L];
-    for (int j = 0; j < L; ++j) lanes[j] = from + (p->origin + i + j) * p->plane.column;
-    fv_gather(p->plane.storage, lanes, to + i, p->line, p->dim, 1.f);
+    for (int j = 0; j < L; ++j) {
+      const int column = i + j < p->end ? i + j : p->end - 1;
+      lanes[j] = from + (p->origin + column) * plane->column;
+    }
+    fv_gather(plane->storage, lanes, to + i, p->line, p->dim, 1.f);
   }
+  if (p->end - p->begin < L) clear_beyond(p, to);
   if (p->key_mask) clear_masked(p, row, to);
   if (p->channels > p->dim) pack_mask(p, row, to + p->dim * p->line);
 }
@@ -97,16 +101,28 @@ FV_INLINE bool row_outside(const fv_map *m, int key_row) {
   return key_row < 0 || key_row >= m->key_height;
 }
 
-/* The keys of a row from a tile's first on; the ring's last row stands for those outside. */
-FV_INLINE const float *packed_tile(const fv_pack *p, int row, int tile) {
-  const int at = row_outside(p->map, row) ? p->rows : row % p->rows;
-  return p->ring + at * p->row_size + column_start(p->map, tile * L) - p->origin;
+/* Which row of the ring holds a key row; its last one, zeros, stands for those outside. */
+FV_INLINE int packed_place(const fv_pack *p, int row) {
+  return row_outside(p->map, row) ? p->rows : row % p->rows;
 }
 
-/* The ROWS rows from `row` on, of a tile's columns, that the next block packs. */
-FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int tile) {
-  add_tile_ahead(ahead, &p->plane, row, row + ROWS, p->map->key_height, tile * L, p->map->key_width,
-                 p->dim);
+/* The keys of a row of the ring from a tile's first on. */
+FV_INLINE const float *packed_tile(const fv_pack *p, int place, int tile) {
+  return p->ring + place * p->row_size + column_start(p->map, tile * L) - p->origin;
+}
+
+/* Of a tile's columns, the rows that are packed next, where `row` is the first: ROWS of them, or in
+ * two halves all that the next map begins with, when the queries from `query` on are the last.
+ */
+FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int query, int tile) {
+  const fv_map *m = p->map;
+  int end = row + ROWS;
+  if (row >= m->key_height) {
+    const int half = p->rows / 2, last = query >= m->height;
+    row = m->key_height + (last ? half : 0);
+    end = m->key_height + (last ? p->rows : half);
+  }
+  add_tile_ahead(ahead, &p->planes, row, end, m->key_height, tile * L, m->key_width, p->dim);
 }
 
 /* ---- working memory ---------------------------------------------------------------------- */
