@@ -18,6 +18,8 @@ def pair(
     Raises:
         ValueError: if it is not one or two integers of at least ``at_least``.
     """
+    if type(value) is int and value >= at_least:  # mostly; the rest takes longer to look through
+        return value, value
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in both):
         raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")

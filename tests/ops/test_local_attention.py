@@ -269,6 +269,41 @@ def instruction_set(request, monkeypatch):
     library.kernel.cache_clear()
 
 
+@needs_native
+def test_a_call_that_nothing_watches_equals_one_that_is_recorded():
+    q, k, v = maps((2, 9, 8))
+    with torch.no_grad():
+        direct = local_attention(q, k, v, 3)
+        with torch.profiler.profile() as record:
+            recorded = local_attention(q, k, v, 3)
+    assert torch.equal(direct, recorded)
+    assert "foveate::local_attention" in {event.name for event in record.events()}
+    assert torch.equal(direct, local_attention(q.requires_grad_(), k, v, 3))
+
+
+@needs_native
+def test_tensors_that_do_not_lie_in_memory_as_they_are():
+    q, k, v = maps((2, 9, 8))
+    negated = torch.complex(torch.zeros_like(q), -q).conj().imag
+    assert negated.is_neg()
+    torch.testing.assert_close(local_attention(negated, k, v, 3), local_attention(q, k, v, 3))
+    assert local_attention(*(x.to("meta") for x in (q, k, v)), 3).is_meta
+
+
+@needs_native
+def test_calls_alike_but_for_strides_dtypes_or_numbers():
+    q, k, v = maps((2, 9, 8))
+    want = local_attention(q, k, v, 3)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    assert torch.equal(local_attention(*turned, 3), want)
+    assert torch.equal(local_attention(q.clone(), k.clone(), v.clone(), 3), want)
+    half = local_attention(*(x.bfloat16() for x in (q, k, v)), 3)
+    torch.testing.assert_close(half.float(), want, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(
+        local_attention(q, k, v, 3, scale=0.3), local_attention(q * 0.6, k, v, 3, scale=0.5)
+    )
+
+
 def test_every_instruction_set(instruction_set):
     for border in BORDERS:
         test_native_gradients_equal_portable_ones(border, 7)

@@ -43,6 +43,7 @@ from foveate.ops._torch import (
     below_autograd,
     has_tangent,
     in_transform,
+    watched,
 )
 from foveate.ops.native import library
 
@@ -198,7 +199,9 @@ class Operator(Generic[A]):
             if not torch.compiler.is_compiling():  # the compiler does not see what is requested
                 self.backend(a)
             return self.portable(a, Flags(return_kept, training=False))
-        return self.overload(*a, return_kept, False)
+        if watched([a[i] for i in self._tensors]):
+            return self.overload(*a, return_kept, False)
+        return self._computed(a, Flags(return_kept, training=False), self.backend(a))
 
     def _backward_reads_out(self, values: Sequence[Any]) -> bool:
         """Whether a Triton backward may follow that reads the output."""
@@ -232,16 +235,18 @@ class Operator(Generic[A]):
 
     def _run(self, *values: Any) -> tuple[Tensor, Tensor]:
         a, flags = self._split(values)
-        backend = self.backend(a)
-        if backend == "native":
-            out, kept = self.native.forward(a, flags)
-        elif backend == "triton":
-            with launching_on(self._first(a).device):
-                out, kept = self.triton().forward(a, flags)
-        else:
-            out, kept = self.portable(a, flags)
-            out, kept = out.contiguous(), None if kept is None else kept.contiguous()
+        out, kept = self._computed(a, flags, self.backend(a))
         return out, self._filled(a, flags, kept)
+
+    def _computed(self, a: A, flags: Flags, backend: str) -> Result:
+        """What a backend gives."""
+        if backend == "native":
+            return self.native.forward(a, flags)
+        if backend == "triton":
+            with launching_on(self._first(a).device):
+                return self.triton().forward(a, flags)
+        out, kept = self.portable(a, flags)
+        return out.contiguous(), None if kept is None else kept.contiguous()
 
     def _run_backward(self, *values: Any) -> tuple[Tensor, ...]:
         given, a = self._split_backward(values)

@@ -5,7 +5,7 @@ Each stands behind a function that says what it is for; the public API has nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -26,7 +26,13 @@ __all__ = [
     "saved_for_backward",
     "saving_is_hooked",
     "triton_outside_graphs",
+    "watched",
 ]
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+with torch.inference_mode():
+    _PLAIN_KEYS = {torch._C._dispatch_keys(torch.empty(0)).raw_repr()}
+_PLAIN_KEYS.add(torch._C._dispatch_keys(torch.empty(0)).raw_repr())
 
 below_autograd: type[AbstractContextManager] = torch._C._AutoDispatchBelowAutograd
 """Inside, calls of an operator skip its autograd kernel."""
@@ -54,6 +60,32 @@ def has_tangent(tensors: list[Tensor]) -> bool:
 def saving_is_hooked() -> bool:
     """Whether somebody decides already how tensors are kept for the backward, as checkpoints do."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def watched(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a call must go through PyTorch's dispatcher, which takes longer than a small kernel.
+
+    A mode, a tracer or a profiler may want to see it, autograd to record it, or a tensor be none of
+    those that lie in memory as they are (another device, lazily negated, a subclass).
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    ):
+        return True
+    recorded = torch.is_grad_enabled()
+    for x in tensors:
+        if x is None:
+            continue
+        if type(x) not in _PLAIN_TYPES or (recorded and x.requires_grad):
+            return True
+        if torch._C._dispatch_keys(x).raw_repr() not in _PLAIN_KEYS:
+            return True
+    return False
 
 
 @contextmanager

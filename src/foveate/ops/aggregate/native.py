@@ -52,7 +52,7 @@ def _arguments(
     """All arguments; others are fields by name."""
     batch, height, width, share, groups = a.values.shape
     return AggregateArguments(
-        run=run_settings(1.0, 0.0, None),
+        run=run_settings(1.0, 0.0, torch.get_num_threads()),
         values=map_view(values),
         weights=view(weights),
         grad_out=grad_out,

@@ -7,17 +7,41 @@ keys, values and mask that were padded beforehand.
 
 from __future__ import annotations
 
-from typing import Any
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from foveate.ops.native import library
-from foveate.ops.native.interface import ABSENT, Bias, Border, LocalArguments, View
-from foveate.ops.native.tensors import STORAGE, channels_together, run_settings, view
+from foveate.ops.native.interface import (
+    ABSENT,
+    Bias,
+    Border,
+    LocalArguments,
+    View,
+    as_words,
+    places,
+)
+from foveate.ops.native.tensors import (
+    STORAGE,
+    Plan,
+    channels_together,
+    plan,
+    planned_view,
+    run_settings,
+    set_seed,
+)
 
 _BORDERS = {border.name.lower(): border.value for border in Border}
 _NO_BIAS, _TABLE, _EACH = (kind.value for kind in (Bias.NONE, Bias.TABLE, Bias.EACH))
+_Q, _K, _V, _BIAS, _KEY_MASK, _GRAD_OUT, _LSE, _OUT, _GRAD_LSE, _DQ, _DK, _DV, _D_BIAS, _SEED = (
+    places(
+        LocalArguments, "q", "k", "v", "bias", "key_mask", "grad_out", "lse", "out", "grad_lse",
+        "dq", "dk", "dv", "d_bias", "run.seed_low",
+    )
+)  # fmt: skip
 
 
 def local_attention(
@@ -32,18 +56,18 @@ def local_attention(
     key_mask: Tensor | None,
     dropout_p: float,
     seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp, as the portable form gives them."""
-    out = torch.empty((*q.shape[:4], v.shape[4]), dtype=q.dtype)
-    lse = torch.empty(q.shape[:4], dtype=torch.float32)
+    keep: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Output and, if it is to be kept, the log-sum-exp, as the portable form gives them."""
+    out = v.new_empty(v.shape)
+    lse = q.new_empty(q.shape[:4], dtype=torch.float32) if keep else None
     if out.numel():
         k, v, mask = _reflected(k, v, key_mask, kernel_size, dilation, border)
-        q, k, v, bias = _readable(q, k, v, bias)
-        arguments = _arguments(
-            q, k, v, lse, kernel_size, dilation, bias, scale, border, mask, dropout_p, seed,
-            out=out.data_ptr(),
-        )  # fmt: skip
-        library.kernel("local_forward")(arguments)
+        words, _kept = _words(
+            q, k, v, lse, kernel_size, dilation, bias, scale, border, mask, dropout_p, seed
+        )
+        words[_OUT] = out.data_ptr()
+        library.kernel("local_forward")(words)
     return out, lse
 
 
@@ -73,84 +97,116 @@ def local_attention_backward(
     if q.numel():
         grad_out, lse = channels_together(grad_out), lse.contiguous()
         grad_lse = None if grad_lse is None else grad_lse.contiguous()
-        readable = _readable(q, k, v, bias)
-        arguments = _arguments(
-            *readable[:3], lse, kernel_size, dilation, readable[3], scale, border, mask,
-            dropout_p, seed,
-            grad_out=view(grad_out),
-            grad_lse=0 if grad_lse is None else grad_lse.data_ptr(),
-            dq=dq.data_ptr(),
-            dk=dk.data_ptr(),
-            dv=dv.data_ptr(),
-            d_bias=d_bias.data_ptr() if d_bias.numel() else 0,
-        )  # fmt: skip
-        library.kernel("local_backward")(arguments)
+        words, _kept = _words(
+            q,
+            k,
+            v,
+            lse,
+            kernel_size,
+            dilation,
+            bias,
+            scale,
+            border,
+            mask,
+            dropout_p,
+            seed,
+            grad_out,
+        )
+        words[_GRAD_OUT] = grad_out.data_ptr()
+        words[_GRAD_LSE] = 0 if grad_lse is None else grad_lse.data_ptr()
+        words[_DQ], words[_DK], words[_DV] = dq.data_ptr(), dk.data_ptr(), dv.data_ptr()
+        words[_D_BIAS] = d_bias.data_ptr() if d_bias.numel() else 0
+        library.kernel("local_backward")(words)
     if border == "reflect":
         dk = _folded(dk, q.shape, kernel_size, dilation)
         dv = _folded(dv, q.shape, kernel_size, dilation)
     return dq, dk, dv, d_bias.to(bias.dtype) if bias is not None and bias_grad else d_bias
 
 
-def _arguments(
+def _words(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    lse: Tensor,
-    kernel_size: list[int],
-    dilation: list[int],
+    lse: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
     bias: Tensor | None,
     scale: float,
     border: str,
     key_mask: Tensor | None,
     dropout_p: float,
     seed: Tensor | None,
-    grad_out: View = ABSENT,
-    **others: Any,
-) -> LocalArguments:
-    """All arguments; the tensors are as ``_readable`` gives them, others are fields by name."""
-    batch, height, width, heads, dim = q.shape
-    bias_kind, bias_view, mask_view = _NO_BIAS, ABSENT, ABSENT
-    if bias is not None and bias.dim() == 3:
-        bias_kind, bias_view = _TABLE, View(bias.data_ptr())
-    elif bias is not None:
-        bias_kind, bias_view = _EACH, View(bias.data_ptr(), *bias.stride()[:4], 1)
+    grad_out: Tensor | None = None,
+) -> tuple[array[int], tuple[Tensor | None, ...]]:
+    """All arguments but addresses of results; and what must live until the kernel has run."""
+    q, k, v = channels_together(q), channels_together(k), channels_together(v)
+    bias = _readable_bias(bias)
+    words = _planned(
+        plan(q), plan(k), plan(v), plan(bias), plan(key_mask), plan(grad_out),
+        tuple(kernel_size), tuple(dilation), scale, border, dropout_p, torch.get_num_threads(),
+    )[:]  # fmt: skip
+    words[_Q], words[_K], words[_V] = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    if lse is not None:
+        words[_LSE] = lse.data_ptr()
+    if bias is not None:
+        words[_BIAS] = bias.data_ptr()
     if key_mask is not None:
-        mask_view = View(key_mask.data_ptr(), *key_mask.stride())
-    return LocalArguments(
-        run=run_settings(scale, dropout_p, seed),
-        q=view(q),
-        k=view(k),
-        v=view(v),
-        bias=bias_view,
-        key_mask=mask_view,
-        grad_out=grad_out,
-        lse=lse.data_ptr(),
-        batch=batch,
-        height=height,
-        width=width,
-        heads=heads,
-        dim=dim,
-        value_dim=v.shape[4],
-        key_height=k.shape[1],
-        key_width=k.shape[2],
-        kernel_h=kernel_size[0],
-        kernel_w=kernel_size[1],
-        dilation_h=dilation[0],
-        dilation_w=dilation[1],
-        border=_BORDERS[border],
-        bias_kind=bias_kind,
-        storage=STORAGE[q.dtype],
-        bias_storage=STORAGE[q.dtype if bias is None else bias.dtype],
-        **others,
+        words[_KEY_MASK] = key_mask.data_ptr()
+    if dropout_p:
+        set_seed(words, _SEED, seed)
+    return words, (q, k, v, bias)
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    q: Plan,
+    k: Plan,
+    v: Plan,
+    bias: Plan | None,
+    key_mask: Plan | None,
+    grad_out: Plan | None,
+    kernel_size: tuple[int, ...],
+    dilation: tuple[int, ...],
+    scale: float,
+    border: str,
+    dropout_p: float,
+    threads: int,
+) -> array[int]:
+    """Everything that a kernel is told but addresses and seed: mostly as in a call before."""
+    batch, height, width, heads, dim = q[0]
+    bias_kind, bias_view = _NO_BIAS, ABSENT
+    if bias is not None and len(bias[0]) == 3:
+        bias_kind = _TABLE
+    elif bias is not None:
+        bias_kind, bias_view = _EACH, View(0, *bias[1][:4], 1)
+    return as_words(
+        LocalArguments(
+            run=run_settings(scale, dropout_p, threads),
+            q=planned_view(q),
+            k=planned_view(k),
+            v=planned_view(v),
+            bias=bias_view,
+            key_mask=planned_view(key_mask),
+            grad_out=planned_view(grad_out),
+            lse=0,
+            batch=batch,
+            height=height,
+            width=width,
+            heads=heads,
+            dim=dim,
+            value_dim=v[0][4],
+            key_height=k[0][1],
+            key_width=k[0][2],
+            kernel_h=kernel_size[0],
+            kernel_w=kernel_size[1],
+            dilation_h=dilation[0],
+            dilation_w=dilation[1],
+            border=_BORDERS[border],
+            bias_kind=bias_kind,
+            storage=STORAGE[q[2]],
+            bias_storage=STORAGE[(bias or q)[2]],
+        )
     )
-
-
-def _readable(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The tensors as the kernels can read them; must live until these have run."""
-    q, k, v = (channels_together(x) for x in (q, k, v))
-    return q, k, v, _readable_bias(bias)
 
 
 def _readable_bias(bias: Tensor | None) -> Tensor | None:

@@ -40,7 +40,7 @@ def _exported(a: Arguments, flags: Flags) -> Result:
 
 
 def _native(a: Arguments, flags: Flags) -> Result:
-    return native.local_attention(*a)
+    return native.local_attention(*a, keep=flags.return_kept or flags.training)
 
 
 def _native_backward(given: Given, a: Arguments) -> Sequence[Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from itertools import chain, count
@@ -295,6 +296,23 @@ def layout(twin: type) -> tuple[str, dict[str, Field]]:
     return whole, fields | {"": Field("", 0, struct.calcsize(whole))}
 
 
+def as_words(arguments: Any) -> array[int]:
+    """A struct as the 64-bit words of which all are made, to be copied and changed by the word."""
+    return array("q", packer(type(arguments))(arguments))
+
+
+def places(twin: type, *names: str) -> list[int]:
+    """Which words of a twin's these fields begin with; ``run.seed_low`` lies in a struct inside."""
+    found = []
+    for name in names:
+        inside, offset = twin, 0
+        for part in name.split("."):
+            offset += layout(inside)[1][part].offset
+            inside = get_type_hints(inside)[part]
+        found.append(offset // 8)
+    return found
+
+
 def packer(twin: type) -> Callable[[Any], bytes]:
     """What makes a C struct of its twin; the structs inside it come first, which flattens fast."""
     pack = struct.Struct(layout(twin)[0]).pack
@@ -359,18 +377,22 @@ class Library:
         """Whether the kernels were built for an instruction set."""
         return all(hasattr(self._functions, f"{name}_{isa}") for name in KERNELS)
 
-    def kernel(self, name: str, isa: str) -> Callable[[Arguments], None]:
-        """A kernel for an instruction set, as a function of its arguments.
+    def kernel(self, name: str, isa: str) -> Callable[[Arguments | array[int]], None]:
+        """A kernel for an instruction set, as a function of its arguments or their words.
 
         Raises:
             RuntimeError: by that function, when the kernel finds no memory to work in.
         """
         function = getattr(self._functions, f"{name}_{isa}")
-        function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
         packed = packer(KERNELS[name])
 
-        def call(arguments: Arguments) -> None:
-            if function(packed(arguments)):
+        def call(arguments: Arguments | array[int]) -> None:
+            if isinstance(arguments, array):
+                failed = function(arguments.buffer_info()[0])
+            else:
+                failed = function(packed(arguments))
+            if failed:
                 raise RuntimeError(f"{name}: out of memory for the kernel's working space")
 
         return call

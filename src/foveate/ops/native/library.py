@@ -7,6 +7,7 @@ called.
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -46,8 +47,8 @@ def threads() -> str:
 
 
 @cache
-def kernel(name: str, isa: str | None = None) -> Callable[[Arguments], None]:
-    """A kernel, as a function of its arguments.
+def kernel(name: str, isa: str | None = None) -> Callable[[Arguments | array[int]], None]:
+    """A kernel, as a function of its arguments or their words.
 
     Args:
         name: the kernel without the suffix of its instruction set.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import torch
 from torch import Tensor
 
 from foveate.ops import _dropout
-from foveate.ops.native.interface import Run, Storage, View
+from foveate.ops.native.interface import ABSENT, Run, Storage, View
 
 STORAGE = {
     torch.float32: Storage.FLOAT32.value,
@@ -14,6 +16,9 @@ STORAGE = {
     torch.float16: Storage.FLOAT16.value,
 }
 """The numbers that the C sources have for dtypes."""
+
+Plan = tuple[torch.Size, tuple[int, ...], torch.dtype]
+"""Shape, strides and dtype."""
 
 
 def channels_together(x: Tensor) -> Tensor:
@@ -42,14 +47,23 @@ def view(x: Tensor) -> View:
     return (x.data_ptr(), *x.stride())  # pyrefly: ignore[bad-return]
 
 
-def run_settings(scale: float, dropout_p: float, seed: Tensor | None) -> Run:
-    """What every kernel takes: threads, dropout, and the factor of the logits."""
-    word = int(seed) if dropout_p and seed is not None else 0
-    return Run(
-        torch.get_num_threads(),
-        word & 0xFFFFFFFF,
-        word >> 32,
-        _dropout.threshold(dropout_p),
-        scale,
-        1 / (1 - dropout_p),
-    )
+def plan(x: Tensor | None) -> Plan | None:
+    """What a kernel is told of a tensor beside its address."""
+    return None if x is None else (x.shape, x.stride(), x.dtype)
+
+
+def planned_view(x: Plan | None) -> View:
+    """The strides of a tensor ``(B, H, W, heads, D)``, or of one with fewer axes; no address."""
+    return ABSENT if x is None else View(0, *x[1])
+
+
+def set_seed(words: array[int], at: int, seed: Tensor | None) -> None:
+    """The seed's halves in two words of a struct."""
+    if seed is not None:
+        number = int(seed)
+        words[at], words[at + 1] = number & 0xFFFFFFFF, number >> 32
+
+
+def run_settings(scale: float, dropout_p: float, threads: int) -> Run:
+    """What every kernel takes, but the seed: threads, dropout, and the factor of the logits."""
+    return Run(threads, 0, 0, _dropout.threshold(dropout_p), scale, 1 / (1 - dropout_p))

@@ -41,7 +41,7 @@ def _arguments(a: Arguments, q: View, k: View, **others: Any) -> RelationArgumen
     """All arguments; others are fields by name."""
     batch, height, width, dim = a.q.shape
     return RelationArguments(
-        run=run_settings(1.0, 0.0, None),
+        run=run_settings(1.0, 0.0, torch.get_num_threads()),
         q=q,
         k=k,
         batch=batch,

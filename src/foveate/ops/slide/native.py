@@ -5,17 +5,33 @@ Maps may be in half precision; the kernels compute in float32.
 
 from __future__ import annotations
 
-from typing import Any
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from foveate.ops.native import library
-from foveate.ops.native.interface import ABSENT, SlideArguments, View
-from foveate.ops.native.tensors import STORAGE, aligned, run_settings, view
+from foveate.ops.native.interface import SlideArguments, as_words, places
+from foveate.ops.native.tensors import (
+    STORAGE,
+    Plan,
+    aligned,
+    plan,
+    planned_view,
+    run_settings,
+    set_seed,
+)
 from foveate.ops.slide._arguments import probabilities_shape
 
-_GRADS = ("dq", "dk", "dv", "d_key_weight", "d_key_bias", "d_value_weight", "d_value_bias")
+_WEIGHTS = places(SlideArguments, "key_weight", "key_bias", "value_weight", "value_bias")
+_GRADS = places(
+    SlideArguments, "dq", "dk", "dv", "d_key_weight", "d_key_bias", "d_value_weight", "d_value_bias"
+)
+_Q, _K, _V, _GRAD_OUT, _PROBABILITIES, _OUT, _SEED = places(
+    SlideArguments, "q", "k", "v", "grad_out", "probabilities", "out", "run.seed_low"
+)
 
 
 def slide_attention(
@@ -35,14 +51,13 @@ def slide_attention(
     """Output ``(B, H, W, h, Dv)`` and, if ``keep``, probabilities ``(B, h, n, H, W)``."""
     maps = [aligned(x) for x in (q, k, v)]
     weights = _packed(key_weight, key_bias, value_weight, value_bias)
-    out = torch.empty(v.shape, dtype=v.dtype)
-    probabilities = torch.empty(
+    out = v.new_empty(v.shape)
+    probabilities = v.new_empty(
         probabilities_shape(q, kernel_size) if keep else 0, dtype=torch.float32
     )
-    arguments = _arguments(
-        maps, weights, probabilities, kernel_size, scale, dropout_p, seed, out=out.data_ptr()
-    )
-    library.kernel("slide_forward")(arguments)
+    words = _words(maps, weights, probabilities, kernel_size, scale, dropout_p, seed)
+    words[_OUT] = out.data_ptr()
+    library.kernel("slide_forward")(words)
     return out, probabilities
 
 
@@ -70,12 +85,11 @@ def slide_attention_backward(
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in maps]
     if weight_grads:
         grads += [torch.empty(x.shape, dtype=torch.float32) for x in weights]
-    addresses = dict(zip(_GRADS, (grad.data_ptr() for grad in grads), strict=False))
-    arguments = _arguments(
-        maps, weights, probabilities, kernel_size, scale, dropout_p, seed,
-        grad_out=view(gradient), **addresses,
-    )  # fmt: skip
-    library.kernel("slide_backward")(arguments)
+    words = _words(maps, weights, probabilities, kernel_size, scale, dropout_p, seed, gradient)
+    words[_GRAD_OUT] = gradient.data_ptr()
+    for at, grad in zip(_GRADS, grads, strict=False):
+        words[at] = grad.data_ptr()
+    library.kernel("slide_backward")(words)
     return [grad.to(x.dtype) for grad, x in zip(grads, given, strict=False)]
 
 
@@ -83,42 +97,68 @@ def _packed(*tensors: Tensor) -> list[Tensor]:
     return [aligned(x.to(torch.float32).contiguous()) for x in tensors]
 
 
-def _arguments(
+def _words(
     maps: list[Tensor],
     weights: list[Tensor],
     probabilities: Tensor,
-    kernel_size: list[int],
+    kernel_size: Sequence[int],
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
-    grad_out: View = ABSENT,
-    **others: Any,
-) -> SlideArguments:
-    """All arguments; others are fields by name."""
+    grad_out: Tensor | None = None,
+) -> array[int]:
+    """All arguments but addresses of results; the tensors must live until the kernel has run."""
     q, k, v = maps
-    key_weight, key_bias, value_weight, value_bias = weights
-    batch, height, width, heads, dim = q.shape
-    return SlideArguments(
-        run=run_settings(scale, dropout_p, seed),
-        q=view(q),
-        k=view(k),
-        v=view(v),
-        grad_out=grad_out,
-        key_weight=key_weight.data_ptr(),
-        key_bias=key_bias.data_ptr(),
-        value_weight=value_weight.data_ptr(),
-        value_bias=value_bias.data_ptr(),
-        key_bias_stride=key_bias.stride(0) if key_bias.shape[0] > 1 else 0,
-        value_bias_stride=value_bias.stride(0) if value_bias.shape[0] > 1 else 0,
-        batch=batch,
-        height=height,
-        width=width,
-        heads=heads,
-        dim=dim,
-        value_dim=v.shape[4],
-        kernel_h=kernel_size[0],
-        kernel_w=kernel_size[1],
-        storage=STORAGE[q.dtype],
-        probabilities=probabilities.data_ptr() if probabilities.numel() else 0,
-        **others,
+    _, key_bias, _, value_bias = weights
+    words = _planned(
+        plan(q), plan(k), plan(v), plan(grad_out), key_bias.shape, value_bias.shape,
+        tuple(kernel_size), scale, dropout_p, torch.get_num_threads(),
+    )[:]  # fmt: skip
+    words[_Q], words[_K], words[_V] = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    for at, weight in zip(_WEIGHTS, weights, strict=True):
+        words[at] = weight.data_ptr()
+    words[_PROBABILITIES] = probabilities.data_ptr() if probabilities.numel() else 0
+    if dropout_p:
+        set_seed(words, _SEED, seed)
+    return words
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    q: Plan,
+    k: Plan,
+    v: Plan,
+    grad_out: Plan | None,
+    key_bias: torch.Size,
+    value_bias: torch.Size,
+    kernel_size: tuple[int, ...],
+    scale: float,
+    dropout_p: float,
+    threads: int,
+) -> array[int]:
+    """Everything that a kernel is told but addresses and seed: mostly as in a call before."""
+    batch, height, width, heads, dim = q[0]
+    return as_words(
+        SlideArguments(
+            run=run_settings(scale, dropout_p, threads),
+            q=planned_view(q),
+            k=planned_view(k),
+            v=planned_view(v),
+            grad_out=planned_view(grad_out),
+            key_weight=0,
+            key_bias=0,
+            value_weight=0,
+            value_bias=0,
+            key_bias_stride=key_bias[1:].numel() if key_bias[0] > 1 else 0,
+            value_bias_stride=value_bias[1:].numel() if value_bias[0] > 1 else 0,
+            batch=batch,
+            height=height,
+            width=width,
+            heads=heads,
+            dim=dim,
+            value_dim=v[0][4],
+            kernel_h=kernel_size[0],
+            kernel_w=kernel_size[1],
+            storage=STORAGE[q[2]],
+        )
     )

@@ -468,7 +468,7 @@ static void rows_backward(const fv_arguments *a, fv_workspace *w, const fv_map *
 FV_EXPORT int FV(local_backward)(const fv_arguments *a) {
   check_arguments(a);
   if (a->batch) fv_check_view(&a->grad_out, a->storage, a->value_dim, true);
-  assert(!a->batch || (a->dq && a->dk && a->dv && (!a->d_bias || a->bias.data)));
+  assert(!a->batch || (a->lse && a->dq && a->dk && a->dv && (!a->d_bias || a->bias.data)));
   const int64_t height = class_length(a->height, a->dilation_h, 0);
   const int64_t rows = item_count(a, 1) * height;
   const int64_t table = a->bias_kind == BIAS_TABLE && a->d_bias

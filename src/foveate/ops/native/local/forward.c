@@ -46,6 +46,7 @@ static void finish(const fv_arguments *a, const fv_map *m, int y, int tile, cons
   const ptrdiff_t bytes = a->value_dim * fv_bytes((int)a->storage);
   fv_scatter((int)a->storage, out, (char *)a->out + query * bytes, next * bytes, (int)a->value_dim,
              lanes, inverse);
+  if (!a->lse) return;
   float *lse = a->lse + query;
   log_sum *= FV_LN2;
   for (int i = 0; i < lanes; ++i) lse[i * next] = log_sum[i];

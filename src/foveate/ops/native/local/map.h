@@ -108,7 +108,6 @@ FV_INLINE void check_arguments(const fv_arguments *a) {
   fv_check_view(&a->q, a->storage, a->dim, true);
   fv_check_view(&a->k, a->storage, a->dim, true);
   fv_check_view(&a->v, a->storage, a->value_dim, true);
-  assert(a->lse);
   assert(a->height > 0 && a->width > 0 && a->heads > 0);
   assert(a->kernel_h > 0 && a->kernel_w > 0 && a->dilation_h > 0 && a->dilation_w > 0);
   assert(BORDER_SHIFT <= a->border && a->border <= BORDER_REFLECT);
