@@ -127,13 +127,45 @@ def draw_relation(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
     return Call({"q": draw(*size), "k": draw(*size)}, options)
 
 
+def draw_axis_pool(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    axes = rng.sample(("channels", "height", "width"), rng.randint(1, 3))
+    return Call({"x": _map(rng, draw)}, {"axes": axes, "largest": rng.random() < 0.7})
+
+
+def draw_scale(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    x, combination = _map(rng, draw), rng.choice(("product", "mean", "sign"))
+    names = ("first", "second", "third")[: 2 if combination == "sign" else rng.randint(1, 3)]
+    sizes = {name: [rng.choice((1, n)) for n in x.shape[1:]] for name in names}
+    factors = {name: draw(x.shape[0], *size) for name, size in sizes.items()}
+    return Call({"x": x, **factors}, {"combination": combination})
+
+
+def draw_narrow_conv(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
+    channels, kernel = [rng.randint(1, 4) for _ in range(2)], [rng.randrange(1, 12, 2), 1]
+    rng.shuffle(kernel)
+    if rng.random() < 0.7:
+        kernel = [rng.choice((3, 5, 7)), rng.choice((3, 5, 7))]
+    batch, height, width, *_ = _sizes(rng)
+    x = draw(batch, channels[0], height, width * rng.randint(1, 4))
+    return Call({"x": x, "weight": draw(channels[1], channels[0], *kernel)}, {})
+
+
+def _planes(**given: Any) -> Tensor:
+    """The planes of axis pooling, one after the other."""
+    return torch.cat([plane.flatten(1) for plane in ops.axis_pool(**given)], 1)
+
+
 OPERATORS = {
     "local": (ops.local_attention, draw_local),
     "slide": (ops.slide_attention, draw_slide),
     "window": (ops.window_attention, draw_window),
     "aggregate": (ops.local_aggregate, draw_aggregate),
     "relation": (ops.local_relation, draw_relation),
+    "axis_pool": (_planes, draw_axis_pool),
+    "scale": (ops.scale, draw_scale),
+    "narrow_conv": (ops.narrow_conv, draw_narrow_conv),
 }
+FLOAT32_ALONE = ("axis_pool", "scale", "narrow_conv")
 
 
 def fault(operator: str, seed: int) -> Fault | None:
@@ -141,7 +173,7 @@ def fault(operator: str, seed: int) -> Fault | None:
     function, draw_call = OPERATORS[operator]
     rng = random.Random(f"{operator} {seed}")
     generator = torch.Generator().manual_seed(rng.getrandbits(60))
-    dtype = rng.choice(tuple(BOUNDS))
+    dtype = rng.choice(tuple(BOUNDS)) if operator not in FLOAT32_ALONE else torch.float32
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(dtype)
@@ -210,6 +242,13 @@ def _sizes(rng: random.Random) -> tuple[int, ...]:
     channels = rng.randint(1, 40)
     values = rng.choice((channels, rng.randint(1, 40)))
     return rng.choice((0, 1, 1, 2)), *sides, rng.randint(1, 3), channels, values
+
+
+def _map(rng: random.Random, draw: Callable[..., Tensor]) -> Tensor:
+    """``(B, C, H, W)`` in either memory format."""
+    batch, height, width, _, channels, _ = _sizes(rng)
+    x = draw(batch, channels, height, width)
+    return x.contiguous(memory_format=torch.channels_last) if rng.random() < 0.5 else x
 
 
 def _maps(

@@ -383,7 +383,116 @@ def relation_case(pick: random.Random, number: int) -> Case:
     return f"{q.strides} {common}", run
 
 
-CASES = (local_case, slide_case, window_case, aggregate_case, relation_case)
+def axis_pool_case(pick: random.Random, number: int) -> Case:
+    batch, *sides = pick_batch(pick), *(pick.choice([1, pick.randint(1, 33)]) for _ in range(3))
+    statistics = 1 + (number % 3 > 0)
+    keep = statistics == 2 and pick.random() < 0.7
+    x = MEMORY.copy(normal(pick, (batch, *sides)))
+    pooled = [axis for axis in range(3) if pick.random() < 0.7] or [pick.randrange(3)]
+    planes = [[n for i, n in enumerate(sides) if i != axis] for axis in pooled]
+    turned = [pick.random() < 0.5 for _ in pooled]
+    common = interface.AxisPoolArguments(
+        *[interface.ABSENT] * 6, pick.randint(1, 2), batch, *sides, statistics - 1, address(x)
+    )
+
+    def views(kind: str, arrays: list[Array]) -> dict[str, interface.View]:
+        found = {}
+        for axis, array, turn in zip(pooled, arrays, turned, strict=True):
+            image, statistic, row, column = (n // array.itemsize for n in array.strides)
+            row, column = (column, row) if turn else (row, column)
+            name = f"{kind}_{('outer', 'middle', 'inner')[axis]}"
+            found[name] = interface.View(address(array), image, row, column, statistic)
+        return found
+
+    def empty(statistics: int) -> list[Array]:
+        sizes = [p[::-1] if turn else p for p, turn in zip(planes, turned, strict=True)]
+        return [MEMORY.empty((batch, statistics, *size)) for size in sizes]
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out, index = empty(statistics), empty(1) if keep else []
+        told = common._replace(**views("over", out), **(views("index", index) if keep else {}))
+        library.kernel("axis_pool_forward", isa)(told)
+        if statistics == 2 and not keep:
+            return [(y, Storage.FLOAT32) for y in out]
+        dx = MEMORY.empty(x.shape)
+        library.kernel("axis_pool_backward", isa)(told._replace(dx=address(dx)))
+        return [(y, Storage.FLOAT32) for y in [*out, *index, dx]]
+
+    return f"{common} {pooled} {turned}", run
+
+
+def scale_case(pick: random.Random, number: int) -> Case:
+    batch, *sides = pick_batch(pick), *(pick.choice([1, pick.randint(1, 33)]) for _ in range(3))
+    combination = list(interface.Combination)[number % 3]
+    count = 2 if combination == interface.Combination.SIGN else pick.randint(1, 3)
+    x, grad = (MEMORY.copy(normal(pick, (batch, *sides))) for _ in range(2))
+    sizes = [(batch, *(pick.choice([1, n]) for n in sides)) for _ in range(count)]
+    factors = [MEMORY.copy(normal(pick, size)) for size in sizes]
+    threads = pick.randint(1, 2)
+
+    def views(arrays: list[Array]) -> list[interface.View]:
+        found = []
+        for array in arrays:
+            image, *steps = (n // array.itemsize for n in array.strides)
+            row, column, channel = (
+                step * (n > 1) for step, n in zip(steps, array.shape[1:], strict=True)
+            )
+            found.append(interface.View(address(array), image, row, column, 0, channel))
+        return [*found, *[interface.ABSENT] * (3 - len(found))]
+
+    def told(grads: list[Array], coming: Array | None, out: Array) -> interface.ScaleArguments:
+        return interface.ScaleArguments(
+            *views(factors), *views(grads), threads, batch, *sides, combination, address(x),
+            address(coming), address(out),
+        )  # fmt: skip
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out, dx = MEMORY.empty(x.shape), MEMORY.empty(x.shape)
+        grads = [MEMORY.empty(size) for size in sizes]
+        library.kernel("scale_forward", isa)(told([], None, out))
+        library.kernel("scale_backward", isa)(told(grads, grad, dx))
+        return [(y, Storage.FLOAT32) for y in [out, dx, *grads]]
+
+    return f"{batch} {sides} {combination} {sizes} {threads}", run
+
+
+def narrow_conv_case(pick: random.Random, number: int) -> Case:
+    kernel = [7, 7] if number % 2 else [pick.randrange(1, 12, 2) for _ in range(2)]
+    batch, height, width = pick_batch(pick), pick.randint(1, 37), pick.randint(1, 90)
+    channels = pick.randint(1, 4), pick.randint(1, 4)
+    x, grad = (MEMORY.copy(normal(pick, (batch, n, height, width))) for n in channels)
+    weight = MEMORY.copy(normal(pick, (channels[1], channels[0], *kernel)))
+    weight_grad = pick.random() < 0.8
+
+    def of_map(array: Array) -> interface.View:
+        image, channel, row, column = (n // array.itemsize for n in array.strides)
+        return interface.View(address(array), image, row, column, channel)
+
+    common = interface.NarrowConvArguments(
+        of_map(x), interface.ABSENT, pick.randint(1, 2), batch, height, width, *channels, *kernel,
+        address(weight),
+    )  # fmt: skip
+
+    def run(library: interface.Library, isa: str) -> Outputs:
+        out, dx, d_weight = (MEMORY.empty(y.shape) for y in (grad, x, weight))
+        library.kernel("narrow_conv_forward", isa)(common._replace(out=address(out)))
+        library.kernel("narrow_conv_backward", isa)(
+            common._replace(
+                grad_out=of_map(grad),
+                dx=address(dx),
+                d_weight=address(d_weight) if weight_grad else 0,
+            )
+        )
+        written = [out, dx, d_weight] if weight_grad else [out, dx]
+        return [(y, Storage.FLOAT32) for y in written]
+
+    return f"{common} weight_grad {weight_grad}", run
+
+
+CASES = (
+    local_case, slide_case, window_case, aggregate_case, relation_case,
+    axis_pool_case, scale_case, narrow_conv_case,
+)  # fmt: skip
 
 
 def check(found: list[Array], first: list[Array], storages: list[Storage]) -> None:

@@ -22,8 +22,12 @@ from foveate.ops.aggregate._arguments import Arguments as Aggregate
 from foveate.ops.aggregate.portable import local_aggregate
 from foveate.ops.local._arguments import Arguments as Local
 from foveate.ops.local.portable import local_attention
+from foveate.ops.narrow_conv._arguments import Arguments as NarrowConv
+from foveate.ops.narrow_conv.portable import narrow_conv
 from foveate.ops.relation._arguments import Arguments as Relation
 from foveate.ops.relation.portable import local_relation
+from foveate.ops.scale._arguments import Arguments as Scale
+from foveate.ops.scale.portable import scale
 from foveate.ops.slide._arguments import Arguments as Slide
 from foveate.ops.slide.portable import slide_attention
 from foveate.ops.window._arguments import Arguments as Window
@@ -228,6 +232,55 @@ def of_relation(a: Any) -> Expected:
     return gradients((out * gradient).sum(), {"dq": q, "dk": k})
 
 
+def plane(view: Any, size: tuple[int, ...]) -> Tensor:
+    """A float32 (B, statistics or channels, rows, columns), the second axis as a view's heads."""
+    return tensor((view[0], view[1], view[4], view[2], view[3]), size, torch.float32)
+
+
+def of_axis_pool(a: Any) -> Expected:
+    x = leaf(contiguous(a.x, (a.batch, a.outer, a.middle, a.inner)))
+    found, loss = {}, 0
+    for axis, name in enumerate(("outer", "middle", "inner"), 1):
+        over, index = getattr(a, f"over_{name}"), getattr(a, f"index_{name}")
+        if not over[0]:
+            continue
+        largest, mean = x.max(axis), x.mean(axis)
+        want = torch.stack([largest.values, mean] if a.largest else [mean], 1)
+        found[f"over_{name}"] = want
+        if index[0]:
+            found[f"index_{name}"] = largest.indices[:, None].double()
+        loss = loss + (want * plane(over, tuple(want.shape))).sum()
+    return gradients(loss, {"dx": x}) if a.dx else found
+
+
+def of_scale(a: Any) -> Expected:
+    size = (a.batch, a.outer, a.middle, a.inner)
+    x, leaves = leaf(contiguous(a.x, size)), {}
+    for name in ("first", "second", "third"):
+        view = getattr(a, name)
+        if view[0]:
+            steps = (view[2], view[3], view[5])
+            own = (n if step else 1 for n, step in zip(size[1:], steps, strict=True))
+            leaves[f"d_{name}"] = leaf(map_of(view, (a.batch, *own)))
+    others = [None] * (3 - len(leaves))
+    combination = interface.Combination(a.combination).name.lower()
+    out = scale(Scale(x, *leaves.values(), *others, combination))
+    if not a.grad_out:
+        return {"out": out}
+    return gradients((out * contiguous(a.grad_out, size)).sum(), {"out": x, **leaves})
+
+
+def of_narrow_conv(a: Any) -> Expected:
+    channels, size = (a.out_channels, a.in_channels), (a.height, a.width)
+    x = leaf(plane(a.x, (a.batch, a.in_channels, *size)))
+    weight = leaf(contiguous(a.weight, (*channels, a.kernel_h, a.kernel_w)))
+    out = narrow_conv(NarrowConv(x, weight))
+    if not a.dx:
+        return {"out": out}
+    leaves = {"dx": x, "d_weight": weight} if a.d_weight else {"dx": x}
+    return gradients((out * plane(a.grad_out, tuple(out.shape))).sum(), leaves)
+
+
 def map_of(view: Any, size: tuple[int, ...]) -> Tensor:
     """A float32 map (B, H, W, C), whose view has no heads."""
     return tensor((*view[:4], view[5]), size, torch.float32)
@@ -239,6 +292,9 @@ EXPECTED: dict[str, Callable[[Any], Expected]] = {
     "window": of_window,
     "aggregate": of_aggregate,
     "relation": of_relation,
+    "axis_pool": of_axis_pool,
+    "scale": of_scale,
+    "narrow_conv": of_narrow_conv,
 }
 ATTENTION = {"out": "storage", "dq": "storage", "dk": "storage", "dv": "storage"}
 STORED = {
@@ -269,9 +325,13 @@ class Compared:
             if not a.batch or (keys_padded and a.run.threshold):
                 return  # for dropout the portable form numbers queries by the keys' map
             for field, want in EXPECTED[operator](a).items():
-                kept = STORED[operator].get(field)
+                kept = STORED.get(operator, {}).get(field)
                 dtype = DTYPES[getattr(a, kept)] if kept else torch.float32
-                found = contiguous(getattr(a, field), tuple(want.shape), dtype).double()
+                size, value = tuple(want.shape), getattr(a, field)
+                if isinstance(value, tuple):  # a view in place of the address
+                    found = (plane if operator == "axis_pool" else map_of)(value, size).double()
+                else:
+                    found = contiguous(value, size, dtype).double()
                 atol = TOLERANCES[dtype] * max(1.0, want.abs().nan_to_num(posinf=0).max().item())
                 told = f"{name}, {field} differs by {(found - want).abs().max()}: {self._told}"
                 assert torch.allclose(found, want, rtol=0, atol=atol), told

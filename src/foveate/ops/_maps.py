@@ -1,4 +1,4 @@
-"""What every operator asks of its queries, keys and values."""
+"""What operators ask of their maps."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def check_maps(q: Tensor, k: Tensor, v: Tensor) -> None:
             "H, W, heads and channels must be at least 1, "
             f"got q {tuple(q.shape)} and v {tuple(v.shape)}"
         )
+
+
+def check_map(x: Tensor, name: str = "x") -> None:
+    """Refuse anything but a floating map ``(B, C, H, W)`` with all axes but B at least 1 long.
+
+    Raises:
+        TypeError: if it is no tensor.
+        ValueError: if its rank, size or dtype is wrong.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{name} must be (B, C, H, W), and C, H, W at least 1, got shape {tuple(x.shape)}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must have a floating dtype, got {x.dtype}")
 
 
 def check_together(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:

@@ -25,6 +25,7 @@ from torch import SymInt, Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foveate.arguments import one_of
+from foveate.layout import in_format, memory_format
 from foveate.ops._backends import (
     BACKENDS,
     choose,
@@ -111,7 +112,7 @@ class Operator(Generic[A]):
     Attributes:
         name: ``foveate::`` follows from it.
         arguments: a NamedTuple whose annotations are the schema; ``dropout_p`` comes with ``seed``.
-        parameters: names of what has a gradient beside the maps; one alone may be None.
+        parameters: names of what has a gradient beside the maps; the last may be None.
         portable: output, and what is kept if the flags ask for it.
         exported: the same in the form for exported programs.
         any_derivative: the same by a form that has derivatives of every order and mode.
@@ -128,6 +129,8 @@ class Operator(Generic[A]):
             they see its portable form. None: they see the operator everywhere.
         maps: names of the tensors that it mixes; the first says device and dtype.
         output: the output of these arguments, still empty.
+        keeps_format: whether results that are maps ``(B, C, H, W)`` have the memory format of the
+            map that they belong to; all others are contiguous.
     """
 
     name: str
@@ -147,13 +150,16 @@ class Operator(Generic[A]):
     opaque_on: str | None = None
     maps: tuple[str, ...] = ("q", "k", "v")
     output: Callable[[A], Tensor] = attended
+    keeps_format: bool = False
 
     overload: Any = field(init=False)
     backward_overload: Any = field(init=False)
 
     def __post_init__(self) -> None:
         arguments, backward = _schema(self.arguments), f"{self.name}_backward"
-        gradients = ", ".join(["Tensor"] * len(self.maps + self.parameters))
+        # A schema of one result would not return a tuple: a second gradient is empty.
+        self._gradients = max(2, len(self.maps + self.parameters))
+        gradients = ", ".join(["Tensor"] * self._gradients)
         _library.define(f"{self.name}({arguments}, {_schema(Flags)}) -> (Tensor, Tensor)")
         _library.define(f"{backward}({_schema(Given)}, {arguments}) -> ({gradients})")
         forward_packet = getattr(torch.ops.foveate, self.name)
@@ -193,7 +199,7 @@ class Operator(Generic[A]):
         if in_transform():
             choose(self.name, unsupported_in_transform)
             return self.any_derivative(a)
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return self.exported(a, Flags(return_kept, training=False))
         if self.opaque_on and self._first(a).device.type != self.opaque_on:
             if not torch.compiler.is_compiling():  # the compiler does not see what is requested
@@ -246,7 +252,8 @@ class Operator(Generic[A]):
             with launching_on(self._first(a).device):
                 return self.triton().forward(a, flags)
         out, kept = self.portable(a, flags)
-        return out.contiguous(), None if kept is None else kept.contiguous()
+        out = self._laid_out(out, self._first(a))
+        return out, None if kept is None else kept.contiguous()
 
     def _run_backward(self, *values: Any) -> tuple[Tensor, ...]:
         given, a = self._split_backward(values)
@@ -256,12 +263,13 @@ class Operator(Generic[A]):
         if backend == "triton":
             with launching_on(self._first(a).device):
                 return self._all(self.triton().backward(given, a))
-        wanted = [*self.maps, *(self.parameters if given.parameter_grads else ())]
+        wanted = self._wanted(a, given)
         with autograd_in_body():
             a = a._replace(**{name: getattr(a, name).detach().requires_grad_() for name in wanted})
             result = self.portable(a, Flags(given.grad_kept is not None, training=False))
             grads = _gradients(result, [getattr(a, name) for name in wanted], given)
-        return self._all([grad.contiguous() for grad in grads])
+        results = zip(grads, wanted, strict=True)
+        return self._all([self._laid_out(grad, getattr(a, name)) for grad, name in results])
 
     def _with_autograd(self, *values: Any) -> tuple[Tensor, Tensor]:
         leaves = [x for i in self._differentiable if (x := values[i]) is not None]
@@ -280,9 +288,10 @@ class Operator(Generic[A]):
 
     def _fake_backward(self, *values: Any) -> tuple[Tensor, ...]:
         given, a = self._split_backward(values)
-        wanted = [*self.maps, *(self.parameters if given.parameter_grads else ())]
-        shapes = [getattr(a, name) for name in wanted]
-        return self._all([x.new_empty(x.shape) for x in shapes])
+        maps = [getattr(a, name) for name in self._wanted(a, given)]
+        if self.keeps_format:
+            return self._all([empty(x.shape, x) for x in maps])
+        return self._all([x.new_empty(x.shape) for x in maps])
 
     def _visible(self, mode: Any, op: Any, types: Any, args: tuple, kwargs: dict) -> Any:
         a, flags = self._split(args)
@@ -316,15 +325,34 @@ class Operator(Generic[A]):
             return like.new_empty(0, dtype=dtype)
         return like.new_full(shape, float("nan"), dtype=dtype)
 
+    def _laid_out(self, x: Tensor, like: Tensor) -> Tensor:
+        """A result that belongs to ``like``, in the format in which every body gives it."""
+        return in_format(x, _format(x.dim(), like)) if self.keeps_format else x.contiguous()
+
+    def _wanted(self, a: A, given: Given) -> list[str]:
+        """Names of the tensors whose gradients are wanted."""
+        parameters = self.parameters if given.parameter_grads else ()
+        return [name for name in (*self.maps, *parameters) if getattr(a, name) is not None]
+
     def _all(self, grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The gradients, and empty tensors for those of parameters that were not wanted.
+        """The gradients, and empty tensors for those that were not wanted.
 
         A list could not be batched by ``vmap``.
         """
-        missing = len(self._differentiable) - len(grads)
+        missing = self._gradients - len(grads)
         return (
             (*grads, *(grads[0].new_empty(0) for _ in range(missing))) if missing else tuple(grads)
         )
+
+
+def _format(axes: int, like: Tensor) -> torch.memory_format:
+    return memory_format(like) if axes == like.dim() == 4 else torch.contiguous_format
+
+
+def empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """An empty tensor for a result that belongs to ``like``, a map in the same memory format."""
+    kind = _format(len(shape), like)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=kind)
 
 
 def _schema(arguments: type) -> str:
@@ -387,7 +415,7 @@ def _autograd_function(op: Operator) -> type[torch.autograd.Function]:
                 again = default_backend(ctx.requested) if ctx.requested else nullcontext()
                 with again:
                     grads = op.backward_overload(*given, *values[: op._count])
-                for i, grad in zip(op._differentiable, grads, strict=True):
+                for i, grad in zip(op._differentiable, grads, strict=False):
                     found[i] = grad if i in wanted else None
             return tuple(found)
 

@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map, odd, one_of, positive
 from foveate.attention.gates._common import as_linear, reduced_width, rename
+from foveate.attention.gates._plane import PlaneConv
 from foveate.contracts import Gate
+from foveate.layout import map_to_tokens
+from foveate.ops import axis_pool
 from foveate.registry import register
 
 POOLS = {
@@ -73,8 +76,14 @@ class ChannelGate(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        pooled = torch.stack([POOLS[pool](x) for pool in self.pools])  # (P, B, C)
-        return self.fc2(self.fc1(pooled).relu()).sum(0).sigmoid()[:, :, None, None]
+        return self.fc2(self.fc1(self._pooled(x)).relu()).sum(1).sigmoid()[:, :, None, None]
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """``(B, P, C)``, in any order: they are summed."""
+        if sorted(self.pools) != ["avg", "max"]:
+            return torch.stack([POOLS[pool](x) for pool in self.pools], 1)
+        lines = map_to_tokens(x).mT[:, :, None]  # (B, C, 1, H*W)
+        return axis_pool(lines, ["width"])[0].squeeze(2)
 
     def multiply_adds(self, height: int, width: int) -> int:
         return 2 * len(self.pools) * self.dim * self.hidden
@@ -92,12 +101,12 @@ class SpatialGate(Gate):
         super().__init__()
         self.dim = positive(dim, "dim")
         odd(kernel_size, "kernel_size")
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = PlaneConv(kernel_size)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def gate(self, x: Tensor) -> Tensor:
         check_map(x, self.dim)
-        summary = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)  # (B, 2, H, W)
+        (summary,) = axis_pool(x, ["channels"])  # (B, 2, H, W)
         return self.bn(self.conv(summary)).sigmoid()  # (B, 1, H, W)
 
     def multiply_adds(self, height: int, width: int) -> int:

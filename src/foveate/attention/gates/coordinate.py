@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from foveate.arguments import check_map, positive
 from foveate.attention.gates._common import reduced_width, rename
+from foveate.attention.gates._line import LineConv
 from foveate.contracts import Gate
+from foveate.ops import axis_pool, scale
 from foveate.registry import register
 
 
@@ -48,19 +50,25 @@ class CoordinateAttention(Gate):
         super().__init__()
         self.dim = dim
         self.hidden = max(positive(min_width, "min_width"), reduced_width(dim, reduction))
-        self.reduce = nn.Conv2d(dim, self.hidden, 1)
+        self.reduce = LineConv(dim, self.hidden)
         self.bn = nn.BatchNorm2d(self.hidden)
-        self.rows = nn.Conv2d(self.hidden, dim, 1)
-        self.columns = nn.Conv2d(self.hidden, dim, 1)
+        self.rows = LineConv(self.hidden, dim)
+        self.columns = LineConv(self.hidden, dim)
 
     def gate(self, x: Tensor) -> Tensor:
+        rows, columns = self._gates(x)
+        return rows * columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scale(x, *self._gates(x))
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, C, H, 1)`` and ``(B, C, 1, W)``."""
         check_map(x, self.dim)
-        height, width = x.shape[2:]
-        rows = x.mean(3, keepdim=True)  # (B, C, H, 1)
-        columns = x.mean(2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
-        f = F.hardswish(self.bn(self.reduce(torch.cat([rows, columns], 2))))  # (B, C', H + W, 1)
-        f_h, f_w = f.split([height, width], 2)
-        return self.rows(f_h).sigmoid() * self.columns(f_w).sigmoid().transpose(2, 3)
+        z = torch.cat(axis_pool(x, ["width", "height"], largest=False), 2)  # (B, 1, H + W, C)
+        f = F.hardswish(self.bn(self.reduce(z.permute(0, 3, 2, 1))))  # (B, C', H + W, 1)
+        f_h, f_w = f.split(list(x.shape[2:]), 2)
+        return self.rows(f_h).sigmoid(), self.columns(f_w).sigmoid().transpose(2, 3)
 
     def multiply_adds(self, height: int, width: int) -> int:
         return 2 * (height + width) * self.dim * self.hidden

@@ -13,12 +13,13 @@ Published code: landskape-ai/triplet-attention; the names of both of its copies 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from foveate.arguments import check_map, odd, positive
 from foveate.attention.gates._common import rename
+from foveate.attention.gates._plane import PlaneConv
 from foveate.contracts import Gate
+from foveate.ops import axis_pool, scale
 from foveate.registry import register
 
 PUBLISHED_NAMES = {
@@ -32,16 +33,20 @@ PUBLISHED_NAMES = {
 
 
 class PlaneGate(nn.Module):
-    """A gate for each cell of a plane, from the maximum and mean of the axis across it."""
+    """A gate for each cell of a plane, from the maximum and mean of the axis across it.
 
-    def __init__(self, kernel_size: int) -> None:
+    Args:
+        kernel_size: side of the convolution; odd.
+        turned: whether the plane comes with its axes exchanged.
+    """
+
+    def __init__(self, kernel_size: int, *, turned: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = PlaneConv(kernel_size, turned=turned)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
-    def forward(self, x: Tensor) -> Tensor:
-        z = torch.stack([x.amax(1), x.mean(1)], 1)  # (B, 2, plane)
-        return self.bn(self.conv(z)).sigmoid()  # (B, 1, plane)
+    def forward(self, z: Tensor) -> Tensor:
+        return self.bn(self.conv(z)).sigmoid()  # (B, 2, plane) -> (B, 1, plane)
 
 
 @register(
@@ -68,17 +73,25 @@ class TripletAttention(Gate):
         super().__init__()
         self.dim = positive(dim, "dim")
         self.kernel_size = odd(kernel_size, "kernel_size")
-        self.width = PlaneGate(kernel_size)
+        self.width = PlaneGate(kernel_size, turned=True)  # its kernel is that of (C, W)
         self.height = PlaneGate(kernel_size)
         self.spatial = PlaneGate(kernel_size) if spatial else None
 
     def gate(self, x: Tensor) -> Tensor:
+        gates = self._gates(x)
+        return sum(gates[1:], gates[0]) / len(gates)  # (B, C, H, W)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scale(x, *self._gates(x), combination="mean")
+
+    def _gates(self, x: Tensor) -> list[Tensor]:
+        """``(B, C, 1, W)``, ``(B, C, H, 1)`` and, if wanted, ``(B, 1, H, W)``."""
         check_map(x, self.dim)
-        width = self.width(x.transpose(1, 2)).transpose(1, 2)  # (B, C, 1, W)
-        height = self.height(x.transpose(1, 3)).transpose(1, 3)  # (B, C, H, 1)
-        if self.spatial is None:
-            return width / 2 + height / 2
-        return width / 3 + height / 3 + self.spatial(x) / 3  # (B, C, H, W)
+        axes = ["height", "width"] if self.spatial is None else ["height", "width", "channels"]
+        across_height, across_width, *across_channels = axis_pool(x, axes)
+        width = self.width(across_height).permute(0, 3, 1, 2)  # from (B, 1, W, C)
+        height = self.height(across_width).transpose(1, 3)  # from (B, 1, H, C)
+        return [width, height, *(self.spatial(z) for z in across_channels)]
 
     def multiply_adds(self, height: int, width: int) -> int:
         plane = height * width if self.spatial is not None else 0

@@ -61,6 +61,14 @@ class Bias(IntEnum):
     EACH = 2
 
 
+class Combination(IntEnum):
+    """How the factors of a map become one."""
+
+    PRODUCT = 0
+    MEAN = 1
+    SIGN = 2
+
+
 class View(NamedTuple):
     """A tensor (B, H, W, heads, D): address, and strides in elements."""
 
@@ -233,11 +241,76 @@ class RelationArguments(NamedTuple):
     dk: Address = 0
 
 
+class AxisPoolArguments(NamedTuple):
+    """Those of ``native/gates/axis_pool.c``."""
+
+    over_outer: View
+    over_middle: View
+    over_inner: View
+    index_outer: View
+    index_middle: View
+    index_inner: View
+    threads: Int64
+    batch: Int64
+    outer: Int64
+    middle: Int64
+    inner: Int64
+    largest: Int64
+    x: Address = 0
+    dx: Address = 0
+
+
+class ScaleArguments(NamedTuple):
+    """Those of ``native/gates/scale.c``."""
+
+    first: View
+    second: View
+    third: View
+    d_first: View
+    d_second: View
+    d_third: View
+    threads: Int64
+    batch: Int64
+    outer: Int64
+    middle: Int64
+    inner: Int64
+    combination: Int64
+    x: Address
+    grad_out: Address
+    out: Address
+
+
+class NarrowConvArguments(NamedTuple):
+    """Those of ``native/gates/narrow_conv.c``."""
+
+    x: View
+    grad_out: View
+    threads: Int64
+    batch: Int64
+    height: Int64
+    width: Int64
+    in_channels: Int64
+    out_channels: Int64
+    kernel_h: Int64
+    kernel_w: Int64
+    weight: Address
+    out: Address = 0
+    dx: Address = 0
+    d_weight: Address = 0
+
+
 INSTRUCTION_SETS = (("generic", "v3", "v4"), ("neon",))
 """Of x86-64 and others, and of ARM: a machine that can run one can run those before it."""
 
 Arguments = (
-    LocalArguments | SlideArguments | WindowArguments | AggregateArguments | RelationArguments
+    LocalArguments
+    | SlideArguments
+    | WindowArguments
+    | AggregateArguments
+    | RelationArguments
+    | AxisPoolArguments
+    | ScaleArguments
+    | NarrowConvArguments
 )
 
 STRUCTS: dict[str, type] = {
@@ -248,6 +321,9 @@ STRUCTS: dict[str, type] = {
     "fv_window_arguments": WindowArguments,
     "fv_aggregate_arguments": AggregateArguments,
     "fv_relation_arguments": RelationArguments,
+    "fv_axis_pool_arguments": AxisPoolArguments,
+    "fv_scale_arguments": ScaleArguments,
+    "fv_narrow_conv_arguments": NarrowConvArguments,
 }
 CONSTANTS: dict[str, type[IntEnum]] = {
     "STORAGE": Storage,
@@ -255,6 +331,7 @@ CONSTANTS: dict[str, type[IntEnum]] = {
     "BIAS": Bias,
     "TAP": TapBorder,
     "RELATION": Relation,
+    "COMBINATION": Combination,
 }
 KERNELS: dict[str, type] = {
     f"{operator}_{way}": arguments
@@ -264,6 +341,9 @@ KERNELS: dict[str, type] = {
         ("window", WindowArguments),
         ("aggregate", AggregateArguments),
         ("relation", RelationArguments),
+        ("axis_pool", AxisPoolArguments),
+        ("scale", ScaleArguments),
+        ("narrow_conv", NarrowConvArguments),
     )
     for way in ("forward", "backward")
 }

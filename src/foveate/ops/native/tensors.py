@@ -7,6 +7,7 @@ from array import array
 import torch
 from torch import Tensor
 
+from foveate.layout import memory_format
 from foveate.ops import _dropout
 from foveate.ops.native.interface import ABSENT, Run, Storage, View
 
@@ -67,3 +68,18 @@ def set_seed(words: array[int], at: int, seed: Tensor | None) -> None:
 def run_settings(scale: float, dropout_p: float, threads: int) -> Run:
     """What every kernel takes, but the seed: threads, dropout, and the factor of the logits."""
     return Run(threads, 0, 0, _dropout.threshold(dropout_p), scale, 1 / (1 - dropout_p))
+
+
+def map_axes(x: Tensor) -> tuple[int, int, int]:
+    """The axes of a map ``(B, C, H, W)`` from the outermost in memory to the innermost."""
+    return (2, 3, 1) if memory_format(x) is torch.channels_last else (1, 2, 3)
+
+
+def in_memory(x: Tensor, axes: tuple[int, int, int]) -> Tensor:
+    """``x (B, C, H, W)`` with these axes in memory, as ``(B, outer, middle, inner)``."""
+    return aligned(x.permute(0, *axes).contiguous())
+
+
+def like_map(x: Tensor) -> Tensor:
+    """An empty tensor of the shape and memory format of a map."""
+    return torch.empty(x.shape, dtype=x.dtype, memory_format=memory_format(x))

@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "../aggregate/arguments.h"
+#include "../gates/arguments.h"
 #include "../local/arguments.h"
 #include "../relation/arguments.h"
 #include "../slide/arguments.h"
@@ -38,11 +39,15 @@ static const fv_row rows[] = {STRUCT_ROWS(fv_view) STRUCT_ROWS(fv_run)
                                       STRUCT_ROWS(fv_window_arguments)
                                           STRUCT_ROWS(fv_aggregate_arguments)
                                               STRUCT_ROWS(fv_relation_arguments)
+                                                  STRUCT_ROWS(fv_axis_pool_arguments)
+                                                      STRUCT_ROWS(fv_scale_arguments)
+                                                          STRUCT_ROWS(fv_narrow_conv_arguments)
                                                   STORAGES(CONSTANT_ROW)
                                                       LOCAL_BORDERS(CONSTANT_ROW)
                                                           LOCAL_BIASES(CONSTANT_ROW)
                                                               TAP_BORDERS(CONSTANT_ROW)
                                                                   RELATIONS(CONSTANT_ROW)
+                                                                      SCALE_COMBINATIONS(CONSTANT_ROW)
 #include "kernels.inc"
                                               {0}};
 /* clang-format on */
