@@ -77,7 +77,8 @@ FV_INLINE fv_f fv_pick(const float *p, fv_i from) {
 /* 2^x for x <= 127, within 1e-7 relative; 0 below -125, -inf included; NaN stays NaN. */
 FV_INLINE fv_f fv_exp2(fv_f x) {
 #if defined(__AVX512VL__) && FV_LANES == 8
-  /* 0 for -inf, whose fraction is NaN, and below -125, where products would be denormal and slow. */
+  /* 0 for -inf, whose fraction is NaN, and below -125, where results would be denormal and slow.
+   */
   const __mmask8 some = _mm256_cmp_ps_mask(x, fv_set(-125.f), _CMP_NLT_UQ);
   const fv_f rounded = _mm256_roundscale_ps(x, 0), f = x - rounded;
 #else

@@ -100,8 +100,11 @@ FV_INLINE void fv_prefetch_share(const fv_ahead *ahead, int pass, int passes) {
     const char *column = p->data + pass * p->column;
     for (int x = pass; x < p->columns; x += passes, column += passes * p->column) {
       const char *at = column;
-      for (int y = 0; y < p->rows; ++y, at += p->row)
-        for (int i = 0; i < p->bytes; i += 64) fv_prefetch((const float *)(at + i));
+      for (int y = 0; y < p->rows; ++y, at += p->row) {
+        fv_prefetch((const float *)at); /* mostly two lines: a loop over them is foreseen badly */
+        if (p->bytes > 64) fv_prefetch((const float *)(at + 64));
+        for (int i = 128; i < p->bytes; i += 64) fv_prefetch((const float *)(at + i));
+      }
     }
   }
 }

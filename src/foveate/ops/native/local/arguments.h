@@ -24,8 +24,8 @@ enum { LOCAL_BORDERS(FV_ENUMERATOR) };
 enum { LOCAL_BIASES(FV_ENUMERATOR) };
 
 /* Channels lie side by side. out and all gradients are contiguous, as are lse and its gradient
- * (B, H, W, heads), which are float32. The forward writes out and, where it has an address, lse; the
- * backward reads lse and writes dq, dk, dv and, where d_bias has an address, adds to it.
+ * (B, H, W, heads), which are float32. The forward writes out and, where it has an address, lse;
+ * the backward reads lse and writes dq, dk, dv and, where d_bias has an address, adds to it.
  */
 #define fv_local_arguments_fields(FIELD, S) \
   FIELD(S, fv_run, run)                     \

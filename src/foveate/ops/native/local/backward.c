@@ -204,7 +204,7 @@ static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m
                          const fv_planes *query_planes, const fv_planes *grad_planes, int tile,
                          bool owned) {
   const int dim = (int)a->dim, value_dim = (int)a->value_dim;
-  const int x = tile * L, next = b->y + b->rows;
+  const int x = tile * L, lanes = lanes_of(m, tile), next = b->y + b->rows;
   fv_ahead first = {0}, second = {0}, third = {0};
   const ptrdiff_t window = window_floats(m);
   const ptrdiff_t table_at = a->bias_kind == BIAS_TABLE ? w->place[tile] * table_size(a) : 0;
@@ -216,10 +216,10 @@ static void tile_queries(const fv_arguments *a, fv_workspace *w, const fv_map *m
   }
   add_queries_ahead(&first, a, m, a->lse, b, tile, 1, STORAGE_FLOAT32);
   add_rows_ahead(&first, &w->keys, b->key_end, next, tile);
-  add_tile_ahead(&first, query_planes, next, next + ROWS, m->height, x, m->width, dim);
+  add_part_ahead(&first, query_planes, next, next + ROWS, m->height, x, lanes, dim);
   dot_block(m, b, queries, w->line, dim, &w->keys, tile, &first, w->logits);
   add_rows_ahead(&second, &w->values, b->key_end, next, tile);
-  add_tile_ahead(&second, grad_planes, next, next + ROWS, m->height, x, m->width, value_dim);
+  add_part_ahead(&second, grad_planes, next, next + ROWS, m->height, x, lanes, value_dim);
   if (owned) add_queries_ahead(&third, a, m, a->dq, b, tile, dim, (int)a->storage);
   dot_block(m, b, grads, w->line, value_dim, &w->values, tile, &second, w->products);
   for (int r = 0; r < b->rows; ++r) {

@@ -67,7 +67,7 @@ static void tile_forward(const fv_arguments *a, const fv_workspace *w, const fv_
   }
   add_rows_ahead(&first, &w->keys, b->key_end, next, tile);
   add_rows_ahead(&second, &w->values, b->key_end, next, tile);
-  add_tile_ahead(&first, queries, next, next + ROWS, m->height, tile * L, m->width, dim);
+  add_part_ahead(&first, queries, next, next + ROWS, m->height, tile * L, lanes_of(m, tile), dim);
   add_queries_ahead(&second, a, m, a->out, b, tile, value_dim, (int)a->storage);
   dot_block(m, b, q, L, dim, &w->keys, tile, &first, w->logits);
   const float *table = w->table;

@@ -6,9 +6,9 @@
 #include "pack.h"
 
 /* One of the kernel_h passes over the windows of a block: every row takes the key row of its window
- * that is the pass's number modulo kernel_h, so mostly all take the same one, and the order in which
- * a row takes them does not depend on its block. The rows before `split` share their key row, and so
- * do those from it on.
+ * that is the pass's number modulo kernel_h, so mostly all take the same one, and the order in
+ * which a row takes them does not depend on its block. The rows before `split` share their key row,
+ * and so do those from it on.
  */
 typedef struct {
   int split;

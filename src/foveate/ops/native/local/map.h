@@ -178,7 +178,9 @@ FV_INLINE fv_plane plane_of(const fv_arguments *a, const fv_map *m, const fv_vie
                     t.column * a->dilation_w, t.storage};
 }
 
-/* A map's plane in a tensor and that of the map after it, with no address if there is none. */
+/* A map's plane in a tensor and that of the map after it, with no address if there is none: there,
+ * the first column of this one's strip stands for that of the other's.
+ */
 typedef struct {
   fv_plane here, after;
 } fv_planes;
@@ -186,7 +188,9 @@ typedef struct {
 FV_INLINE fv_planes planes_of(const fv_arguments *a, const fv_map *m, const fv_map *after,
                               const fv_view *v, int64_t storage) {
   fv_planes p = {plane_of(a, m, v, storage)};
-  if (after) p.after = plane_of(a, after, v, storage);
+  if (!after) return p;
+  p.after = plane_of(a, after, v, storage);
+  p.after.data += (ptrdiff_t)(after->tile_begin - m->tile_begin) * L * p.after.column;
   return p;
 }
 
@@ -198,9 +202,9 @@ FV_INLINE void lanes_at(const fv_plane *p, int y, int x, int width, const char *
 
 /* ---- what comes next --------------------------------------------------------------------- */
 
-/* Rows [begin, end) of the columns of a tile; what lies beyond the map are rows of the next one. */
-FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_planes *planes, int begin, int end,
-                              int height, int x, int width, int dim) {
+/* Rows [begin, end) of some columns; what lies beyond the map are rows of the next one. */
+FV_INLINE void add_part_ahead(fv_ahead *ahead, const fv_planes *planes, int begin, int end,
+                              int height, int x, int columns, int dim) {
   const fv_plane *p = &planes->here;
   if (begin < 0) begin = 0;
   if (begin >= height) {
@@ -213,7 +217,7 @@ FV_INLINE void add_tile_ahead(fv_ahead *ahead, const fv_planes *planes, int begi
   }
   fv_add_ahead(ahead,
                (fv_patch){p->data + begin * p->row + x * p->column, p->row, p->column, end - begin,
-                          width - x < L ? width - x : L, dim * fv_bytes(p->storage)});
+                          columns, dim * fv_bytes(p->storage)});
 }
 
 #endif

@@ -111,8 +111,9 @@ FV_INLINE const float *packed_tile(const fv_pack *p, int place, int tile) {
   return p->ring + place * p->row_size + column_start(p->map, tile * L) - p->origin;
 }
 
-/* Of a tile's columns, the rows that are packed next, where `row` is the first: ROWS of them, or in
- * two halves all that the next map begins with, when the queries from `query` on are the last.
+/* Of a tile's columns, and what its strip sees beside it, the rows that are packed next, where
+ * `row` is the first: ROWS of them, or in two halves all that the next map begins with, when the
+ * queries from `query` on are the last.
  */
 FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int query, int tile) {
   const fv_map *m = p->map;
@@ -122,7 +123,9 @@ FV_INLINE void add_rows_ahead(fv_ahead *ahead, const fv_pack *p, int row, int qu
     row = m->key_height + (last ? half : 0);
     end = m->key_height + (last ? p->rows : half);
   }
-  add_tile_ahead(ahead, &p->planes, row, end, m->key_height, tile * L, m->key_width, p->dim);
+  const int x = tile == m->tile_begin ? p->origin + p->begin : tile * L;
+  const int beyond = tile == m->tile_end - 1 ? p->origin + p->end : tile * L + L;
+  add_part_ahead(ahead, &p->planes, row, end, m->key_height, x, beyond - x, p->dim);
 }
 
 /* ---- working memory ---------------------------------------------------------------------- */
