@@ -33,10 +33,13 @@ def page() -> str:
 
 def section(name: str, results: dict[str, Result]) -> list[str]:
     """What one machine's results say."""
-    lines = ["", f"## {machine(next(iter(results.values())))}", ""]
+    head = ["", f"## {machine(next(iter(results.values())))}", ""]
+    lines = [*head]
     for benchmark, result in results.items():
         if benchmark.startswith("local_attention"):
             lines += [table(result), ""]
+    if "operators" in results:
+        lines += [*goals(results["operators"]), ""]
     if "scaling" in results:
         figure = f"scaling_{name}.png"
         draw_scaling(results["scaling"], DOCS / "images" / figure)
@@ -45,12 +48,17 @@ def section(name: str, results: dict[str, Result]) -> list[str]:
     for benchmark, result in results.items():
         if benchmark.startswith("models"):
             lines += [*models(result), ""]
-    return lines
+    return lines if len(lines) > len(head) else []
 
 
 def machine(result: Result) -> str:
-    threads = f", {result['threads']} threads" if "threads" in result else ""
-    return f"{result['device']}{threads}, PyTorch {result['torch'].partition('+')[0]}"
+    count = result.get("threads")
+    threads = f", {count} thread{'s' * (count != 1)}" if count else ""
+    return f"{result['device']}{threads}, {version(result)}"
+
+
+def version(result: Result) -> str:
+    return f"PyTorch {result['torch'].partition('+')[0]}"
 
 
 def series(result: Result, axis: str) -> dict[str, list[tuple[int, Result]]]:
@@ -92,6 +100,23 @@ def growth(result: Result) -> list[str]:
                 for key in ("nanoseconds_a_pixel", "bytes_a_pixel")
             ]
             lines.append(f"| {name} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return lines
+
+
+def goals(result: Result) -> list[str]:
+    """The goals of the operators, and what was measured."""
+    kind = "Least times" if result["least"] else "Medians"
+    lines = [
+        f"Goals of the operators ([what is measured](#goals-of-the-operators)), {version(result)}. "
+        f"{kind} over turns.",
+        "",
+        "| goal | measured | bound | |",
+        "|---|--:|--:|---|",
+    ]
+    for row in result["rows"]:
+        bound = f"{'≥' if row['at_least'] else '≤'} {row['bound']:.2f}"
+        reached = "reached" if row["reached"] else "missed"
+        lines.append(f"| {row['name']} | {row['value']:.2f} | {bound} | {reached} |")
     return lines
 
 

@@ -244,7 +244,7 @@ def main() -> None:
             print(f"{figure.name:58} {figure.value:7.2f}  {sign} {figure.bound:5.2f}  {reached}")
             rows.append({**figure._asdict(), "reached": figure.reached})
     if given.save:
-        print(save("operators", {"rows": rows}))
+        print(save("operators", {"least": given.least, "rows": rows}))
 
 
 if __name__ == "__main__":
