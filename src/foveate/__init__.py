@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from foveate.analysis.attention_map import AttentionMap as AttentionMap
     from foveate.analysis.attention_map import attention_map as attention_map
     from foveate.analysis.attention_map import what_a_query_sees as what_a_query_sees
+    from foveate.analysis.attention_maps import AttentionMaps as AttentionMaps
+    from foveate.analysis.attention_maps import attention_maps as attention_maps
     from foveate.analysis.flops import count_flops as count_flops
     from foveate.analysis.profile import Profile as Profile
     from foveate.analysis.profile import profile as profile
@@ -72,12 +74,14 @@ if TYPE_CHECKING:
 # The module that defines each public class and function.
 _HOME = {
     "AttentionMap": "analysis.attention_map",
+    "AttentionMaps": "analysis.attention_maps",
     "ExportResult": "deploy.export",
     "Profile": "analysis.profile",
     "Spec": "registry",
     "added": "surgery.recipe",
     "apply": "surgery.recipe",
     "attention_map": "analysis.attention_map",
+    "attention_maps": "analysis.attention_maps",
     "changes": "surgery.recipe",
     "compare": "study.compare",
     "count_flops": "analysis.flops",

@@ -58,8 +58,8 @@ def attention_map(module: nn.Module, x: Tensor, query: tuple[int, int]) -> Atten
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"query {query} is outside the {height}x{width} map")
-    with _eval_mode(module):
-        if _shows_weights(module):
+    with eval_mode(module):
+        if shows_weights(module):
             counts, measure = _by_weights(module, x, row * width + column), "weights"
         else:
             counts, measure = _by_gradient(module, x, row, column), "gradient"
@@ -100,7 +100,7 @@ def layer_inputs(model: nn.Module, images: Tensor, layers: list[str]) -> dict[st
 
     handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in layers]
     try:
-        with _eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             model(images)
     finally:
         for handle in handles:
@@ -108,7 +108,8 @@ def layer_inputs(model: nn.Module, images: Tensor, layers: list[str]) -> dict[st
     return captured
 
 
-def _shows_weights(module: nn.Module) -> bool:
+def shows_weights(module: nn.Module) -> bool:
+    """Whether a mechanism computes dense weights of its own to show."""
     if isinstance(module, MapOfTokens):
         module = module.token_mixer
     owner = next((cls for cls in type(module).__mro__ if "weights" in vars(cls)), None)
@@ -145,7 +146,8 @@ def _directions(out: Tensor) -> Tensor:
 
 
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Within, ``module`` and all in it are in eval mode; then each is as it was."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

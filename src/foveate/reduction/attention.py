@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from foveate._attention_rows import AttentionObserver, FusedAttention, picked
 from foveate.reduction._blocks import Watch
 from foveate.reduction.on_grid import grid_of, patches_of
 from foveate.reduction.whole import blocks_of, watching
-
-_SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
 
 
 def attention_maps(
@@ -80,7 +77,7 @@ def _spread(weights: Tensor, tokens: Tensor) -> Tensor:
     return torch.where((tokens >= 0) | each.isnan(), each, 0.0)
 
 
-class _Asking(TorchFunctionMode):
+class _Asking(AttentionObserver):
     """Keeps the query's row of every attention that is computed within, whoever computes it.
 
     Args:
@@ -99,17 +96,6 @@ class _Asking(TorchFunctionMode):
         self.patch, self.all = patch, patch is None and not class_token
         self.heads: list[Tensor] = []
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            self._note_fused(*args, **kwargs)
-        elif func in _SOFTMAX and out.dim() in (3, 4):
-            self._note_softmax(out)
-        return out
-
     def end(self) -> tuple[Tensor | None, Tensor]:
         """What a block's attention came to: the query's weights (B, P + M), if it computed any, and
         the token of each patch (B, N).
@@ -124,37 +110,29 @@ class _Asking(TorchFunctionMode):
     def _tokens(self) -> Tensor:
         return next(reversed(self.watch.layers.values()), self.first)
 
-    def _note_fused(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, *_: Any, **more: Any
-    ) -> None:
-        """Weights are what the attention makes of the unit vectors as values, head by head."""
-        unit = torch.eye(k.shape[2], dtype=k.dtype, device=k.device).expand(len(k), 1, -1, -1)
-        asking = self._asked(q)
-        options = {"scale": more.get("scale"), "attn_mask": attn_mask}
-        groups = q.shape[1] // k.shape[1]
-        self.heads = [
-            F.scaled_dot_product_attention(
-                asking[:, head : head + 1], k[:, head // groups, None], unit, **options
-            ).mean((1, 2))
-            for head in range(q.shape[1])
-        ]
+    def fused(self, call: FusedAttention) -> None:
+        # Head by head, so that one map of all pairs is the most that is there.
+        heads, queries = range(call.query.shape[1]), self._queries()
+        self.heads = [call.head(head).rows(queries).mean((1, 2)) for head in heads]
 
-    def _note_softmax(self, weights: Tensor) -> None:
+    def softmax(self, weights: Tensor) -> None:
         """Of one head (B, N, M), or of all (B, h, N, M)."""
+        if weights.dim() not in (3, 4):
+            return
         several = weights.dim() == 4
         if weights.shape[-2] == 1 and self.patch is not None:
             return  # of the class token alone, which is computed beside the attention
-        row = self._asked(weights if several else weights[:, None]).mean((1, 2))
+        each = weights if several else weights[:, None]  # (B, h, N, M)
+        row = picked(each, self._queries()).mean((1, 2))
         self.heads = [row] if several else [*self.heads, row]
 
-    def _asked(self, x: Tensor) -> Tensor:
-        """The query's rows of ``x`` (B, h, N, ...)."""
+    def _queries(self) -> Tensor | None:
+        """Tokens that ask, (1,) or (B, 1); None for all."""
         if self.all:
-            return x
+            return None
         if self.patch is None:
-            return x[:, :, :1]
-        row = self.prefix + self._tokens()[:, self.patch].clamp_min(0)
-        return x.gather(2, row[:, None, None, None].expand(-1, x.shape[1], 1, x.shape[3]))
+            return torch.zeros(1, dtype=torch.long, device=self.first.device)
+        return self.prefix + self._tokens()[:, self.patch, None].clamp_min(0)
 
 
 @contextmanager
