@@ -100,6 +100,19 @@ def launch_slide(dim, dtype, kernel=(3, 3), weight_dtype=None, p=0.0):
     kernels.backward(Given(out, None, None, kept, True), a)
 
 
+def launch_window(dim, dtype, window=(7, 7), bias=True, spread=False, p=0.0):
+    from foveate.ops.window import triton as kernels
+    from foveate.ops.window._arguments import Arguments
+
+    size, heads, cells = (2, 14, 21), 3, window[0] * window[1]
+    q, k, v = torch.empty(*size, 3, heads, dim, dtype=dtype).unbind(3)
+    table = torch.empty(heads, cells, cells) if bias else None
+    shift = (0, 0) if spread else (3, 3)
+    a = Arguments(q, k, v, window, shift, spread, table, 0.3, p, torch.tensor(3) if p else None)
+    out, _ = kernels.forward(a, Flags(return_kept=False, training=True))
+    kernels.backward(Given(out, None, None, out, bias), a)
+
+
 def compile_all(launches, every_config=False):
     """Each distinct kernel of what was launched, for Hopper."""
     from tests.ops.triton_target import compile_kernel
@@ -138,6 +151,15 @@ def test_slide_kernels_compile(dtype, p, launches):
 
 
 @compiles
+@pytest.mark.parametrize(
+    ("dtype", "spread", "p"), [(torch.bfloat16, False, 0.1), (torch.float32, True, 0.0)]
+)
+def test_window_kernels_compile(dtype, spread, p, launches):
+    launch_window(32, dtype, bias=not spread, spread=spread, p=p)
+    compile_all(launches)
+
+
+@compiles
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -147,6 +169,8 @@ def test_every_config_compiles(dim, dtype, launches):
     launch_local(dim, dtype, border="reflect")
     launch_slide(dim, dtype)
     launch_slide(dim, dtype, kernel=(7, 7))
+    launch_window(dim, dtype)
+    launch_window(dim, dtype, bias=False, spread=True)
     compile_all(launches, every_config=True)
 
 

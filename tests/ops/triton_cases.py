@@ -12,7 +12,15 @@ import random
 import pytest
 import torch
 
-from foveate.ops import _backends, _triton, explain, local_attention, slide_attention, use_backend
+from foveate.ops import (
+    _backends,
+    _triton,
+    explain,
+    local_attention,
+    slide_attention,
+    use_backend,
+    window_attention,
+)
 
 BORDERS = ("shift", "zero", "mask", "reflect")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,6 +191,8 @@ def test_every_config_is_right(dim, dtype, number, take_config):
     assert_same(local, tensors, options, dtype, tolerance)
     tensors, options = slide_case((1, 19, 30), 3, dims=(dim, dim), heads=2)
     assert_same(slide_attention, tensors, options, dtype, 2 * tolerance)
+    tensors, options = window_case((1, 19, 30), 7, dims=(dim, dim), heads=2, bias=True)
+    assert_same(window, tensors, options, dtype, tolerance)
 
 
 @on_gpu
@@ -319,6 +329,99 @@ def test_slide_attention_of_half_precision_with_float32_weights(dtype):
         grads = torch.autograd.grad(out.float().sum(), leaves)
     assert out.dtype is dtype
     assert all(grad.dtype is torch.float32 for grad in grads)
+
+
+# ---- window attention
+
+
+def window_case(size, window, dims=(4, 4), heads=1, bias=False, **options):
+    window = (window, window) if isinstance(window, int) else window
+    dim, value_dim = dims
+    shapes = [(*size, heads, dim), (*size, heads, dim), (*size, heads, value_dim)]
+    if bias:
+        rows, columns = (w or side for w, side in zip(window, size[1:], strict=True))
+        cells = rows * columns
+        shapes.append((heads, cells, cells))
+    return random_tensors(*shapes), {"window_size": window, **options}
+
+
+def window(q, k, v, bias=None, **options):
+    return window_attention(q, k, v, bias=bias, **options)
+
+
+WINDOW = {
+    "plain, several blocks": window_case((1, 5, 14), (5, 7), heads=2, bias=True),
+    "shifted": window_case((2, 8, 12), 4, bias=True, shift_size=(1, 2), dims=(3, 17)),
+    "shifted, padded": window_case((1, 7, 9), (3, 4), bias=True, shift_size=2, dropout_p=0.3),
+    "stripes": window_case((1, 6, 5), (None, 2), heads=2, scale=0.7),
+    "spread": window_case((1, 6, 8), (3, 2), bias=True, spread=True, dropout_p=0.2),
+    "spread, padded": window_case((2, 5, 7), (3, 3), spread=True, heads=2),
+    "one cell": window_case((1, 3, 2), 1, bias=True),
+}
+
+
+@pytest.mark.parametrize("name", WINDOW)
+def test_window_attention_is_the_portable_one(name, poisoned_memory):
+    assert_same(window, *WINDOW[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_window_attention_sweep(seed):
+    pick = random.Random(seed)
+    side = pick.randint(1, 6), pick.randint(1, 6)
+    size = pick.randint(1, 2), side[0] + pick.randint(0, 7), side[1] + pick.randint(0, 7)
+    spread = pick.random() < 0.3
+    case = window_case(
+        size,
+        side,
+        dims=(pick.choice([3, 8, 20]), pick.choice([4, 16, 33])),
+        heads=pick.randint(1, 2),
+        bias=pick.random() < 0.6,
+        spread=spread,
+        shift_size=(0, 0) if spread else (pick.randrange(side[0]), pick.randrange(side[1])),
+        dropout_p=pick.choice([0.0, 0.25]),
+    )
+    assert_same(window, *case)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_window_attention_in_half_precision(dtype):
+    tensors, options = window_case((1, 6, 7), (3, 4), dims=(8, 8), bias=True, shift_size=1)
+    assert_same(window, tensors, options, dtype, 0.04 if dtype is torch.bfloat16 else 0.006)
+
+
+def test_a_key_hidden_by_the_bias():
+    tensors, options = window_case((1, 3, 6), 3, bias=True)
+    tensors[3][:, :, 4] = float("-inf")
+    with use_backend("triton"):
+        out = window(*tensors, **options)
+    expected = window(*(x.double() for x in tensors), **options)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_bias_gradient_of_many_chunks(monkeypatch):
+    from foveate.ops.window import triton as kernels
+
+    monkeypatch.setattr(kernels, "_CHUNKS", 3)
+    assert_same(window, *window_case((2, 4, 5), (2, 1), heads=2, bias=True))
+
+
+def test_window_attention_by_triton_is_asked_for():
+    tensors, options = window_case((1, 4, 4), 2)
+    assert "use_backend" in explain("window_attention", *tensors, **options)
+    with use_backend("triton"):
+        told = explain("window_attention", *tensors, **options)
+    assert "runs by the triton backend (forced)" in told
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("side", "dim"), [(7, 32), (14, 32), *((7, d) for d in (8, 24, 64, 256))])
+def test_window_attention_of_every_width(side, dim, dtype):
+    case = window_case((2, 28, 43), side, dims=(dim, dim), heads=3, bias=True, shift_size=3)
+    tolerance = {torch.float32: 5e-5, torch.float16: 0.01, torch.bfloat16: 0.05}[dtype]
+    assert_same(window, *case, dtype, tolerance)
 
 
 # ---- as operators

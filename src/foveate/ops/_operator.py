@@ -125,8 +125,9 @@ class Operator(Generic[A]):
         backward_flops: of a backward, by whether it computes gradients of parameters.
         kept_has_gradient: whether what is kept is differentiable.
         triton_reads_out: whether the Triton backward reads the output.
-        opaque_on: the one type of device where compilers and autograd see this operator; elsewhere
-            they see its portable form. None: they see the operator everywhere.
+        opaque_on: the one type of device where compilers see this operator, and autograd does
+            unless a backend is asked for; elsewhere they see its portable form. None: they see the
+            operator everywhere.
         maps: names of the tensors that it mixes; the first says device and dtype.
         output: the output of these arguments, still empty.
         keeps_format: whether results that are maps ``(B, C, H, W)`` have the memory format of the
@@ -201,9 +202,9 @@ class Operator(Generic[A]):
             return self.any_derivative(a)
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return self.exported(a, Flags(return_kept, training=False))
-        if self.opaque_on and self._first(a).device.type != self.opaque_on:
-            if not torch.compiler.is_compiling():  # the compiler does not see what is requested
-                self.backend(a)
+        transparent = self.opaque_on and self._first(a).device.type != self.opaque_on
+        # The compiler does not see what is requested.
+        if transparent and (torch.compiler.is_compiling() or self.backend(a) == "portable"):
             return self.portable(a, Flags(return_kept, training=False))
         if watched([a[i] for i in self._tensors]):
             return self.overload(*a, return_kept, False)
