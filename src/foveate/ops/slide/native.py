@@ -47,14 +47,14 @@ def slide_attention(
     dropout_p: float,
     seed: Tensor | None,
     keep: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Output ``(B, H, W, h, Dv)`` and, if ``keep``, probabilities ``(B, h, n, H, W)``."""
     maps = [aligned(x) for x in (q, k, v)]
     weights = _packed(key_weight, key_bias, value_weight, value_bias)
     out = v.new_empty(v.shape)
-    probabilities = v.new_empty(
-        probabilities_shape(q, kernel_size) if keep else 0, dtype=torch.float32
-    )
+    probabilities = None
+    if keep:
+        probabilities = v.new_empty(probabilities_shape(q, kernel_size), dtype=torch.float32)
     words = _words(maps, weights, probabilities, kernel_size, scale, dropout_p, seed)
     words[_OUT] = out.data_ptr()
     library.kernel("slide_forward")(words)
@@ -94,13 +94,16 @@ def slide_attention_backward(
 
 
 def _packed(*tensors: Tensor) -> list[Tensor]:
-    return [aligned(x.to(torch.float32).contiguous()) for x in tensors]
+    return [
+        aligned(x if x.is_contiguous() else x.contiguous())
+        for x in (x if x.dtype is torch.float32 else x.float() for x in tensors)
+    ]
 
 
 def _words(
     maps: list[Tensor],
     weights: list[Tensor],
-    probabilities: Tensor,
+    probabilities: Tensor | None,
     kernel_size: Sequence[int],
     scale: float,
     dropout_p: float,
@@ -117,7 +120,8 @@ def _words(
     words[_Q], words[_K], words[_V] = q.data_ptr(), k.data_ptr(), v.data_ptr()
     for at, weight in zip(_WEIGHTS, weights, strict=True):
         words[at] = weight.data_ptr()
-    words[_PROBABILITIES] = probabilities.data_ptr() if probabilities.numel() else 0
+    if probabilities is not None and probabilities.numel():
+        words[_PROBABILITIES] = probabilities.data_ptr()
     if dropout_p:
         set_seed(words, _SEED, seed)
     return words
