@@ -124,7 +124,13 @@ def draw_relation(rng: random.Random, draw: Callable[..., Tensor]) -> Call:
     batch, height, width, _, dim, _ = _sizes(rng)
     options = _draw_taps(rng) | {"relation": rng.choice(("difference", "concatenation"))}
     size = (batch, height, width, dim)
-    return Call({"q": draw(*size), "k": draw(*size)}, options)
+    tensors = {"q": draw(*size), "k": draw(*size)}
+    if rng.random() < 0.5:
+        taps = options["kernel_size"][0] * options["kernel_size"][1]
+        count = dim * (1 + taps) if options["relation"] == "concatenation" else dim
+        # Far from where the activation bends: there the storage would decide about gradients.
+        tensors |= {"scale": draw(count), "shift": rng.choice((-1, 1)) * (50 + draw(count).abs())}
+    return Call(tensors, options)
 
 
 def draw_axis_pool(rng: random.Random, draw: Callable[..., Tensor]) -> Call:

@@ -363,22 +363,31 @@ def aggregate_case(pick: random.Random, number: int) -> Case:
 def relation_case(pick: random.Random, number: int) -> Case:
     dim, relation = DIMS[number % len(DIMS)], pick.choice(list(interface.Relation))
     size, taps = pick_taps(pick, dim)
-    storage, count = pick.choice(STORAGES), taps[0] * taps[1]
+    batch, storage, count = size[0], pick.choice(STORAGES), taps[0] * taps[1]
     q, k = (laid_out_map(pick, (*size, dim)) for _ in range(2))
     rows = count + (relation == interface.Relation.CONCATENATION)
     grad = MEMORY.copy(stored(normal(pick, (*size, rows * dim)), storage))
+    affine = dim * (rows if relation == interface.Relation.CONCATENATION else 1)
+    activated = pick.random() < 0.5
+    scale, shift = (MEMORY.copy(np.abs(normal(pick, (affine,))) + 0.1) for _ in range(2))
     common = interface.RelationArguments(
-        pick_run(pick, 1), map_view(q), map_view(k), *size, dim, *taps, relation, storage
-    )
+        pick_run(pick, 1), map_view(q), map_view(k), *size, dim, *taps, relation, storage,
+        *(map(address, (scale, shift)) if activated else ()),
+    )  # fmt: skip
 
     def run(library: interface.Library, isa: str) -> Outputs:
         out = MEMORY.empty((*size, rows * dim), DTYPES[storage])
         library.kernel("relation_forward", isa)(common._replace(out=address(out)))
-        dq, dk = (MEMORY.empty((*size, dim)) for _ in range(2))
+        grads = [MEMORY.empty((*size, dim)) for _ in range(2)]
+        if activated and batch:
+            grads += [MEMORY.empty((affine,)) for _ in range(2)]
+        names = ("dq", "dk", "d_scale", "d_shift")
         library.kernel("relation_backward", isa)(
-            common._replace(grad_out=address(grad), dq=address(dq), dk=address(dk))
+            common._replace(
+                grad_out=address(grad), **dict(zip(names, map(address, grads), strict=False))
+            )
         )
-        return [(out, storage), (dq, Storage.FLOAT32), (dk, Storage.FLOAT32)]
+        return [(out, storage), *((x, Storage.FLOAT32) for x in grads)]
 
     return f"{q.strides} {common}", run
 

@@ -27,13 +27,21 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 either = pytest.mark.parametrize("relation", ["difference", "concatenation"])
 
 
-def make(case, dtype=torch.float32):
-    return [torch.randn(case[0], dtype=dtype).requires_grad_() for _ in range(2)]
+def make(case, dtype=torch.float32, affine_of=None):
+    """q and k, and scale and shift for one of the relations."""
+    size, kernel, _, _ = case
+    tensors = [torch.randn(size, dtype=dtype) for _ in range(2)]
+    if affine_of:
+        count = size[3] * (1 if affine_of == "difference" else 1 + kernel[0] * kernel[1])
+        tensors += [torch.randn(count, dtype=dtype) for _ in range(2)]
+    return [x.requires_grad_() for x in tensors]
 
 
 def relate(tensors, case, relation):
     _, kernel, dilation, border = case
-    return ops.local_relation(*tensors, kernel, dilation, relation=relation, border=border)
+    q, k, *affine = tensors
+    named = dict(zip(("scale", "shift"), affine, strict=False))
+    return ops.local_relation(q, k, kernel, dilation, relation=relation, border=border, **named)
 
 
 def gradients(out, tensors):
@@ -41,12 +49,14 @@ def gradients(out, tensors):
     return torch.autograd.grad(out, tensors, grad)
 
 
-def assert_is_definition(case, relation, tolerance, dtype=torch.float32):
-    tensors = make(case, dtype)
+def assert_is_definition(case, relation, tolerance, dtype=torch.float32, affine=False):
+    tensors = make(case, dtype, relation if affine else None)
     precise = [x.detach().double().requires_grad_() for x in tensors]
     _, kernel, dilation, border = case
     out = relate(tensors, case, relation)
-    expected = reference.local_relation(*precise, kernel, dilation, relation, border)
+    expected = reference.local_relation(
+        *precise[:2], kernel, dilation, relation, border, *precise[2:]
+    )
     assert out.dtype is dtype
     found = [out, *gradients(out, tensors)]
     wanted = [expected, *gradients(expected, precise)]
@@ -61,6 +71,7 @@ def assert_is_definition(case, relation, tolerance, dtype=torch.float32):
 def test_portable_is_the_definition(case, relation):
     with ops.use_backend("portable"):
         assert_is_definition(case, relation, 1e-12, torch.float64)
+        assert_is_definition(case, relation, 1e-12, torch.float64, affine=True)
 
 
 @needs_native
@@ -69,6 +80,7 @@ def test_portable_is_the_definition(case, relation):
 def test_native_is_the_definition(case, relation, poisoned_memory):
     with ops.use_backend("native"):
         assert_is_definition(case, relation, 1e-6)
+        assert_is_definition(case, relation, 3e-6, affine=True)
 
 
 @needs_native
@@ -77,7 +89,7 @@ def test_native_is_the_definition(case, relation, poisoned_memory):
 def test_every_instruction_set_is_right(isa, relation, monkeypatch):
     monkeypatch.setattr(native.library, "kernel", partial(library.kernel, isa=isa))
     for case in CASES:
-        assert_is_definition(case, relation, 1e-6)
+        assert_is_definition(case, relation, 3e-6, affine=True)
 
 
 @needs_native
@@ -90,7 +102,8 @@ def test_half_precision(dtype, relation):
 @needs_native
 @either
 def test_threads_share_the_rows(two_threads, relation):
-    assert_is_definition(((3, 11, 7, 10), (5, 5), (1, 1), "reflect"), relation, 1e-6)
+    case = ((3, 11, 7, 10), (5, 5), (1, 1), "reflect")
+    assert_is_definition(case, relation, 3e-6, affine=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,9 +120,9 @@ def test_any_strides(backend, relation):
 
 @either
 def test_gradients_by_differences(relation):
-    for border in ("zero", "reflect"):
+    for border, affine_of in (("zero", None), ("reflect", relation)):
         case = ((1, 3, 4, 2), (3, 3), (1, 1), border)
-        tensors = make(case, torch.float64)
+        tensors = make(case, torch.float64, affine_of)
         torch.autograd.gradcheck(lambda *x, c=case: relate(x, c, relation), tensors)
         torch.autograd.gradgradcheck(lambda *x, c=case: relate(x, c, relation), tensors)
 
@@ -118,22 +131,26 @@ def test_gradients_by_differences(relation):
 @either
 def test_operators_keep_the_rules(case, relation):
     _, kernel, dilation, border = case
-    tensors, options = make(case), (list(kernel), list(dilation), border, relation)
-    torch.library.opcheck(
-        torch.ops.foveate.local_relation.default, (*tensors, *options, False, True)
-    )
-    tensors = [x.detach() for x in tensors]
-    out, kept = torch.ops.foveate.local_relation(*tensors, *options, False, True)
-    torch.library.opcheck(
-        torch.ops.foveate.local_relation_backward.default,
-        (torch.ones_like(out), None, None, kept, False, *tensors, *options),
-    )
+    for affine_of in (None, relation):
+        q, k, *affine = make(case, affine_of=affine_of)
+        options = (list(kernel), list(dilation), border, relation, *(affine or (None, None)))
+        torch.library.opcheck(
+            torch.ops.foveate.local_relation.default, (q, k, *options, False, True)
+        )
+        q, k, *options = (
+            x.detach() if isinstance(x, torch.Tensor) else x for x in (q, k, *options)
+        )
+        out, kept = torch.ops.foveate.local_relation(q, k, *options, False, True)
+        torch.library.opcheck(
+            torch.ops.foveate.local_relation_backward.default,
+            (torch.ones_like(out), None, None, kept, bool(affine), q, k, *options),
+        )
 
 
 @needs_native
 @either
 def test_compiled_whole(relation):
-    case, tensors = CASES[0], make(CASES[0])
+    case, tensors = CASES[0], make(CASES[0], affine_of=relation)
     run = torch.compile(lambda *x: relate(x, case, relation), fullgraph=True, backend="aot_eager")
     out, expected = run(*tensors), relate(tensors, case, relation)
     torch.testing.assert_close(out, expected)
@@ -145,10 +162,11 @@ def test_compiled_whole(relation):
 @either
 def test_empty_batch(backend, relation):
     case = ((0, 6, 6, 4), (3, 3), (1, 1), "zero")
-    tensors = make(case)
+    tensors = make(case, affine_of=relation)
     with ops.use_backend(backend):
         out = relate(tensors, case, relation)
         found = gradients(out, tensors)
+    assert not any(x.any() for x in found[2:])
     assert out.shape[:3] == (0, 6, 6)
     assert all(g.shape == x.shape for g, x in zip(found, tensors, strict=True))
 
@@ -163,5 +181,9 @@ def test_what_is_refused():
         ops.local_relation(q[0], k[0], 3)
     with pytest.raises(ValueError, match="relation"):
         ops.local_relation(q, k, 3, relation="product")
+    with pytest.raises(ValueError, match="given together"):
+        ops.local_relation(q, k, 3, scale=torch.ones(18))
+    with pytest.raises(ValueError, match=r"shift must be \(18,\), got \(3,\)"):
+        ops.local_relation(q, k, 3, scale=torch.ones(18), shift=torch.ones(3))
     with pytest.raises(TypeError, match=r"k must be a torch\.Tensor, got float"):
         ops.local_relation(q, 1.0, 3)

@@ -65,12 +65,17 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
     return (
-        (type(conv), type(norm)) == (nn.Conv2d, nn.BatchNorm2d)
-        and not any(part._forward_hooks or part._forward_pre_hooks for part in (conv, norm))
+        is_plain(conv, nn.Conv2d)
+        and is_plain(norm, nn.BatchNorm2d)
         and norm.running_var is not None
         and norm.weight is not None
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
     )
+
+
+def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a part is just of this class and no hook listens, so that its weights say it all."""
+    return type(part) is kind and not (part._forward_hooks or part._forward_pre_hooks)
 
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> nn.Module:

@@ -2,7 +2,12 @@
 
     f_t = sum_j F[t, j] m_j,   G = sum_t shift_t(f_t)     m: the 3 h maps of D channels of q, k, v
 
-Shapes: maps (B, H, W, 3*h, D), T = k * k shifts, C = h * D. Cost: ``H W (3 C T + C T^2)``.
+A shift is a convolution by a kernel with a single one, which may be learned. Two convolutions in a
+row are one, and so it is computed: ``G = sum_j K_j * m_j`` with ``K_j = sum_t F[t, j] S_t``. A bias
+of F is a map of ones.
+
+Shapes: maps (B, H, W, M, D), M = 3 h, T = k * k shifts, C = h * D. Cost: ``H W C M T``, with a bias
+``H W C (M + 1) T``; by slices ("tensor") ``H W D M T``.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.arguments import odd, one_of
+from foveate.attention._conv_norm import is_plain
 
 SHIFTS = ("learned", "fixed", "tensor")
 
@@ -53,20 +59,53 @@ class ShiftedConvolution(nn.Module):
             self.shifts = nn.Parameter(self._one_tap_each(num_heads * head_dim))
 
     def forward(self, maps: Tensor) -> Tensor:
-        features = self.fc(maps.transpose(-1, -2))  # (B, H, W, D, T)
         if self.shift == "tensor":
+            features = self.fc(maps.mT)  # (B, H, W, D, T)
             return self._slices(features).repeat_interleave(self.num_heads, -1)
-        features = features.flatten(-2).permute(0, 3, 1, 2)  # (B, D*T, H, W)
-        learned = self.shift == "learned"
-        shifts = self.shifts if learned else self._one_tap_each(self.head_dim, features)
+        if self.shift == "learned":
+            return self._convolved(maps, self.shifts)
+        shifts = self._one_tap_each(self.head_dim, maps)
+        return self._convolved(maps, shifts).repeat_interleave(self.num_heads, -1)
+
+    def _convolved(self, maps: Tensor, shifts: Tensor) -> Tensor:
+        """``(B, H, W, M, D), (O, T, k, k) -> (B, H', W', O)``."""
+        if not is_plain(self.fc, nn.Linear):  # what it computes is then its own matter
+            return self._grouped(self.fc(maps.mT), shifts)
+        pointwise = self.fc.weight
+        if self.fc.bias is not None:
+            pointwise = torch.cat([pointwise, self.fc.bias[:, None]], 1)
+            maps = F.pad(maps, (0, 0, 0, 1), value=1.0)
+        kernels = (shifts[:, :, None] * pointwise[:, :, None, None]).sum(1)  # (O, M, k, k)
+        if shifts.shape[0] <= 2 * self.head_dim:
+            return self._depthwise(maps, kernels)
+        return self._grouped(maps.mT, kernels)
+
+    def _grouped(self, x: Tensor, kernels: Tensor) -> Tensor:
+        """``(B, H, W, D, M) -> (B, H', W', O)``: each channel of a head by kernels of its own."""
+        return self._convolution(x.flatten(-2), kernels, self.head_dim)
+
+    def _depthwise(self, maps: Tensor, kernels: Tensor) -> Tensor:
+        """The same, map by map: fast where a channel gives one or two, and nothing is moved."""
+        each = kernels.unflatten(0, (self.head_dim, -1)).permute(1, 2, 0, 3, 4)  # (., M, D, k, k)
+        x = maps.flatten(-2)
+        found = [
+            self._convolution(x, kernel.flatten(0, 1)[:, None], x.shape[-1])
+            .unflatten(-1, maps.shape[-2:])
+            .sum(-2)
+            for kernel in each
+        ]
+        return torch.stack(found, -1).flatten(-2)
+
+    def _convolution(self, x: Tensor, kernels: Tensor, groups: int) -> Tensor:
+        """Channels last, in and out."""
         y = F.conv2d(
-            features,
-            shifts.to(features.dtype),
+            x.permute(0, 3, 1, 2),
+            kernels.to(x.dtype),
             stride=self.stride,
             padding=self.kernel_size // 2,
-            groups=self.head_dim,
-        ).permute(0, 2, 3, 1)
-        return y if self.shift == "learned" else y.repeat_interleave(self.num_heads, -1)
+            groups=groups,
+        )
+        return y.permute(0, 2, 3, 1)
 
     def _one_tap_each(self, channels: int, like: Tensor | None = None) -> Tensor:
         """Kernels (C, T, k, k) that move map t by tap t."""
@@ -76,12 +115,12 @@ class ShiftedConvolution(nn.Module):
 
     def multiply_adds(self, height: int, width: int) -> int:
         taps = self.kernel_size**2
-        total = height * width * self.fc.in_features * self.head_dim * taps
         if self.shift == "tensor":
-            return total
+            return height * width * self.fc.in_features * self.head_dim * taps
         outputs = self.head_dim * (self.num_heads if self.shift == "learned" else 1)
         rows, columns = -(-height // self.stride), -(-width // self.stride)
-        return total + rows * columns * outputs * taps**2
+        maps = self.fc.in_features + (self.fc.bias is not None)
+        return rows * columns * outputs * maps * taps
 
     def _slices(self, features: Tensor) -> Tensor:
         """Sum of the maps, each moved by its tap: ``(B, H', W', D)``."""

@@ -7,12 +7,14 @@ Maps stand at 1/2 (the stem), 1/4, 1/8, 1/16 and 1/32 of the image, rounded up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from timm.models.resnet import Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
 
+from foveate.layout import in_format
 from foveate.models._timm import TimmBackbone
 
 
@@ -32,6 +34,24 @@ class MixerBottleneck(Bottleneck):
     def __init__(self, *args: Any, mixer: Callable[[int, int], nn.Module], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conv2 = mixer(self.bn2.num_features, self.stride)
+
+
+class MixerResNet(TimmResNet):
+    """A ResNet of mixer bottlenecks, on maps whose channels lie side by side for the attention.
+
+    Args:
+        mixer: makes the attention of a block from its channels and its stride.
+        layers: blocks a stage.
+        **kwargs: those of timm's ``ResNet``.
+    """
+
+    def __init__(
+        self, mixer: Callable[[int, int], nn.Module], layers: Sequence[int], **kwargs: Any
+    ) -> None:
+        super().__init__(MixerBottleneck, layers, block_args={"mixer": mixer}, **kwargs)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        return in_format(x, torch.channels_last)
 
 
 def stages(model: ResNet) -> list[nn.Sequential]:

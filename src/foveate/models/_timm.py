@@ -21,7 +21,11 @@ class TimmBackbone(KeepsActivations):
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, in_chans, H, W) -> (B, C, h, w)``: the last map."""
         check_images(x, self.in_chans)
-        return super().forward_features(x)
+        return super().forward_features(self.laid_out(x))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Images in the memory format that the network computes in, where a family has one."""
+        return x
 
     def forward_intermediates(
         self,
@@ -41,7 +45,7 @@ class TimmBackbone(KeepsActivations):
         check_output_format(output_fmt)
         check_images(x, self.in_chans)
         return super().forward_intermediates(
-            x, indices, norm, stop_early, output_fmt, intermediates_only, **kwargs
+            self.laid_out(x), indices, norm, stop_early, output_fmt, intermediates_only, **kwargs
         )
 
     def no_weight_decay(self) -> set[str]:

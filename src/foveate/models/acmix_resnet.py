@@ -23,10 +23,10 @@ from torch import nn
 
 from foveate.attention.local.acmix import ACmix
 from foveate.models._backbone import Published, cfg, create
-from foveate.models._resnet import MixerBottleneck, TimmResNet
+from foveate.models._resnet import MixerResNet
 
 
-class ACmixResNet(TimmResNet):
+class ACmixResNet(MixerResNet):
     """ResNet with ACmix in every block.
 
     Args:
@@ -50,13 +50,7 @@ class ACmixResNet(TimmResNet):
         def mixer(dim: int, stride: int) -> nn.Module:
             return ACmix(dim, num_heads, kernel_size, conv_kernel_size, stride=stride)
 
-        super().__init__(
-            MixerBottleneck,
-            layers,
-            block_args={"mixer": mixer},
-            zero_init_last=zero_init_last,
-            **kwargs,
-        )
+        super().__init__(mixer, layers, zero_init_last=zero_init_last, **kwargs)
 
 
 _SOURCE = "README of the published code"

@@ -20,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from foveate.attention.adapt import create_attention
+from foveate.layout import in_format
 from foveate.models._backbone import (
     Backbone,
     Published,
@@ -61,12 +63,24 @@ class SANBlock(nn.Module):
         )
         self.norm2 = nn.BatchNorm2d(inner)
         self.conv = nn.Conv2d(inner, dim, 1)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.attention(self.act(self.norm1(x)))
         return x + self.drop_path(self.conv(self.act(self.norm2(y))))
+
+
+class Stem(nn.Sequential):
+    """A convolution of one by one; from here on channels lie side by side for the attention."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_chans, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(in_format(x, torch.channels_last))
 
 
 class SAN(Backbone):
@@ -100,23 +114,20 @@ class SAN(Backbone):
         drop_path_rate: float = 0.0,
     ) -> None:
         check_stages(layers=layers, kernels=kernels, dims=dims)
-        stem = nn.Sequential(
-            nn.Conv2d(in_chans, dims[0], 1, bias=False), nn.BatchNorm2d(dims[0]), nn.ReLU()
-        )
         rates = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
         stages = []
         for level, dim in enumerate(dims):
             blocks = [
                 SANBlock(dim, attention, kernels[level], share, rate) for rate in rates[level]
             ]
-            finish = nn.Sequential(nn.BatchNorm2d(dim), nn.ReLU())
+            finish = nn.Sequential(nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
             halve = nn.Sequential(
                 nn.MaxPool2d(2, ceil_mode=True),
                 nn.Conv2d(dims[max(level - 1, 0)], dim, 1, bias=False),
             )
             stages.append(Stage([*blocks, finish], halve))
         super().__init__(
-            stem,
+            Stem(in_chans, dims[0]),
             stages,
             dims=dims,
             reductions=[2 * 2**level for level in range(len(dims))],

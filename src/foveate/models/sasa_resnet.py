@@ -20,10 +20,10 @@ from torch import nn
 
 from foveate.attention.local.stand_alone import StandAloneAttention
 from foveate.models._backbone import Published, cfg, create
-from foveate.models._resnet import MixerBottleneck, TimmResNet
+from foveate.models._resnet import MixerResNet
 
 
-class SASAResNet(TimmResNet):
+class SASAResNet(MixerResNet):
     """ResNet with stand-alone self-attention in every block.
 
     Args:
@@ -47,7 +47,7 @@ class SASAResNet(TimmResNet):
             pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
             return nn.Sequential(attention, pool)
 
-        super().__init__(MixerBottleneck, layers, block_args={"mixer": mixer}, **kwargs)
+        super().__init__(mixer, layers, **kwargs)
 
 
 _SOURCE = "table 1 of the paper, with a convolutional stem; half of its operations"

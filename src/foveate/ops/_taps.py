@@ -46,6 +46,13 @@ def neighbours(x: Tensor, kernel: Sequence[int], dilation: Sequence[int], border
     return windows[..., :: dilation[0], :: dilation[1]].flatten(-2)
 
 
+def read_places(length: int, kernel: int, dilation: int) -> Tensor:
+    """Of an axis with a reflected border, the place that each position's taps read: ``(L, k)``."""
+    reach = dilation * (kernel - 1)
+    places = _reflected(length, dilation * (kernel // 2), reach, torch.device("cpu"))
+    return places.unfold(0, reach + 1, 1)[:, ::dilation]
+
+
 def _reflected(length: int, before: int, reach: int, device: torch.device) -> Tensor:
     """The positions of an axis that lie where a padded one has its: ``(length + reach,)``."""
     place = (torch.arange(length + reach, device=device) - before).abs()

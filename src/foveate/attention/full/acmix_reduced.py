@@ -8,7 +8,7 @@ G is a k x k convolution of the maps q, k, v, made of pointwise maps that are sh
 convolution, ``expand`` gives every cell those of the reduced cell that it went into.
 
 Shapes: x (B, C, H, W), M = (H / r)(W / r) reduced positions, heads h of D = C / h channels.
-Cost: that of ``spatial_reduction`` and ``H W (3 C k^2 + C k^4)`` multiply-adds.
+Cost: that of ``spatial_reduction`` and ``H W C (3 h + 1) k^2`` multiply-adds.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556, which reports PVT with ACmix. No code of it is public and the paper does not say

@@ -11,8 +11,8 @@ only enters through ``k_n - P_n``: a term that all neighbours of a query share l
 as it was.
 
 Shapes: x (B, C, H, W), heads h of D = C / h channels, K = k_a^2, T = k_c^2.
-Cost: ``H W (3 C^2 + 2 C K + 3 C T + C T^2 + 2 D)`` multiply-adds as published; other
-attentions and shifts change the second and the fourth term.
+Cost: ``H W (3 C^2 + 2 C K + 3 h C T + 2 D)`` multiply-adds; other attentions and
+shifts change the second and the third term.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556.

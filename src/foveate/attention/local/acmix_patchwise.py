@@ -7,7 +7,7 @@ made of pointwise maps that are shifted and summed (see ``acmix``). Queries and 
 channels of the relation, which are one map each; the values are O / r such maps.
 
 Shapes: x (B, C, H, W), out (B, O, H, W), r channels of the relation, T = k_c^2 shifts.
-Cost: that of ``san_patchwise`` and ``H W ((2 r + O) T + O T^2)`` multiply-adds.
+Cost: that of ``san_patchwise`` and ``H W O (2 + O / r) T`` multiply-adds.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 arXiv:2111.14556, which names SAN among its hosts and gives the equations for patchwise attention.

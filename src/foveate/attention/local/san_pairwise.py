@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map
 from foveate.attention.local._patches import check_san_options, coordinates, dense, summed
+from foveate.attention.local._relation import WeightMapping
 from foveate.contracts import Mixer
 from foveate.layout import in_format, memory_format, to_channels_last
-from foveate.ops import local_relation
 from foveate.registry import register
 
 
@@ -76,13 +76,13 @@ class PairwiseAttention(Mixer):
         self.conv2 = nn.Conv2d(dim, rel_dim, 1)
         self.conv3 = nn.Conv2d(dim, self.dim_out, 1)
         self.conv_p = nn.Conv2d(2, 2, 1)
-        self.conv_w = nn.Sequential(
-            nn.BatchNorm2d(rel_dim + 2),
-            nn.ReLU(),
-            nn.Conv2d(rel_dim + 2, rel_dim, 1, bias=False),
-            nn.BatchNorm2d(rel_dim),
-            nn.ReLU(),
-            nn.Conv2d(rel_dim, self.dim_out // share, 1),
+        self.conv_w = WeightMapping(
+            rel_dim + 2,
+            rel_dim,
+            self.dim_out // share,
+            kernel_size=kernel_size,
+            dilation=dilation,
+            relation="difference",
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,6 +115,5 @@ class PairwiseAttention(Mixer):
             torch.cat([to_channels_last(y), to_channels_last(places)], -1)
             for y in (self.conv1(x), self.conv2(x))
         )
-        related = local_relation(q, k, self.kernel_size, self.dilation, border="reflect")
-        logits = self.conv_w(related.flatten(1, 2).permute(0, 3, 1, 2))  # (B, m, N, T)
+        logits = self.conv_w(q, k)  # (B, m, N, T)
         return logits.permute(0, 2, 3, 1).unflatten(1, x.shape[2:])

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from foveate.arguments import check_map
 from foveate.attention.local._patches import check_san_options, summed
+from foveate.attention.local._relation import WeightMapping
 from foveate.contracts import Mixer
 from foveate.layout import to_channels_last
-from foveate.ops import local_relation
 from foveate.registry import register
 
 
@@ -72,13 +72,13 @@ class PatchwiseAttention(Mixer):
         self.conv1 = nn.Conv2d(dim, rel_dim, 1)
         self.conv2 = nn.Conv2d(dim, rel_dim, 1)
         self.conv3 = nn.Conv2d(dim, self.dim_out, 1)
-        self.conv_w = nn.Sequential(
-            nn.BatchNorm2d(rel_dim * (taps + 1)),
-            nn.ReLU(),
-            nn.Conv2d(rel_dim * (taps + 1), weights, 1, bias=False),
-            nn.BatchNorm2d(weights),
-            nn.ReLU(),
-            nn.Conv2d(weights, weights * taps, 1),
+        self.conv_w = WeightMapping(
+            rel_dim * (taps + 1),
+            weights,
+            weights * taps,
+            kernel_size=kernel_size,
+            dilation=dilation,
+            relation="concatenation",
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,15 +86,7 @@ class PatchwiseAttention(Mixer):
         return self._attend(self.conv1(x), self.conv2(x), self.conv3(x), like=x)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, like: Tensor) -> Tensor:
-        related = local_relation(
-            to_channels_last(q),
-            to_channels_last(k),
-            self.kernel_size,
-            self.dilation,
-            relation="concatenation",
-            border="reflect",
-        )
-        weights = self.conv_w(related.permute(0, 3, 1, 2))  # (B, m*T, H, W)
+        weights = self.conv_w(to_channels_last(q), to_channels_last(k))  # (B, m*T, H, W)
         weights = to_channels_last(weights).unflatten(-1, (-1, self.kernel_size**2)).mT
         return summed(v, weights, self.kernel_size, self.dilation, like=like)
 

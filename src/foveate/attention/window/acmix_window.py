@@ -6,7 +6,7 @@ A is attention inside (shifted) windows, G a k x k convolution of the maps q, k,
 pointwise maps that are shifted and summed (see ``acmix``). G has no projection after it.
 
 Shapes: x (B, C, H, W), windows of T cells, heads h of D = C / h channels.
-Cost: ``H W (4 C^2 + 3 C k^2 + C k^4) + 2 H' W' T C`` multiply-adds, H' and W' rounded up to whole
+Cost: ``H W (4 C^2 + C (3 h + 1) k^2) + 2 H' W' T C`` multiply-adds, H' and W' rounded up to whole
 windows.
 
 Paper: Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,

@@ -235,10 +235,14 @@ class RelationArguments(NamedTuple):
     border: Int64
     relation: Int64
     storage: Int64
+    scale: Address = 0
+    shift: Address = 0
     out: Address = 0
     grad_out: Address = 0
     dq: Address = 0
     dk: Address = 0
+    d_scale: Address = 0
+    d_shift: Address = 0
 
 
 class AxisPoolArguments(NamedTuple):

@@ -18,6 +18,9 @@ class Arguments(NamedTuple):
         dilation: distance of the taps, down and across.
         border: "zero" or "reflect".
         relation: "difference" or "concatenation".
+        scale: None, or what numbers are multiplied by: ``(C,)`` of a difference,
+            ``(C * (1 + taps),)`` of a concatenation.
+        shift: what is then added, before negative numbers become zero; None with ``scale``.
     """
 
     q: Tensor
@@ -26,6 +29,8 @@ class Arguments(NamedTuple):
     dilation: Sequence[int]
     border: str
     relation: str
+    scale: Tensor | None
+    shift: Tensor | None
 
 
 def output(a: Arguments) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from foveate.arguments import one_of
@@ -21,6 +22,8 @@ def local_relation(
     *,
     relation: str = "difference",
     border: str = "zero",
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Relate every position's query to the keys around it, for a network that makes weights of it.
 
@@ -29,7 +32,8 @@ def local_relation(
 
     These are the relations of pairwise and patchwise self-attention (SAN);
     :func:`local_aggregate` sums with the weights. In a concatenation key channel c of tap t is
-    number ``C + c * taps + t``.
+    number ``C + c * taps + t``. With a scale and a shift, such as a norm has, the result is
+    ``relu(scale * out + shift)``: the first layers of that network, computed on the way.
 
     Args:
         q: queries ``(B, H, W, C)``, with any strides; read in place by the compiled kernel if it is
@@ -41,6 +45,9 @@ def local_relation(
         relation: "difference" or "concatenation".
         border: what taps read beyond the map: "zero", or "reflect" for the map turned round at its
             last position (its nearest position where it is too small for that).
+        scale: what the channels are multiplied by: ``(C,)`` for a difference,
+            ``(C * (1 + taps),)`` for a concatenation; with a shift or not at all.
+        shift: what is then added, of the same size.
 
     Returns:
         The relation, contiguous, of the dtype of q.
@@ -49,7 +56,8 @@ def local_relation(
         TypeError: if an argument is no tensor.
         ValueError: if shapes, dtypes or devices disagree.
     """
-    return operator.local_relation(_checked(q, k, kernel_size, dilation, relation, border))[0]
+    checked = _checked(q, k, kernel_size, dilation, relation, border, scale, shift)
+    return operator.local_relation(checked)[0]
 
 
 def _checked(
@@ -59,6 +67,8 @@ def _checked(
     dilation: int | tuple[int, int],
     relation: str,
     border: str,
+    scale: Tensor | None,
+    shift: Tensor | None,
 ) -> Arguments:
     """The arguments in the form that every body takes."""
     kernel, steps, border = check_taps(kernel_size, dilation, border)
@@ -82,7 +92,25 @@ def _checked(
         raise ValueError(f"q and k must share one dtype, got {q.dtype} and {k.dtype}")
     if q.device != k.device:
         raise ValueError(f"k is on {k.device}, q on {q.device}; move them together")
-    return Arguments(q, k, kernel, steps, border, relation)
+    if (scale is None) != (shift is None):
+        raise ValueError("scale and shift are given together or not at all")
+    taps = kernel[0] * kernel[1]
+    count = q.shape[3] if relation == "difference" else q.shape[3] * (1 + taps)
+    for name, x in (("scale", scale), ("shift", shift)):
+        if x is not None:
+            _check_affine(name, x, count, q)
+    return Arguments(q, k, kernel, steps, border, relation, scale, shift)
+
+
+def _check_affine(name: str, x: Tensor, count: int, q: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if tuple(x.shape) != (count,):
+        raise ValueError(f"{name} must be ({count},), got {tuple(x.shape)}")
+    if x.dtype not in (q.dtype, torch.float32):
+        raise ValueError(f"{name} must be {q.dtype} like q, or float32, got {x.dtype}")
+    if x.device != q.device:
+        raise ValueError(f"{name} is on {x.device}, q on {q.device}; move them together")
 
 
 explainable(operator.local_relation, local_relation, _checked)

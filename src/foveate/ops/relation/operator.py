@@ -27,14 +27,14 @@ def _native(a: Arguments, flags: Flags) -> Result:
 
 
 def _native_backward(given: Given, a: Arguments) -> Sequence[Tensor]:
-    return native.local_relation_backward(given.grad_out, a)
+    return native.local_relation_backward(given.grad_out, given.parameter_grads, a)
 
 
 local_relation = Operator(
     name="local_relation",
     arguments=Arguments,
     maps=("q", "k"),
-    parameters=(),
+    parameters=("scale", "shift"),
     output=output,
     portable=_portable,
     exported=_portable,

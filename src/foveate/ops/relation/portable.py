@@ -16,5 +16,9 @@ def local_relation(a: Arguments) -> Tensor:
     """The relation of checked arguments."""
     near = neighbours(a.k, a.kernel_size, a.dilation, a.border)  # (B, H, W, C, T)
     if a.relation == "difference":
-        return a.q[:, :, :, None] - near.mT
-    return torch.cat([a.q, near.flatten(3)], -1)
+        out = a.q[:, :, :, None] - near.mT
+    else:
+        out = torch.cat([a.q, near.flatten(3)], -1)
+    if a.scale is None or a.shift is None:
+        return out
+    return (a.scale * out + a.shift).relu().to(out.dtype)

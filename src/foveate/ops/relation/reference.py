@@ -1,7 +1,7 @@
 """Local relations as they are defined, one tap at a time: slow, plain, what the bodies must equal.
 
-difference      out(p, t) = q(p) - k(p + t)
-concatenation   out(p) = q(p), then k(p + t) by channels, then taps
+A difference is ``out(p, t) = q(p) - k(p + t)``; a concatenation is q(p), then k(p + t) by channels,
+then taps. With a scale and a shift it becomes ``relu(scale * out + shift)``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ def local_relation(
     dilation: tuple[int, int] = (1, 1),
     relation: str = "difference",
     border: str = "zero",
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """The relation in float64, differentiable; arguments as for the public function."""
     q, k = q.double(), k.double()
@@ -27,8 +29,12 @@ def local_relation(
             across = (column - kernel_size[1] // 2) * dilation[1]
             taps.append(_moved(_moved(k, 1, down, border), 2, across, border))
     if relation == "difference":
-        return torch.stack([q - key for key in taps], 3)
-    return torch.cat([q, torch.stack(taps, -1).flatten(3)], -1)
+        out = torch.stack([q - key for key in taps], 3)
+    else:
+        out = torch.cat([q, torch.stack(taps, -1).flatten(3)], -1)
+    if scale is None or shift is None:
+        return out
+    return torch.relu(scale.double() * out + shift.double())
 
 
 def _moved(x: Tensor, axis: int, by: int, border: str) -> Tensor:

@@ -13,7 +13,9 @@
 enum { RELATIONS(FV_ENUMERATOR) };
 
 /* q and k (B, H, W, dim) are float32 with channels side by side; out and its gradient, contiguous,
- * are of `storage`; dq and dk, contiguous, are float32.
+ * are of `storage`; dq and dk, contiguous, are float32. Where scale and shift have an address, out
+ * is relu(scale * relation + shift): a number for each channel of a difference, for each of all
+ * numbers of a concatenation; so are their gradients, which both have an address or neither has.
  */
 #define fv_relation_arguments_fields(FIELD, S) \
   FIELD(S, fv_run, run)                        \
@@ -30,10 +32,14 @@ enum { RELATIONS(FV_ENUMERATOR) };
   FIELD(S, int64_t, border)                    \
   FIELD(S, int64_t, relation)                  \
   FIELD(S, int64_t, storage)                   \
+  FIELD(S, const float *, scale)               \
+  FIELD(S, const float *, shift)               \
   FIELD(S, void *, out)                        \
   FIELD(S, void *, grad_out)                   \
   FIELD(S, float *, dq)                        \
-  FIELD(S, float *, dk)
+  FIELD(S, float *, dk)                        \
+  FIELD(S, float *, d_scale)                   \
+  FIELD(S, float *, d_shift)
 FV_ARGUMENTS(fv_relation_arguments);
 
 #endif
