@@ -40,6 +40,7 @@ from foveate.layout import (
     split_heads,
     tokens_to_map,
 )
+from foveate.ops._torch import in_transform
 from foveate.registry import register
 
 POSITIONS = ("table", "log", "convolution", "none")
@@ -137,7 +138,8 @@ class DeformableAttention(Mixer):
             sampled, bias = F.avg_pool2d(x, self.stride, ceil_mode=True), None
         k, v = self._heads(self.proj_k(sampled)), self._heads(self.proj_v(sampled))  # (B, h, P, D)
         dropout_p = self.attn_drop if self.training else 0.0
-        if bias is not None and bias.requires_grad:  # which PyTorch's fused attention does not take
+        if bias is not None and (bias.requires_grad or in_transform()):
+            # PyTorch's fused attention has no gradient of a bias, and transforms hide who asks.
             y, _ = scaled_dot_product(self._heads(q), k, v, bias, dropout_p=dropout_p)
         else:
             bias = None if bias is None else bias.to(k.dtype)
