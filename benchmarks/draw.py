@@ -127,8 +127,8 @@ def models(result: Result) -> list[str]:
         kinds.setdefault((row["way"], row["batch"]), {})[row["model"]] = row
     heads = [f"{way}, batch {batch}" for way, batch in kinds]
     lines = [
-        "Milliseconds an image; in brackets the time over the peer's, and the multiply-adds "
-        "a second over those of timm's swin_tiny.",
+        f"Milliseconds an image, {version(result)}; in brackets the time over the peer's, and "
+        "the multiply-adds a second over those of timm's swin_tiny.",
         "",
         "| network | peer | multiply-adds, G | " + " | ".join(heads) + " |",
         "|---|---|--:|" + "--:|" * len(heads),
